@@ -1,0 +1,351 @@
+"""The one configuration: frozen structs, read from defaults, a TOML file, the environment and flags, in that order.
+
+Read by gonets.py alone, which hands plain numbers on: hot code never sees this object, and nothing else reads the
+environment (`GONETS_SECTION_FIELD`). A field carries its own meaning, unit, limits and whether a reload (SIGHUP)
+takes it; `describe()` prints exactly that, so that the page for SREs can't fall behind the code.
+
+Invariants: every value that leaves `load()` is inside its limits and agrees with the others; an error names the
+dotted option, the value, the limit and what to change; unknown options are errors, not silence.
+Cost: once at start and once a reload.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+PAYLOAD_BYTES_MAX = 65_536  # fixed by the record format, not an option
+ENVIRONMENT_PREFIX = "GONETS_"
+
+
+class ConfigError(Exception):
+    """An option that can't be used: says which, what it is, what it may be, and where it came from."""
+
+    def __init__(self, option: str, value: object, limit: str, source: str = "") -> None:
+        self.option, self.value, self.limit, self.source = option, value, limit, source
+        origin = f" (from {source})" if source else ""
+        super().__init__(f"{option} = {value!r}{origin}: {limit}")
+
+
+def option(meaning: str, unit: str = "", *, reloadable: bool = False, **limits: Any) -> Meta:
+    """The description of one field; `limits` are msgspec's own (ge, le, pattern…)."""
+    return Meta(description=meaning, extra={"unit": unit, "reloadable": reloadable}, **limits)
+
+
+ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$"
+ADDRESS_OR_NONE = r"^$|" + ADDRESS
+
+
+class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the process lives and how it ends."""
+
+    data: Annotated[str, option("directory of log, state and cursors; one process at a time", "path", min_length=1)] = (
+        "./data"
+    )
+    listen: Annotated[str, option("address of the clients' door; port 0 takes a free one", "host:port", pattern=ADDRESS)] = (
+        "127.0.0.1:8800"
+    )
+    admin: Annotated[
+        str,
+        option("address of /metrics, /healthz, /readyz; empty = none; never public", "host:port", pattern=ADDRESS_OR_NONE),
+    ] = "127.0.0.1:8801"
+    drain_s: Annotated[
+        int,
+        option("time over which sessions are sent away on SIGTERM; too short makes a storm elsewhere", "s",
+               reloadable=True, ge=0, le=3600),
+    ] = 10
+
+
+class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose tokens open a session."""
+
+    keys: Annotated[
+        str,
+        option("JWKS file with public keys (Ed25519, P-256, RSA ≥ 2048); read again when it changes; empty = the"
+               " development key in the data directory", "path"),
+    ] = ""
+    audience: Annotated[str, option("what `aud` must be or contain", "text", reloadable=True, min_length=1)] = "gonets"
+    issuer: Annotated[str, option("what `iss` must be; empty = not looked at", "text", reloadable=True)] = ""
+    leeway_s: Annotated[
+        int, option("how far the issuer's clock may be off (exp, nbf)", "s", reloadable=True, ge=0, le=600)
+    ] = 30
+
+
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The log and the state folded from it."""
+
+    shard: Annotated[int, option("number of this node's shard; part of every conversation id", ge=0, le=8191)] = 0
+    segment_bytes: Annotated[
+        int, option("size at which a segment file is closed and the next begun", "bytes", ge=1 << 20, le=1 << 36)
+    ] = 1 << 30
+    intake_bytes_max: Annotated[
+        int,
+        option("publishes that may wait for admission; too small answers `overloaded` in bursts, too large makes them"
+               " wait instead", "bytes", ge=1 << 17, le=1 << 30),
+    ] = 32 << 20
+    save_events_max: Annotated[
+        int,
+        option("events after which the state is saved; more means a longer replay after a crash", "events",
+               ge=1_000, le=10_000_000),
+    ] = 1_000_000
+    save_interval_s: Annotated[
+        int, option("time after which the state is saved, whatever came", "s", ge=1, le=600)
+    ] = 10
+    cursors_interval_s: Annotated[
+        float, option("how often delivered and read marks are written; a crash loses this much of them", "s",
+                      ge=0.05, le=60)
+    ] = 2.0
+
+
+class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of sessions."""
+
+    sessions_max: Annotated[int, option("sessions of this process; the next is answered 503", "sessions",
+                                        ge=1, le=4_000_000)] = 100_000
+    sessions_per_user_max: Annotated[int, option("devices of one user at a time; the next is closed with 4504",
+                                                 "sessions", reloadable=True, ge=1, le=1_000)] = 16
+    connects_per_s_max: Annotated[int, option("handshakes a second; more wait in the kernel's queue", "1/s",
+                                              ge=1, le=1_000_000)] = 20_000
+    frame_bytes_max: Annotated[int, option("size of one message from a client; 64 KiB of payload in base64 must fit",
+                                           "bytes", ge=92_160, le=1 << 20)] = 131_072
+    handshake_bytes_max: Annotated[int, option("size of the HTTP head of a handshake", "bytes", ge=1_024, le=65_536)] = (
+        16_384
+    )
+    rate_per_s: Annotated[int, option("commands a second that a session may send for long", "1/s", ge=1, le=1_000_000)] = 100
+    rate_burst: Annotated[int, option("commands that a session may send at once", "commands", ge=1, le=1_000_000)] = 300
+    unanswered_max: Annotated[int, option("publishes of a device without an answer; the repeat window is 64", "publishes",
+                                          ge=1, le=64)] = 64
+    hello_timeout_s: Annotated[int, option("time from connect to hello, then close 4005", "s", ge=1, le=300)] = 10
+    ping_interval_s: Annotated[int, option("silence after which the server pings", "s", ge=1, le=3600)] = 30
+    idle_timeout_s: Annotated[int, option("silence after which a session is closed with 4000", "s", ge=2, le=7200)] = 75
+    slow_timeout_s: Annotated[int, option("a session that takes no byte for so long is closed with 4002", "s",
+                                          ge=1, le=3600)] = 60
+    poll_budget_us: Annotated[int, option("time of one round of reading sockets; longer batches better, answers later",
+                                          "us", ge=100, le=100_000)] = 2_000
+    conversations_page_max: Annotated[int, option("entries of one `conversations` answer", "entries", reloadable=True,
+                                                  ge=1, le=1_000)] = 200
+    members_page_max: Annotated[int, option("entries of one `members` answer", "entries", reloadable=True,
+                                            ge=1, le=5_000)] = 500
+    history_page_max: Annotated[int, option("events of one `history` answer", "events", reloadable=True,
+                                            ge=1, le=100)] = 100
+    jobs_per_session_max: Annotated[int, option("history and resume jobs of one session at a time", "jobs",
+                                                reloadable=True, ge=1, le=64)] = 4
+
+
+class Fanout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How committed events reach sessions."""
+
+    ring_bytes: Annotated[int, option("frames kept ready for live sessions; a session further behind reads the log",
+                                      "bytes", ge=4 << 20, le=4 << 30)] = 64 << 20
+    flush_budget_us: Annotated[int, option("time of one slice of sending; longer delays dialogs behind broadcasts", "us",
+                                           ge=100, le=50_000)] = 1_000
+    resume_events_max: Annotated[int, option("events that a resume sends of one conversation before it answers a gap",
+                                             "events", ge=10, le=100_000)] = 1_000
+    resume_hops_max: Annotated[int, option("records that a resume may look at in all", "records", ge=100,
+                                           le=10_000_000)] = 20_000
+    gap_newest_events: Annotated[int, option("newest events that come with a gap", "events", ge=0, le=100)] = 30
+    pool_threads: Annotated[int, option("threads that read the log for resume, slow sessions and history", "threads",
+                                        ge=1, le=64)] = 2
+
+
+class Conversations(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sizes at which behaviour changes."""
+
+    group_members_max: Annotated[int, option("members of a group", "members", ge=2, le=5_000)] = 5_000
+    cursor_members_max: Annotated[
+        int, option("groups up to this size see who has received and read; it costs members² pushes", "members",
+                    reloadable=True, ge=0, le=5_000)
+    ] = 100
+    typing_members_max: Annotated[
+        int, option("groups up to this size see who is typing, and presence", "members", reloadable=True, ge=0, le=5_000)
+    ] = 200
+
+
+class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the process says on stderr."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], option("least serious line written", reloadable=True)] = (
+        "info"
+    )
+    format: Annotated[Literal["auto", "console", "json"], option("auto: console on a terminal, else JSON lines")] = "auto"
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All sections."""
+
+    server: Server = Server()
+    auth: Auth = Auth()
+    log: Log = Log()
+    gateway: Gateway = Gateway()
+    fanout: Fanout = Fanout()
+    conversations: Conversations = Conversations()
+    logging: Logging = Logging()
+
+
+class Loaded(Struct, frozen=True):
+    """A configuration with, per dotted option that is not the default, where it came from."""
+
+    config: Config
+    sources: dict[str, str]
+
+
+class Row(Struct, frozen=True):
+    """One line of `gonets config check`."""
+
+    option: str
+    value: str | int | float
+    default: str | int | float
+    unit: str
+    limits: str
+    reloadable: bool
+    source: str
+    environment: str
+    meaning: str
+
+
+SECTIONS: dict[str, type[Struct]] = {
+    field.name: field.type for field in msgspec.structs.fields(Config)
+}
+
+
+def _fields() -> Iterator[tuple[str, str, Any, Meta, Any]]:
+    """(section, field, annotated type, its Meta, default) of every option."""
+    for section, struct in SECTIONS.items():
+        hints = get_type_hints(struct, include_extras=True)
+        for field in msgspec.structs.fields(struct):
+            annotated = hints[field.name]
+            yield section, field.name, annotated, annotated.__metadata__[0], field.default
+
+
+def limits_text(annotated: Any) -> str:
+    """What a value may be, in words, from the same Meta that judges it."""
+    meta: Meta = annotated.__metadata__[0]
+    base = annotated.__origin__
+    parts = []
+    if meta.ge is not None or meta.le is not None:
+        parts.append(f"{meta.ge} to {meta.le}" if meta.ge is not None and meta.le is not None else f"≥ {meta.ge}")
+    if meta.pattern is not None:
+        parts.append("host:port" + (" or empty" if meta.pattern == ADDRESS_OR_NONE else ""))
+    if meta.min_length:
+        parts.append("not empty")
+    choices = getattr(base, "__args__", None)
+    if choices:
+        parts.append("one of " + ", ".join(map(str, choices)))
+    unit = (meta.extra or {}).get("unit", "")
+    text = ", ".join(parts) or {str: "text", int: "an integer", float: "a number"}.get(base, str(base))
+    return f"{text} {unit}".strip() if unit not in ("", "host:port", "path", "text") else text
+
+
+def load(
+    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None
+) -> Loaded:
+    """Defaults, then the file, then the environment, then flags (dotted names; None = not given)."""
+    values: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
+    sources: dict[str, str] = {}
+    known = {f"{section}.{name}": annotated for section, name, annotated, _, _ in _fields()}
+
+    def take(dotted: str, value: object, source: str, strict: bool) -> None:
+        if dotted not in known:
+            close = _nearest(dotted, known)
+            raise ConfigError(dotted, value, f"no such option{close}; `gonets config check` lists all", source)
+        try:
+            checked = msgspec.convert(value, known[dotted], strict=strict)
+        except msgspec.ValidationError:
+            raise ConfigError(dotted, value, f"must be {limits_text(known[dotted])}", source) from None
+        section, name = dotted.split(".")
+        values[section][name] = checked
+        sources[dotted] = source
+
+    if path is not None:
+        for dotted, value in _read_toml(path):
+            take(dotted, value, str(path), strict=True)
+    for name, text in sorted(environ.items()):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            section, _, field = name[len(ENVIRONMENT_PREFIX):].lower().partition("_")
+            if section in SECTIONS:
+                take(f"{section}.{field}", text, name, strict=False)
+    for dotted, flag in (flags or {}).items():
+        if flag is not None:
+            take(dotted, flag, "command line", strict=False)
+    config = Config(**{section: SECTIONS[section](**values[section]) for section in SECTIONS})  # type: ignore[arg-type]
+    _check_relations(config)
+    return Loaded(config, sources)
+
+
+def _read_toml(path: Path) -> Iterator[tuple[str, object]]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("--config", str(path), f"can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("--config", str(path), f"is not TOML: {error}") from None
+    for section, table in tables.items():
+        if section not in SECTIONS or not isinstance(table, dict):
+            raise ConfigError(section, "…", f"no such section; sections are {', '.join(SECTIONS)}", str(path))
+        for name, value in table.items():
+            yield f"{section}.{name}", value
+
+
+def _nearest(dotted: str, known: Mapping[str, object]) -> str:
+    from difflib import get_close_matches
+
+    found = get_close_matches(dotted, known, n=1)
+    return f", did you mean {found[0]}" if found else ""
+
+
+def _check_relations(config: Config) -> None:
+    """What no single field can say; one relation a line, in words that name both options."""
+    gateway, server = config.gateway, config.server
+    if gateway.idle_timeout_s <= gateway.ping_interval_s:
+        raise ConfigError("gateway.idle_timeout_s", gateway.idle_timeout_s,
+                          f"must be more than gateway.ping_interval_s = {gateway.ping_interval_s}")
+    if gateway.rate_burst < gateway.rate_per_s // 10:
+        raise ConfigError("gateway.rate_burst", gateway.rate_burst,
+                          f"must be at least a tenth of gateway.rate_per_s = {gateway.rate_per_s}")
+    if server.admin and server.admin == server.listen and not server.listen.endswith(":0"):
+        raise ConfigError("server.admin", server.admin, "must differ from server.listen: it shows what clients may not see")
+    for name, address in (("server.listen", server.listen), ("server.admin", server.admin)):
+        if address and int(address.rpartition(":")[2]) > 65_535:
+            raise ConfigError(name, address, "the port must be 0 to 65535")
+
+
+def describe(loaded: Loaded) -> list[Row]:
+    """Every option as one row: what `gonets config check` shows."""
+    rows = []
+    for section, name, annotated, meta, default in _fields():
+        dotted = f"{section}.{name}"
+        extra = meta.extra or {}
+        rows.append(Row(
+            option=dotted,
+            value=getattr(getattr(loaded.config, section), name),
+            default=default,
+            unit=extra["unit"],
+            limits=limits_text(annotated),
+            reloadable=extra["reloadable"],
+            source=loaded.sources.get(dotted, "default"),
+            environment=f"{ENVIRONMENT_PREFIX}{section.upper()}_{name.upper()}",
+            meaning=re.sub(r"\s+", " ", meta.description or ""),
+        ))
+    return rows
+
+
+def changed(old: Config, new: Config) -> tuple[list[str], list[str]]:
+    """(options that a reload takes, options that need a restart) among those that differ."""
+    taken: list[str] = []
+    restart: list[str] = []
+    for section, name, _, meta, _ in _fields():
+        if getattr(getattr(old, section), name) != getattr(getattr(new, section), name):
+            (taken if (meta.extra or {})["reloadable"] else restart).append(f"{section}.{name}")
+    return taken, restart
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of a checked address; brackets of IPv6 removed."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)

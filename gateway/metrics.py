@@ -1,0 +1,123 @@
+"""Every metric of the process in one table, and the collector that reads them at scrape time.
+
+Served by admin.py. Nothing is counted in Python per event: native counters, the engine and a few per-batch integers
+are read when somebody asks. `read` gives one flat mapping from the table's keys to numbers; a key that is missing
+there (a part that isn't running) leaves its metric out rather than showing a lie.
+
+Invariants: names end in their unit; counters end in _total; no label carries a user, a conversation or a token.
+Cost: one pass over the table a scrape.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+
+class MetricRow(NamedTuple):
+    """One metric: `key` is where `read` finds it; `unit` is also the last word of the name (before _total)."""
+
+    key: str
+    name: str
+    unit: str
+    kind: Literal["counter", "gauge"]
+    help: str
+
+
+def _c(key: str, unit: str, help: str) -> MetricRow:
+    return MetricRow(key, f"gonets_{key}_total", unit, "counter", help)
+
+
+def _g(key: str, unit: str, help: str) -> MetricRow:
+    return MetricRow(key, f"gonets_{key}", unit, "gauge", help)
+
+
+TABLE: tuple[MetricRow, ...] = (
+    _g("sessions", "sessions", "Open sockets, whatever their state."),
+    _g("live_sessions", "sessions", "Sessions after hello, live or reading the log."),
+    _g("reader_sessions", "sessions", "Sessions that read the log: resuming, or too slow for the ring."),
+    _c("accepted_sessions", "sessions", "Handshakes completed."),
+    _c("refused_sessions", "sessions", "Handshakes refused (no such path, no subprotocol, too many, not HTTP)."),
+    _c("closed_sessions", "sessions", "Sessions ended, by either side."),
+    _c("hellos", "hellos", "Hellos answered by welcome."),
+    _c("refused_hellos", "hellos", "Hellos refused: token, protocol version, too many devices."),
+    _c("received_bytes", "bytes", "Bytes read from sessions."),
+    _c("sent_bytes", "bytes", "Bytes written to sessions."),
+    _c("received_messages", "messages", "Messages read from sessions."),
+    _c("publishes", "publishes", "Proposals handed to the sequencer."),
+    _c("answers", "answers", "Answers of the sequencer turned into receipts."),
+    _c("overloaded_publishes", "publishes", "Proposals answered `overloaded` because the intake was full."),
+    _c("cold_commands", "commands", "Commands handled in Python."),
+    _c("refused_commands", "commands", "Commands answered by an error."),
+    _c("events_routed", "events", "Committed events handed to the router."),
+    _c("deliveries", "events", "Events written to sessions, live and from the log."),
+    _c("sends", "calls", "send() calls for sessions."),
+    _c("blocked_sends", "calls", "send() calls that the kernel took only in part; the session became a reader."),
+    _c("ring_evictions", "sessions", "Sessions whose place in the ring was lost to newer frames."),
+    _c("resumes", "resumes", "Catch-ups begun, by resume or slowness."),
+    _c("gaps", "gaps", "Gap pushes sent instead of a complete resume."),
+    _c("signals_shed", "signals", "Typing and presence signals dropped under load."),
+    _c("cursor_moves", "cursors", "Delivered and read marks taken."),
+    _c("rate_limited_commands", "commands", "Commands over a session's rate."),
+    _c("loop_rounds", "rounds", "Rounds of the poller."),
+    _g("loop_slice_max_seconds", "seconds", "Longest slice on the loop since the last scrape."),
+    _g("ring_bytes", "bytes", "Memory of the ring of frames."),
+    _g("interest_entries", "entries", "Pairs of conversation and session in the interest table."),
+    _g("interest_bytes", "bytes", "Memory of the interest table."),
+    _g("session_bytes", "bytes", "Memory of the session table with its buffers."),
+    _g("log_sequence", "events", "Last sequence of the log."),
+    _g("delivered_sequence", "events", "Last sequence handed to live sessions."),
+    _g("state_saved_sequence", "events", "Last sequence of the saved state."),
+    _c("log_commits", "commits", "Blocks committed and synced."),
+    _c("log_bytes", "bytes", "Bytes of committed blocks."),
+    _g("writer_fenced", "boolean", "1 if the writer has stopped after a failure; see the log and /readyz."),
+    _g("token_keys", "keys", "Public keys that tokens are checked with."),
+    _c("token_key_reload_failures", "failures", "Times that the key file had changed and could not be used."),
+    _g("resident_memory_bytes", "bytes", "Resident memory of the process."),
+    _c("cpu_seconds", "seconds", "Processor time of the process."),
+    _g("start_time_seconds", "seconds", "UNIX time at which the process started."),
+)
+
+_STARTED_S = time.time()
+
+
+def process_values() -> dict[str, float]:
+    """What the process knows about itself."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    with open("/proc/self/statm", "rb") as file:
+        resident_pages = int(file.read().split()[1])
+    return {
+        "resident_memory_bytes": resident_pages * resource.getpagesize(),
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "start_time_seconds": _STARTED_S,
+    }
+
+
+class Collector:
+    """Turns one reading into the metric families of the table."""
+
+    def __init__(self, read: Callable[[], Mapping[str, float]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by prometheus-client for each scrape."""
+        values = {**self._read(), **process_values()}
+        for row in TABLE:
+            if row.key not in values:
+                continue
+            if row.kind == "counter":
+                yield CounterMetricFamily(row.name.removesuffix("_total"), row.help, value=values[row.key])
+            else:
+                yield GaugeMetricFamily(row.name, row.help, value=values[row.key])
+
+
+def exposition(read: Callable[[], Mapping[str, float]]) -> Callable[[], bytes]:
+    """A function that gives the text of one scrape."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector(read))
+    return lambda: generate_latest(registry)

@@ -1,0 +1,297 @@
+"""The command line of Gonets, and its composition root: the only file that may import everything.
+
+A verb is a thin function: it reads the configuration, calls one function of the package that does the work, and
+prints what comes back, for people or with `--json` for programs. What goes wrong in a way that a person can mend is
+one line on stderr and exit code 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from engine import config as configuration
+
+DEMO_USERS = (1, 2)
+DEMO_TOKEN_S = 30 * 86_400
+LISTEN_DEVICE, SEND_DEVICE = 1, 2  # a session each, so that `send` doesn't replace `listen`
+
+ConfigFile = Annotated[Path | None, Parameter(help="TOML file; see `gonets config check` for what it may hold")]
+DataDirectory = Annotated[str | None, Parameter(help="directory of log, state and cursors (default ./data)")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object instead")]
+
+
+def _version() -> str:
+    try:
+        return version("gonets")
+    except PackageNotFoundError:
+        return "0 (not installed)"
+
+
+app = App(name="gonets", help="The delivery engine of a messenger: log, gateway, tools.", version=_version)
+config_app = App(name="config", help="The configuration.")
+log_app = App(name="log", help="What the log holds.")
+app.command(config_app)
+app.command(log_app)
+app.command("bench.cli:app", name="bench", help="Measurements, and the replay of real chats.")
+
+
+def fail(message: str) -> NoReturn:
+    """One clear line, exit code 1."""
+    print(f"gonets: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _load(config: Path | None, **flags: object) -> configuration.Loaded:
+    try:
+        return configuration.load(config, os.environ, {name.replace("__", "."): value for name, value in flags.items()})
+    except configuration.ConfigError as error:
+        fail(str(error))
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "__struct_fields__") or hasattr(value, "__dataclass_fields__"):
+        import msgspec
+
+        return msgspec.to_builtins(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@app.command
+def serve(
+    *,
+    data: DataDirectory = None,
+    listen: Annotated[str | None, Parameter(help="clients' address, host:port")] = None,
+    admin: Annotated[str | None, Parameter(help="operator's address, host:port; empty = none")] = None,
+    config: ConfigFile = None,
+    demo: Annotated[bool, Parameter(negative="", help="print tokens of two test users and a command to try")] = False,
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative="", help="print the addresses as one line of JSON once ready")
+    ] = False,
+) -> None:
+    """Runs the log and the gateway until SIGTERM or Ctrl-C; then drains and stops."""
+    from gateway import StartError, serve as run
+
+    loaded = _load(config, server__data=data, server__listen=listen, server__admin=admin)
+
+    def ready(addresses: dict[str, str]) -> None:
+        if as_json:
+            _print_json(addresses)
+        else:
+            print(f"gonets: clients {addresses['url']}  admin {addresses['admin'] or '(none)'}"
+                  f"  data {addresses['data']}  durability {addresses['durability']}")
+            if demo:
+                _print_demo(loaded.config, addresses)
+        sys.stdout.flush()
+
+    try:
+        run(loaded.config, ready, reload=lambda: configuration.load(config, os.environ, {
+            "server.data": data, "server.listen": listen, "server.admin": admin,
+        }).config)
+    except StartError as error:
+        fail(str(error))
+
+
+def _print_demo(config: configuration.Config, addresses: dict[str, str]) -> None:
+    if config.auth.keys:
+        print("gonets: --demo makes no tokens, because [auth] keys is set")
+        return
+    from gateway.auth import development_token
+
+    for user in DEMO_USERS:
+        token = development_token(
+            Path(config.server.data), user, DEMO_TOKEN_S, config.auth.audience, config.auth.issuer)
+        print(f"token of user {user}: {token}")
+    where = "" if addresses["url"] == DEFAULT_URL else f" --url {addresses['url']}"
+    data = "" if config.server.data == "./data" else f" --data {config.server.data}"
+    program = os.path.relpath(sys.argv[0])
+    print("try in a second terminal, then in a third:")
+    print(f"  {program} listen --user {DEMO_USERS[1]}{where}{data}")
+    print(f"  {program} send --user {DEMO_USERS[0]} --to {DEMO_USERS[1]}{where}{data} \"hello from the log\"")
+
+
+DEFAULT_URL = "ws://127.0.0.1:8800/v1"
+UrlOption = Annotated[str, Parameter(help="the gateway", env_var="GONETS_URL")]
+
+
+@app.command
+def token(
+    *,
+    user: Annotated[int, Parameter(help="id of the user, 1 to 2^53-1")],
+    device: Annotated[int | None, Parameter(help="make it good for this device only")] = None,
+    lifetime_s: Annotated[int, Parameter(help="seconds until it expires")] = 86_400,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Makes a development token. Refused when [auth] keys is set: then tokens come from your issuer."""
+    loaded = _load(config, server__data=data)
+    text = _development_token(loaded.config, user, device, lifetime_s)
+    if as_json:
+        _print_json({"token": text, "user": user, "device": device, "expires": int(time.time()) + lifetime_s})
+    else:
+        print(text)
+
+
+def _development_token(config: configuration.Config, user: int, device: int | None, lifetime_s: int) -> str:
+    from gateway.auth import ID_MAX, KeysError, development_token
+
+    if config.auth.keys:
+        fail(f"auth.keys = {config.auth.keys!r} is set: tokens come from your issuer; unset it to make development tokens")
+    for name, value in (("--user", user), ("--device", 1 if device is None else device)):
+        if not 1 <= value <= ID_MAX:
+            fail(f"{name} {value}: must be 1 to {ID_MAX}")
+    if lifetime_s < 1:
+        fail(f"--lifetime-s {lifetime_s}: must be at least 1")
+    try:
+        return development_token(
+            Path(config.server.data), user, lifetime_s, config.auth.audience, config.auth.issuer, device)
+    except (KeysError, OSError) as error:
+        fail(str(error))
+
+
+@config_app.command
+def check(
+    *,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Checks the configuration, and explains every option: value, unit, limits, source, reloadable."""
+    loaded = _load(config, server__data=data)
+    if loaded.config.auth.keys:
+        from gateway.auth import KeysError, KeySet
+
+        try:
+            KeySet(Path(loaded.config.auth.keys))
+        except KeysError as error:
+            fail(str(error))
+    rows = configuration.describe(loaded)
+    if as_json:
+        _print_json({"ok": True, "options": rows})
+        return
+    _table(
+        "Options (● = taken by a reload, SIGHUP)",
+        ("option", "value", "unit", "limits", "from", "", "meaning"),
+        (
+            (row.option, row.value if row.value != "" else "(empty)", row.unit, row.limits, row.source,
+             "●" if row.reloadable else "", row.meaning)
+            for row in rows
+        ),
+    )
+
+
+def _log_directory(config: Path | None, data: str | None) -> Path:
+    path = Path(_load(config, server__data=data).config.server.data)
+    if not (path / "log").is_dir():
+        fail(f"{path} holds no log: expected a directory made by `gonets serve`")
+    return path
+
+
+def _engine_call[T](call: Callable[[], T]) -> T:  # type: ignore[valid-type]
+    raise AssertionError
+
+
+@log_app.command
+def stat(*, data: DataDirectory = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Segments, sequences, sizes. Can be used while the server runs."""
+    fail("not yet")
+
+
+@app.command
+def listen(
+    *,
+    user: Annotated[int, Parameter(help="who listens")],
+    device: Annotated[int, Parameter(help="as which device")] = LISTEN_DEVICE,
+    resume: Annotated[bool, Parameter(negative="", help="go on from where the last `listen` of this device ended")] = False,
+    count: Annotated[int | None, Parameter(help="end after so many events")] = None,
+    url: UrlOption = DEFAULT_URL,
+    token: Annotated[str | None, Parameter(help="default: a development token", env_var="GONETS_TOKEN")] = None,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="one JSON object a line")] = False,
+) -> None:
+    """Prints what a user receives, live."""
+    from gateway import tour
+
+    loaded = _load(config, server__data=data)
+    text = token or _development_token(loaded.config, user, None, 86_400)
+    _connect(tour.listen(url, text, user, device, Path(loaded.config.server.data), resume, as_json, count))
+
+
+@app.command
+def send(
+    text: Annotated[str, Parameter(help="the message")],
+    *,
+    user: Annotated[int, Parameter(help="who sends")],
+    to: Annotated[int | None, Parameter(help="the person it is for")] = None,
+    conversation: Annotated[int | None, Parameter(help="or the conversation")] = None,
+    device: Annotated[int, Parameter(help="as which device")] = SEND_DEVICE,
+    url: UrlOption = DEFAULT_URL,
+    token: Annotated[str | None, Parameter(help="default: a development token", env_var="GONETS_TOKEN")] = None,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publishes one message and prints its receipt, which comes after the sync."""
+    from gateway import tour
+
+    if (to is None) == (conversation is None):
+        fail("say either --to USER or --conversation ID")
+    loaded = _load(config, server__data=data)
+    key = token or _development_token(loaded.config, user, None, 86_400)
+    receipt = _connect(tour.send(url, key, device, to, conversation, text))
+    if as_json:
+        _print_json(receipt)
+    else:
+        print(f"{receipt['status']}: conversation {receipt['conversation']}, its event {receipt['conversation_sequence']},"
+              f" sequence {receipt['sequence']} in the log")
+    if receipt["status"] not in ("appended", "repeat"):
+        raise SystemExit(1)
+
+
+def _connect(work: Any) -> Any:
+    """Runs a piece of client work; trouble that a person can mend is one line."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise SystemExit(0) from None
+    except (OSError, TimeoutError) as error:
+        fail(f"can't reach the gateway: {error}; is `gonets serve` running there?")
+
+
+def main() -> None:
+    """Entry point of the `gonets` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The configuration: sources in order, errors that name option, value and limit, a row for every field."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine import config
+
+UNITS = ("s", "us", "ms", "bytes", "events", "sessions", "1/s", "commands", "publishes", "entries", "jobs", "records",
+         "threads", "members", "path", "text", "host:port", "")
+
+
+def test_sources_override_each_other_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "gonets.toml"
+    file.write_text("[gateway]\nrate_per_s = 5\nping_interval_s = 7\n[server]\ndata = 'a'\n")
+    loaded = config.load(
+        file, {"GONETS_GATEWAY_PING_INTERVAL_S": "8", "GONETS_SERVER_DATA": "b", "GONETS_TOKEN": "no option"},
+        {"server.data": "c", "server.listen": None})
+    assert (loaded.config.gateway.rate_per_s, loaded.config.gateway.ping_interval_s, loaded.config.server.data) == (5, 8, "c")
+    assert loaded.sources == {
+        "gateway.rate_per_s": str(file), "gateway.ping_interval_s": "GONETS_GATEWAY_PING_INTERVAL_S",
+        "server.data": "command line"}
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("[gateway]\nrate_per_s = 0\n", ["gateway.rate_per_s", "0", "1 to 1000000"]),
+    ("[gateway]\nrate_per_s = '9'\n", ["gateway.rate_per_s", "'9'", "1 to 1000000"]),
+    ("[gateway]\nrate_pers = 9\n", ["gateway.rate_pers", "did you mean gateway.rate_per_s"]),
+    ("[gate]\nx = 1\n", ["gate", "no such section", "gateway"]),
+    ("server = 4\n", ["server", "no such section"]),
+    ("[server]\nlisten = 'nowhere'\n", ["server.listen", "'nowhere'", "host:port"]),
+    ("[server]\nlisten = '127.0.0.1:99999'\n", ["server.listen", "0 to 65535"]),
+    ("[server]\nadmin = '127.0.0.1:8800'\n", ["server.admin", "must differ from server.listen"]),
+    ("[logging]\nlevel = 'loud'\n", ["logging.level", "'loud'", "debug, info, warning, error"]),
+    ("[gateway]\nidle_timeout_s = 30\n", ["gateway.idle_timeout_s", "30", "gateway.ping_interval_s"]),
+    ("[gateway]\nrate_per_s = 90000\n", ["gateway.rate_burst", "gateway.rate_per_s = 90000"]),
+    ("[gateway\n", ["--config", "is not TOML"]),
+])
+def test_an_error_names_option_value_and_limit(tmp_path: Path, text: str, words: list[str]) -> None:
+    file = tmp_path / "gonets.toml"
+    file.write_text(text)
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(file, {})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_missing_file_is_an_error_not_the_defaults(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match="can't be read"):
+        config.load(tmp_path / "none.toml", {})
+
+
+def test_every_field_explains_itself() -> None:
+    rows = config.describe(config.load(None, {}))
+    assert len({row.option for row in rows}) == len(rows) > 30
+    for row in rows:
+        assert len(row.meaning) > 10 and row.unit in UNITS, row
+        assert row.value == row.default and row.source == "default"
+        assert row.environment == "GONETS_" + row.option.replace(".", "_", 1).upper()
+        if isinstance(row.value, int) and row.unit in ("s", "us", "ms", "bytes"):
+            assert re.search(r"_(s|us|ms|bytes)(_max)?$", row.option), f"{row.option}: unit last in the name"
+
+
+def test_the_defaults_agree_with_each_other_and_what_changes_is_told_apart() -> None:
+    old = config.load(None, {}).config
+    new = config.load(None, {"GONETS_SERVER_DRAIN_S": "3", "GONETS_SERVER_DATA": "x"}).config
+    assert config.changed(old, new) == (["server.drain_s"], ["server.data"])
+    assert config.split_address("[::1]:80") == ("::1", 80)

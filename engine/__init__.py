@@ -1,0 +1,1 @@
+"""The face of the engine: what gateway, adapters and benchmarks may import by name."""

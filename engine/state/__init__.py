@@ -1,0 +1,1 @@
+"""State folded from the log: saved rows, overlay, views, saver."""

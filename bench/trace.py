@@ -189,10 +189,11 @@ def _steps(entries: Iterable[Entry], present: set[bytes]) -> Iterator[Step]:
 
 
 _WORDS = (
-    "the", "kernel", "of", "my", "machine", "says", "no", "but", "yours", "works", "how", "do", "i", "mount", "this", "again",
-    "try", "with", "sudo", "thanks", "it", "boots", "now", "anyone", "here", "who", "knows", "maybe", "später", "ça", "marche",
-    "привет", "всем", "спасибо", "谢谢", "ok", ":)", "package", "is", "broken", "see", "log",
+    "the", "kernel", "of", "my", "machine", "says", "no", "but", "yours", "works", "how", "do", "i", "mount", "this",
+    "again", "try", "with", "sudo", "thanks", "it", "boots", "now", "anyone", "here", "who", "knows", "maybe", "später",
+    "ça", "marche", "привет", "всем", "спасибо", "谢谢", "ok", ":)", "package", "is", "broken", "see", "log",
 )
+_NOISE = (b"", b"=== mode/#ubuntu [+o crim]  by ChanServ", b"\xff\xfe what is this", b"[25:99] <x> y")
 
 
 def generate(seed: int, name: str = "", messages: int = 1_300, nicks: int = 100) -> bytes:
@@ -216,7 +217,7 @@ def generate(seed: int, name: str = "", messages: int = 1_300, nicks: int = 100)
             people[place] = f"{who.rstrip('_')}{'_' * chance.randrange(1, 3)}"
             out.append(f"=== {who} is now known as {people[place]}".encode())
         elif dice < 0.11:
-            out.append(chance.choice((b"", b"=== mode/#ubuntu [+o crim]  by ChanServ", b"\xff\xfe what is this", b"[25:99] <x> y")))
+            out.append(chance.choice(_NOISE))
         else:
             out.append(_spoken(chance, stamp, who))
             said += 1

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gateway import client_codec as codec
-from gateway.client_link import Item, Link, Positions, TokenSource, positions_of
+from gateway.client_link import Item, Link, TokenSource
 from gateway.client_types import (
     Busy,
     ClientError,
@@ -38,14 +38,17 @@ from gateway.client_types import (
     Live,
     Member,
     MemberLimit,
+    Positions,
     Receipt,
     Refused,
     Reset,
+    Resuming,
     SessionEnded,
     Signal,
     TooOld,
     Unchanged,
     UnknownConversation,
+    positions_of,
 )
 
 __all__ = [
@@ -156,7 +159,7 @@ class Client:
                 if error.code == "closed":
                     return
                 raise
-            if not isinstance(item, Live):
+            if not isinstance(item, (Live, Resuming)):
                 yield item
 
     def __aiter__(self) -> Self:
@@ -274,11 +277,13 @@ class Client:
     async def create(
         self, kind: str, title: str, members: Iterable[int] = (), *, history: bool = True, counter: int | None = None
     ) -> Receipt:
-        """A new group or channel; the receipt's `conversation` is its id. `history`: new members see what came before."""
+        """A new group or channel; its id is in the receipt. `history`: new members see what came before."""
         return await self._link.write(
             {"op": "create", "kind": kind, "title": title, "members": list(members), "history": history}, counter)
 
-    async def add(self, conversation: int, user: int, role: str | None = None, *, counter: int | None = None) -> Receipt:
+    async def add(
+        self, conversation: int, user: int, role: str | None = None, *, counter: int | None = None
+    ) -> Receipt:
         """Makes somebody a member."""
         return await self._member("add", conversation, counter, user=user, role=role)
 

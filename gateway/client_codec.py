@@ -92,16 +92,23 @@ def _typed(encoding: Encoding, name: str, body: Any) -> Any:
     return body
 
 
+def _make(head: tuple[Any, ...], payload: bytes, data: Mapping[str, Any]) -> Event:
+    if len(head) != 9 or not all(type(number) is int for number in head[:8]):
+        raise TypeError("an event whose first eight fields are not integers")
+    sequence, conversation, number, previous, time, sender, device, counter, name = head
+    return Event(sequence, conversation, number, previous, time, sender, device, counter, name, payload, data)
+
+
 def event(encoding: Encoding, body: Any) -> Event:
     """An event from a stored record (msgpack) or from its JSON object; fields that are not known are passed over."""
     if encoding == "msgpack":
-        payload = body[9]
-        type = body[8]
+        head: tuple[Any, ...] = tuple(body[:9])
+        type, payload = body[8:10]
         if not isinstance(payload, bytes) or not isinstance(type, str):
             raise TypeError("an event whose type is no text or whose payload is no bytes")
         if has_schema(type):
-            return Event(*body[:9], data=_from_msgpack.decode(payload))
-        return Event(*body[:9], payload=payload)
+            return _make(head, b"", _from_msgpack.decode(payload))
+        return _make(head, payload, {})
     type = body["type"]
     head = (body["sequence"], body["conversation"], body["conversation_sequence"], body["previous"], body["time"],
             body["sender"], body["device"], body["counter"], type)
@@ -109,8 +116,8 @@ def event(encoding: Encoding, body: Any) -> Event:
         data = dict(body["data"])
         if isinstance(data.get("body"), str):
             data["body"] = base64.b64decode(data["body"], validate=True)
-        return Event(*head, data=data)
-    return Event(*head, payload=base64.b64decode(body["payload"], validate=True))
+        return _make(head, b"", data)
+    return _make(head, base64.b64decode(body["payload"], validate=True), {})
 
 
 def history_page(encoding: Encoding, body: Mapping[str, Any]) -> HistoryPage:

@@ -21,7 +21,7 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -38,16 +38,17 @@ from gateway.client_types import (
     Event,
     Gap,
     Live,
+    Positions,
     Receipt,
     Reset,
+    Resuming,
     SessionEnded,
     Signal,
     refusal,
 )
 
 TokenSource = Callable[[], str | Awaitable[str]]
-Item = Event | Gap | Reset | Live
-Positions = dict[int, tuple[int, int]]  # shard → (epoch, sequence)
+Item = Event | Gap | Reset | Live | Resuming
 
 PROTOCOL = 1
 UNANSWERED_MAX = 64
@@ -121,7 +122,8 @@ class Link:
     async def close(self) -> None:
         """Ends everything; whoever waits for an answer gets ClientError("closed")."""
         self._end(ClientError("closed", "the client was closed"))
-        tasks = [task for task in (self._task, *self._helpers) if task is not None and task is not asyncio.current_task()]
+        own = asyncio.current_task()
+        tasks = [task for task in (self._task, *self._helpers) if task is not None and task is not own]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -231,6 +233,8 @@ class Link:
         stands = {p["shard"]: (p["epoch"], p["sequence"]) for p in body["shards"]}
         if self.received is None:
             self.received, self._live = stands, True  # a new device: nothing to resume
+        else:
+            self._put(Resuming())
         for shard, position in stands.items():  # a shard that is new since
             self.received.setdefault(shard, position)
         self._counter = max(self._counter, body["counter"])
@@ -301,6 +305,9 @@ class Link:
 
     def _put(self, item: Item) -> None:
         if self._receive:
+            if isinstance(item, Live):  # a resume that brought nothing leaves nothing but its end
+                while self.queue and isinstance(self.queue[-1], (Live, Resuming)):
+                    self.queue.pop()
             self.queue.append(item)
             self._stirred.set()
 
@@ -333,9 +340,8 @@ class Link:
     # ---- asking --------------------------------------------------------------------------------------------------
 
     async def _say(self, socket: ClientConnection, command: dict[str, Any]) -> None:
-        message = codec.encode(self._encoding, command)
         try:
-            await socket.send(message if self._encoding == "msgpack" else message.decode(), text=self._encoding == "json")
+            await socket.send(codec.encode(self._encoding, command), text=self._encoding == "json")
         except ConnectionClosed:
             pass  # the reader sees it too, and everything unanswered is sent again
 
@@ -489,8 +495,3 @@ def _failed(body: Mapping[str, Any]) -> CommandFailed:
 
 def _seconds(text: str | None) -> float | None:
     return float(text) if text and text.isdigit() else None
-
-
-def positions_of(given: Iterable[Mapping[str, int]] | None) -> Positions | None:
-    """Positions as an application keeps them, as a table."""
-    return None if given is None else {p["shard"]: (p["epoch"], p["sequence"]) for p in given}

@@ -7,7 +7,7 @@ Used by everybody who imports `gateway.client`. Plain frozen values; a refusal i
     ├── Refused                 a write was answered, and not stored
     │   ├── Conflict            `actual` is the conversation sequence that stands
     │   ├── TooOld  Forbidden  UnknownConversation  ConversationClosed  MemberLimit  Unchanged
-    │   └── Busy                retried for `retry_timeout_s` and still refused (overloaded, rate_limited, unavailable …)
+    │   └── Busy                retried for `retry_timeout_s` and still refused (overloaded, rate_limited …)
     ├── CommandFailed           a question was answered by an error
     ├── Incomplete              a gap could be filled only in part
     ├── SessionEnded            the server said not to reconnect: replaced, bad_token, client_too_old …
@@ -16,11 +16,13 @@ Used by everybody who imports `gateway.client`. Plain frozen values; a refusal i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 SHARD_SHIFT = 40
+
+Positions = dict[int, tuple[int, int]]  # shard → (epoch, sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,10 @@ class Live:
     """The resume is complete: what follows is live."""
 
     positions: tuple[tuple[int, int, int], ...]  # (shard, epoch, sequence)
+
+
+class Resuming(NamedTuple):
+    """Where a resume begins: what follows, up to Live, does not move positions. Never handed to applications."""
 
 
 class Signal(NamedTuple):
@@ -145,6 +151,11 @@ class HistoryPage:
     events: tuple[Event, ...]
     next: int | None
     trimmed: bool  # older events existed and were removed by retention
+
+
+def positions_of(given: Iterable[Mapping[str, int]] | None) -> Positions | None:
+    """Positions as an application keeps them, as a table."""
+    return None if given is None else {p["shard"]: (p["epoch"], p["sequence"]) for p in given}
 
 
 class ClientError(Exception):

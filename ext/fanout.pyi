@@ -1,0 +1,26 @@
+from ext.interest import Interest
+from ext.ring import Ring
+from ext.session_table import SessionTable
+
+class Fanout:
+    sessions: SessionTable
+    interest: Interest
+    ring: Ring
+    sequence: int
+    def __init__(
+        self,
+        sessions: SessionTable,
+        interest: Interest,
+        ring: Ring,
+        sequence: int = 0,
+        priority_recipients_max: int = 64,
+        ranges_max: int = 4096,
+    ) -> None: ...
+    def route(self, block: bytes, start: int, end: int) -> None: ...
+    def route_to(self, block: bytes, index: int, sessions: list[int]) -> None: ...
+    def flush(self, budget_us: int) -> bool: ...
+    def take_behind(self) -> list[int]: ...
+    def take_lost(self) -> list[int]: ...
+    @property
+    def congested(self) -> bool: ...
+    def counters(self) -> dict[str, int]: ...

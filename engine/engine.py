@@ -1,7 +1,8 @@
 """The engine as one object: log, state, sequencer and cursors of a data directory, opened and closed together.
 
-What gonets.py and the gateway hold. Opening takes the lock, verifies the tail, folds what the saved state lacks and
-starts the threads; closing commits what was taken in, saves the state and lets go.
+What gonets.py and the gateway hold. Opening takes the log's lock, verifies its tail, folds what the saved state
+lacks (seconds at most: a save is never far behind) and starts the threads; closing commits what was taken in, saves
+the state and lets go. After a failure of the writer, reading goes on and every publish is answered `unavailable`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.admitter import Admitter
+from engine.conversations import GROUP_MEMBERS_MAX
+from engine.errors import EngineClosed, StateDamaged
+from engine.log import Log
+from engine.sequencer import Sequencer, clock_us
+from engine.state.saved import SavedState
+from engine.state.saver import Saver
 from engine.state.view import View
+from ext.record import decode
+
+LAG_SAVES = 8  # saves that admission may be ahead of the saver before it waits: bounds memory and replay
 
 
 class Engine:
-    """Use `Engine.open`; attributes: log, sequencer, cursors, durability, filesystem."""
+    """Use `Engine.open`."""
+
+    def __init__(self, log: Log, saved: SavedState, saver: Saver, sequencer: Sequencer) -> None:
+        self.log = log
+        self.sequencer = sequencer
+        self._saved = saved
+        self._saver = saver
+        self._closed = False
 
     @classmethod
     def open(
@@ -29,21 +47,79 @@ class Engine:
         block_events_max: int = 1 << 16,
         save_events_max: int = 1_000_000,
         save_interval_s: float = 10.0,
-        cursors_interval_s: float = 2.0,
-        group_members_max: int = 5_000,
-        clock_us: Callable[[], int] | None = None,
+        group_members_max: int = GROUP_MEMBERS_MAX,
+        clock: Callable[[], int] = clock_us,
     ) -> Engine:
-        """Both callbacks come from the committer's thread, after the sync."""
-        raise NotImplementedError
+        """Both callbacks come from the committer's thread, after the sync: store, wake, return."""
+        log = Log.open(path, shard=shard, segment_bytes=segment_bytes)
+        saved = None
+        try:
+            saved = SavedState.open(path / "state", shard=shard)
+            saver = Saver(saved, log.reader(), events_max=save_events_max, interval_s=save_interval_s)
+            saver.catch_up()
+            admitter = Admitter(
+                saved, shard=shard, epoch=log.epoch, sequence=log.last_sequence, number=saver.number,
+                last_hash=log.last_hash, block_events_max=block_events_max, group_members_max=group_members_max)
+            sequencer = Sequencer(
+                log, saved, admitter, saver, on_answers=on_answers, on_committed=on_committed,
+                intake_bytes_max=intake_bytes_max, tables_bytes_max=tables_bytes_max,
+                lag_events_max=LAG_SAVES * save_events_max, last_time_us=_last_time_us(log), clock=clock)
+        except BaseException:
+            if saved is not None:
+                saved.close()
+            log.close()
+            raise
+        saver.on_saved = sequencer.ring  # shedding and a waiting admission look again
+        sequencer.start()
+        saver.start()
+        return cls(log, saved, saver, sequencer)
 
-    def view(self) -> View:
+    @property
+    def durability(self) -> str:
+        """What a receipt means here: "fsync", or that nothing survives (tmpfs)."""
+        return self.log.durability
+
+    @property
+    def filesystem(self) -> str:
+        """The file system under the log."""
+        return self.log.filesystem
+
+    def view(self, *, bytes_max: int = 64 << 20) -> View:
         """A view for one owner thread, at the saved position: fold the blocks after `view.sequence` into it."""
-        raise NotImplementedError
+        if self._closed:
+            raise EngineClosed("the engine is closed")
+        return View(self._saved, bytes_max=bytes_max)
 
     def stats(self) -> dict[str, int]:
-        """Counters for the metrics: log_sequence, state_saved_sequence, log_commits, log_bytes, writer_fenced, …"""
-        raise NotImplementedError
+        """Counters for the metrics."""
+        return {
+            "log_sequence": self.log.last_sequence,
+            "state_saved_sequence": self._saver.position,
+            "log_commits": self.sequencer.commits,
+            "log_bytes": self.sequencer.committed_bytes,
+            "intake_bytes": self.sequencer.intake_bytes,
+            "writer_fenced": int(self.sequencer.failure is not None),
+            "saver_failed": int(self._saver.failure is not None),
+        }
 
     def close(self) -> None:
-        """Commits what was taken in, saves, releases the lock."""
-        raise NotImplementedError
+        """Commits what was taken in, saves, releases the lock. No view may be used after it."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.sequencer.close()
+            self._saver.stop()
+        finally:
+            self._saved.close()
+            self.log.close()
+
+
+def _last_time_us(log: Log) -> int:
+    """The time of the newest event, below which admission's clock never falls."""
+    if not log.last_sequence:
+        return 0
+    data = log.reader().record(log.last_sequence)
+    if data is None:
+        raise StateDamaged(f"the log says it ends at {log.last_sequence}, but there is no record")
+    return decode(data).time

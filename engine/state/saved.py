@@ -1,0 +1,220 @@
+"""The saved state: one LMDB environment beside the log, and its rows as values.
+
+Written by the saver alone (state/saver.py), read by admission's loader and by every view in short transactions.
+Each save is one transaction that also moves `position`, the last sequence folded in: a crash leaves the state of one
+position or of the next, and opening folds what follows it. Layouts of rows are listed in ext/saving.pxd.
+
+Invariants: rows describe synced events only; position never exceeds the log; a row's changed_at is the last sequence
+that changed it. Cost: a read is one transaction of a few microseconds and a look-up per row.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import lmdb
+
+from engine.errors import LogVersion, StateDamaged
+from ext import saving
+
+FORMAT_VERSION: Final = 1
+LMDB_ENGINE: Final = 0  # the 0.9 series; its files and those of 1.0 can't read each other
+MAP_BYTES: Final = 1 << 40
+READERS_MAX: Final = 1024
+DATABASES: Final = (
+    b"meta", b"heads", b"conversations", b"dialogs", b"members", b"member_index", b"windows", b"tombstones",
+)
+
+_CONVERSATION = struct.Struct("<BBHIQQQQ")
+_MEMBERSHIP = struct.Struct("<BBHIQ")
+_PAIR = struct.Struct("<QQ")
+_KEY2 = struct.Struct(">QQ")
+_CLOSED, _HISTORY = 1, 2
+
+
+class ConversationRow(NamedTuple):
+    """A conversation without its head. `first` and `second` are 0 unless it is a dialog."""
+
+    kind: int
+    closed: bool
+    history: bool
+    member_count: int
+    created: int
+    changed_at: int
+    first: int
+    second: int
+    title: str
+
+
+class MembershipRow(NamedTuple):
+    """A user in a conversation; role 0 = out. An open interval ends with None."""
+
+    role: int
+    kind: int
+    intervals: tuple[tuple[int, int | None], ...]
+    changed_at: int
+
+
+def key1(number: int) -> bytes:
+    """Key of one number."""
+    return number.to_bytes(8, "big")
+
+
+def key2(first: int, second: int) -> bytes:
+    """Key of two numbers."""
+    return _KEY2.pack(first, second)
+
+
+def pack_conversation(row: ConversationRow) -> bytes:
+    """Stored bytes of a conversation."""
+    flags = (_CLOSED if row.closed else 0) | (_HISTORY if row.history else 0)
+    fixed = _CONVERSATION.pack(row.kind, flags, 0, row.member_count, row.created, row.changed_at, row.first, row.second)
+    return fixed + row.title.encode()
+
+
+def unpack_conversation(data: bytes) -> ConversationRow:
+    """The conversation of stored bytes."""
+    kind, flags, _, count, created, changed_at, first, second = _CONVERSATION.unpack_from(data)
+    title = data[_CONVERSATION.size:].decode()
+    return ConversationRow(kind, bool(flags & _CLOSED), bool(flags & _HISTORY), count, created, changed_at, first, second, title)
+
+
+def pack_membership(row: MembershipRow) -> bytes:
+    """Stored bytes of a membership."""
+    fixed = _MEMBERSHIP.pack(row.role, row.kind, 0, len(row.intervals), row.changed_at)
+    return fixed + b"".join(_PAIR.pack(first, last or 0) for first, last in row.intervals)
+
+
+def unpack_membership(data: bytes) -> MembershipRow:
+    """The membership of stored bytes."""
+    role, kind, _, _, changed_at = _MEMBERSHIP.unpack_from(data)
+    intervals = tuple((first, last or None) for first, last in _PAIR.iter_unpack(data[_MEMBERSHIP.size:]))
+    return MembershipRow(role, kind, intervals, changed_at)
+
+
+class SavedReader:
+    """One short read transaction. Rows are copies."""
+
+    def __init__(self, txn: lmdb.Transaction, databases: dict[bytes, Any]) -> None:
+        self._txn = txn
+        self._databases = databases
+
+    def get(self, database: bytes, key: bytes) -> bytes | None:
+        """One stored value."""
+        value: bytes | None = self._txn.get(key, db=self._databases[database])
+        return value
+
+    def get_many(self, database: bytes, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        """(key, value) of those keys that there are."""
+        with self._txn.cursor(self._databases[database]) as cursor:
+            rows: list[tuple[bytes, bytes]] = cursor.getmulti(keys)
+        return rows
+
+    def number(self, name: bytes) -> int:
+        """A number of the meta database; 0 if it was never set."""
+        return int.from_bytes(self.get(b"meta", name) or b"", "big")
+
+    def range(self, database: bytes, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) from `start` on while keys have the prefix."""
+        with self._txn.cursor(self._databases[database]) as cursor:
+            if not cursor.set_range(start):
+                return
+            for key, value in cursor:
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+
+    def conversation(self, conversation: int) -> ConversationRow | None:
+        """A conversation's row."""
+        data = self.get(b"conversations", key1(conversation))
+        return None if data is None else unpack_conversation(data)
+
+    def head(self, conversation: int) -> tuple[int, int]:
+        """(head, conversation sequence); (0, 0) if unknown."""
+        slab = self.get(b"heads", key1(conversation // saving.HEADS_PER_SLAB))
+        return (0, 0) if slab is None else saving.slab_head(slab, conversation)
+
+    def membership(self, user: int, conversation: int) -> MembershipRow | None:
+        """A membership's row."""
+        data = self.get(b"members", key2(user, conversation))
+        return None if data is None else unpack_membership(data)
+
+    def memberships(self, user: int) -> Iterator[tuple[int, MembershipRow]]:
+        """(conversation, row) of a user, ascending."""
+        prefix = key1(user)
+        for key, value in self.range(b"members", prefix, prefix):
+            yield int.from_bytes(key[8:], "big"), unpack_membership(value)
+
+    def members(self, conversation: int, after: int) -> Iterator[tuple[int, int]]:
+        """(user, role) of the current members above `after`, ascending; not for dialogs."""
+        for key, value in self.range(b"member_index", key2(conversation, after + 1), key1(conversation)):
+            yield int.from_bytes(key[8:], "big"), value[0]
+
+    def dialog(self, first: int, second: int) -> int:
+        """The dialog of two users, 0 if none."""
+        return int.from_bytes(self.get(b"dialogs", key2(first, second)) or b"", "big")
+
+    def window(self, user: int, device: int) -> bytes | None:
+        """A device's window as stored."""
+        return self.get(b"windows", key2(user, device))
+
+    def tombstone(self, sequence: int) -> int:
+        """The deletion of a message, 0 if it stands."""
+        return int.from_bytes(self.get(b"tombstones", key1(sequence)) or b"", "big")
+
+
+class SavedState:
+    """The environment. One object in a process: LMDB must not be opened twice."""
+
+    def __init__(self, env: lmdb.Environment, databases: dict[bytes, Any]) -> None:
+        self.env = env
+        self.databases = databases
+
+    @classmethod
+    def open(cls, path: Path, *, shard: int, read_only: bool = False) -> SavedState:
+        """Opens or makes the environment; LogVersion if it is another's."""
+        if not read_only:
+            path.mkdir(parents=True, exist_ok=True)
+        try:
+            env = lmdb.open(
+                str(path), map_size=MAP_BYTES, max_dbs=len(DATABASES), max_readers=READERS_MAX, max_spare_txns=4,
+                readonly=read_only, create=not read_only, lib_version=LMDB_ENGINE,
+            )
+        except lmdb.Error as error:
+            raise StateDamaged(f"the state in {path} can't be opened: {error}") from error
+        try:
+            env.reader_check()
+            with env.begin(write=not read_only) as txn:
+                databases = {name: env.open_db(name, txn=txn, create=not read_only) for name in DATABASES}
+                expected = {b"format": FORMAT_VERSION, b"shard": shard}
+                meta = databases[b"meta"]
+                for name, number in expected.items():
+                    value = txn.get(name, db=meta)
+                    if value is None and not read_only:
+                        txn.put(name, key1(number), db=meta)
+                    elif value is None or int.from_bytes(value, "big") != number:
+                        found = "nothing" if value is None else int.from_bytes(value, "big")
+                        raise LogVersion(f"the state in {path} has {name.decode()} {found}, not {number}")
+        except BaseException:
+            env.close()
+            raise
+        return cls(env, databases)
+
+    @contextmanager
+    def read(self) -> Iterator[SavedReader]:
+        """A short read transaction; nothing read outlives it but copies."""
+        with self.env.begin() as txn:
+            yield SavedReader(txn, self.databases)
+
+    def position(self) -> int:
+        """The last sequence folded into what is saved."""
+        with self.read() as reader:
+            return reader.number(b"position")
+
+    def close(self) -> None:
+        """Lets go of the environment; no transaction may be open."""
+        self.env.close()

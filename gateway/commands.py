@@ -1,0 +1,324 @@
+"""Cold commands: everything that native code does not decode itself, one function a command.
+
+Called by server.py with a session and the bytes of its message. A write becomes a proposal, packed with the engine's
+schema and submitted with the hot ones at the end of the step; its receipt comes natively after the sync. A question
+is answered from the view at once, or, where the log must be read (history), by the pool.
+
+Invariants: no handler blocks or touches the disk beyond a look-up; an error names what to change; the session that a
+handler answers is the one that asked. Cost: pages are bounded, so that a handler stays within a slice of the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from engine import errors as statuses
+from engine import history as log_history
+from engine import schema
+from engine.conversations import Right, may
+from engine.errors import CallerError, DataUntrusted
+from engine.state.rows import Conversation, Membership
+from ext.jsonevent import json_event
+from gateway import cursors, hello, proposals, pushes, requests
+from gateway.session import OPEN, Door, log
+
+CONVERSATION_SEQUENCE = slice(20, 28)  # of a stored record, see engine/LOG_FORMAT.md
+
+
+def handle(door: Door, session: int, message: bytes) -> None:
+    """One message of one session."""
+    door.counters.cold_commands += 1
+    try:
+        request = requests.decode(door.sessions.encoding(session), message)
+    except requests.Malformed as error:
+        door.refuse(session, "bad_message", str(error))
+        return
+    except requests.BadRequest as error:
+        if door.sessions.state(session) == OPEN:
+            door.refuse(session, "hello_first", "the first command must be a hello that can be read: "
+                        + error.message, id=error.id)
+        else:
+            door.refuse(session, error.code, error.message, id=error.id, counter=error.counter)
+        return
+    if door.sessions.state(session) == OPEN and not isinstance(request, requests.Hello):
+        door.refuse(session, "hello_first", "nothing is served before hello", id=request.id)
+        return
+    HANDLERS[type(request)](door, session, request)
+
+
+# ---- writes ----------------------------------------------------------------------------------------------------------
+
+
+def _propose(
+    door: Door, session: int, counter: int, target: int, type_name: str, payload: bytes, **flags: Any
+) -> None:
+    sessions = door.sessions
+    if not door.poller.begin_unanswered(session, counter):
+        return  # over the limit: the poller has answered too_many_unanswered
+    door.pending += proposals.pack(
+        sessions.origin(session), sessions.user(session), sessions.device(session), counter, target, type_name, payload,
+        **flags,
+    )
+
+
+def _refuse_write(door: Door, session: int, counter: int, status: int, extra: int = 0) -> None:
+    """A receipt for a write that admission never needs to see."""
+    if door.poller.begin_unanswered(session, counter):
+        door.poller.answer(proposals.answer(door.sessions.origin(session), counter, status, 0, extra))
+
+
+def publish(door: Door, session: int, request: requests.Publish) -> None:
+    """What native code left over: text, expected, target, types of edits; and mistakes."""
+    if (request.conversation is None) == (request.user is None):
+        door.refuse(session, "bad_field", "name either conversation or user", id=request.id, counter=request.counter)
+        return
+    if request.payload is not None and request.text is not None:
+        door.refuse(session, "bad_field", "give either payload or text", id=request.id, counter=request.counter)
+        return
+    body = request.text.encode() if request.text is not None else request.payload or b""
+    if len(body) > schema.PAYLOAD_BYTES_MAX:
+        _refuse_write(door, session, request.counter, statuses.PAYLOAD_TOO_LARGE, schema.PAYLOAD_BYTES_MAX)
+        return
+    if request.type in schema.TARGETED:
+        if request.target is None:
+            _refuse_write(door, session, request.counter, statuses.BAD_TARGET)
+            return
+        body = schema.pack(_targeted(request.type, request.target, body))
+    elif engines_own(request.type):
+        _refuse_write(door, session, request.counter, statuses.BAD_TYPE)
+        return
+    target = request.conversation if request.user is None else request.user
+    assert target is not None
+    _propose(door, session, request.counter, target, request.type, body, to_person=request.user is not None,
+             expected=request.expected)
+
+
+def _targeted(type_name: str, target: int, body: bytes) -> schema.Payload:
+    if type_name == schema.EDITED:
+        return schema.Edited(target, body)
+    if type_name == schema.REACTION:
+        return schema.Reaction(target, body)
+    return schema.Deleted(target)
+
+
+def engines_own(type_name: str) -> bool:
+    """Whether clients may not publish a type by name: the commands for it judge and pack it."""
+    return type_name.startswith(("conversation.", "member.", "message.")) or len(type_name.encode()) > 64
+
+
+def create(door: Door, session: int, request: requests.Create) -> None:
+    """A group or channel; whoever creates it owns it."""
+    payload = schema.Created(request.kind, request.title, request.history, [(user, "") for user in request.members])
+    _propose(door, session, request.counter, 0, schema.CREATED, schema.pack(payload))
+
+
+def add(door: Door, session: int, request: requests.Add) -> None:
+    """A member, in the kind's ordinary role unless one is named."""
+    _control(door, session, request, schema.ADDED, schema.Added(request.user, request.role or ""))
+
+
+def follow(door: Door, session: int, request: requests.Follow) -> None:
+    """Adding oneself to a channel."""
+    _control(door, session, request, schema.ADDED, schema.Added(door.sessions.user(session), ""))
+
+
+def remove(door: Door, session: int, request: requests.Remove) -> None:
+    """Somebody else's leaving."""
+    _control(door, session, request, schema.REMOVED, schema.Removed(request.user))
+
+
+def leave(door: Door, session: int, request: requests.Leave | requests.Unfollow) -> None:
+    """One's own leaving; unfollow is the word for channels."""
+    _control(door, session, request, schema.LEFT, schema.Left(door.sessions.user(session)))
+
+
+def role(door: Door, session: int, request: requests.SetRole) -> None:
+    """Another role for a member."""
+    _control(door, session, request, schema.ROLE, schema.Role(request.user, request.role))
+
+
+def rename(door: Door, session: int, request: requests.Rename) -> None:
+    """Another title."""
+    _control(door, session, request, schema.RENAMED, schema.Renamed(request.title))
+
+
+def close(door: Door, session: int, request: requests.Close) -> None:
+    """No events after this."""
+    _control(door, session, request, schema.CLOSED, schema.Closed())
+
+
+def _control(door: Door, session: int, request: Any, type_name: str, payload: schema.Payload) -> None:
+    _propose(door, session, request.counter, request.conversation, type_name, schema.pack(payload))
+
+
+# ---- questions -------------------------------------------------------------------------------------------------------
+
+
+def conversations(door: Door, session: int, request: requests.Conversations) -> None:
+    """One page of the user's conversations with heads, unread counts and own marks."""
+    user = door.sessions.user(session)
+    limit = min(request.limit, door.config.gateway.conversations_page_max)
+    wanted = [
+        membership for membership in door.view.memberships(user)
+        if membership.conversation > request.after and (request.former or membership.role)
+    ]
+    items = []
+    for membership in wanted[:limit]:
+        row = door.view.conversation(membership.conversation)
+        if row is not None:
+            items.append(_conversation_item(door, user, membership, row))
+    following = wanted[limit - 1].conversation if len(wanted) > limit else None
+    _reply(door, session, request, pushes.CONVERSATIONS, {"items": items, "next": following})
+
+
+def _conversation_item(door: Door, user: int, membership: Membership, row: Conversation) -> dict[str, Any]:
+    delivered, read = door.cursors.store.get(row.conversation, user)
+    item: dict[str, Any] = {
+        "conversation": row.conversation, "kind": row.kind, "title": row.title, "role": membership.role or "former",
+        "member_count": row.member_count, "head": row.head, "conversation_sequence": row.conversation_sequence,
+        "unread": 0, "delivered": delivered, "read": read, "history": row.history, "closed": row.closed,
+    }
+    if membership.role:
+        item["unread"] = max(0, row.conversation_sequence - max(read, _hidden_before(door, membership, row)))
+    else:
+        item["head"] = membership.intervals[-1][1] or 0  # what came after is not theirs to know
+        item["conversation_sequence"] = 0
+    if row.peers is not None:
+        first, second = row.peers
+        item["peer"] = second if first == user else first
+    return item
+
+
+def _hidden_before(door: Door, membership: Membership, row: Conversation) -> int:
+    """The conversation sequence before the member's own first event; 0 where everything is visible."""
+    first = membership.intervals[-1][0]
+    if first <= row.created:
+        return 0
+    try:
+        record = door.reader.record(first)
+    except (CallerError, DataUntrusted):
+        return 0  # trimmed or damaged: the count is then that of the whole conversation
+    return int.from_bytes(record[CONVERSATION_SEQUENCE]) - 1 if record is not None else 0
+
+
+def members(door: Door, session: int, request: requests.Members) -> None:
+    """One page of members, with their marks where members may see them."""
+    user = door.sessions.user(session)
+    membership = door.view.membership(user, request.conversation)
+    row = door.view.conversation(request.conversation)
+    if membership is None or not membership.role or row is None:
+        door.refuse(session, "unknown_conversation", f"conversation {request.conversation}", id=request.id)
+        return
+    if not may(row.kind, membership.role, Right.SEE_MEMBERS):
+        door.refuse(session, "forbidden", f"the role {membership.role} is not told of the members", id=request.id)
+        return
+    limit = min(request.limit, door.config.gateway.members_page_max)
+    found = door.view.members(request.conversation, request.after, limit + 1)
+    shown = door.cursors.shown(row)
+    items = []
+    for member, member_role in found[:limit]:
+        item: dict[str, Any] = {"user": member, "role": member_role}
+        if shown:
+            item["delivered"], item["read"] = door.cursors.store.get(request.conversation, member)
+        items.append(item)
+    following = found[limit - 1][0] if len(found) > limit else None
+    _reply(door, session, request, pushes.MEMBERS,
+           {"conversation": request.conversation, "items": items, "next": following})
+
+
+def history(door: Door, session: int, request: requests.History) -> None:
+    """A page of the log, newest first, read by the pool."""
+    origin = door.sessions.origin(session)
+    question = log_history.ask(
+        door.view, door.sessions.user(session), request.conversation, request.before,
+        min(request.limit, door.config.gateway.history_page_max))
+    if question is None:
+        door.refuse(session, "unknown_conversation", f"conversation {request.conversation}", id=request.id)
+        return
+    if not door.begin_job(origin):
+        limit = door.config.gateway.jobs_per_session_max
+        door.refuse(session, "too_many_jobs", f"{limit} history commands are under way", id=request.id,
+                    retry_after_ms=100)
+        return
+    door.pool.submit(
+        partial(log_history.read, question=question), partial(_history_answer, door, origin, request))
+
+
+def _history_answer(
+    door: Door, origin: int, request: requests.History, outcome: log_history.HistoryPage | Exception
+) -> None:
+    """On the loop again, with a page or what went wrong."""
+    door.end_job(origin)
+    session = door.sessions.resolve(origin)
+    if not session:
+        return
+    if isinstance(outcome, Exception):
+        if isinstance(outcome, CallerError):
+            door.refuse(session, "bad_field", str(outcome), id=request.id)
+        else:
+            log.error("history failed", error=type(outcome).__name__, detail=str(outcome))
+            door.refuse(session, "internal", "the page can't be read", id=request.id)
+        return
+    page = log_history.finish(door.view, outcome)
+    events = pushes.records(door.sessions.encoding(session), page.events, json_event)
+    body = {"conversation": request.conversation, "events": events, "next": page.next, "trimmed": page.trimmed}
+    if page.damaged:
+        body["damaged"] = True
+    _reply(door, session, request, pushes.HISTORY, body)
+
+
+def mark(door: Door, session: int, request: requests.Delivered | requests.Read) -> None:
+    """delivered and read in the rare shape that native code leaves over."""
+    kind = cursors.READ if isinstance(request, requests.Read) else cursors.DELIVERED
+    user = door.sessions.user(session)
+    code = door.cursors.move(session, user, request.conversation, kind, request.conversation_sequence)
+    if code:
+        door.refuse(session, code, f"conversation {request.conversation}, conversation_sequence"
+                    f" {request.conversation_sequence}", id=request.id)
+
+
+def typing(door: Door, session: int, request: requests.Typing) -> None:
+    """Typing in the rare shape."""
+    door.signals.typing(session, door.sessions.user(session), request.conversation)
+
+
+def presence(door: Door, session: int, request: requests.Presence) -> None:
+    """A status for the others of a conversation."""
+    door.signals.presence(session, door.sessions.user(session), request.conversation, request.status)
+
+
+def ping(door: Door, session: int, request: requests.Ping) -> None:
+    """A sign of life above WebSocket's own."""
+    _reply(door, session, request, pushes.PONG, {})
+
+
+def _reply(door: Door, session: int, request: requests.Request, number: int, body: dict[str, Any]) -> None:
+    if request.id is not None:
+        body["id"] = request.id
+    door.push(session, number, body)
+
+
+HANDLERS: dict[type[requests.Request], Callable[[Door, int, Any], None]] = {
+    requests.Hello: hello.hello,
+    requests.Refresh: hello.refresh,
+    requests.Publish: publish,
+    requests.Create: create,
+    requests.Add: add,
+    requests.Remove: remove,
+    requests.Leave: leave,
+    requests.SetRole: role,
+    requests.Rename: rename,
+    requests.Close: close,
+    requests.Follow: follow,
+    requests.Unfollow: leave,
+    requests.Conversations: conversations,
+    requests.Members: members,
+    requests.History: history,
+    requests.Delivered: mark,
+    requests.Read: mark,
+    requests.Typing: typing,
+    requests.Presence: presence,
+    requests.Ping: ping,
+}

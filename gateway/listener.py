@@ -1,0 +1,76 @@
+"""The clients' port: the bound socket, and the plain HTTP requests that come to it.
+
+Between the operating system and the native poller, which accepts from the socket and shakes hands. Load balancers ask
+/healthz and /readyz here; everything else that is no WebSocket upgrade is told where the door is.
+
+Invariants: a port that is taken is one clear error at start; never a metric on the clients' port.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from engine.config import split_address
+
+BACKLOG = 4_096
+
+
+class StartError(Exception):
+    """The process can't start; the text is one line that says what to change."""
+
+
+def bind(option: str, address: str) -> socket.socket:
+    """A listening, non-blocking socket."""
+    host, port = split_address(address)
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise StartError(f"{option} = {address!r}: {error.strerror or error}") from None
+    bound = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(place)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"{option} = {address!r}: the port is taken; stop what uses it or choose another") from None
+        raise StartError(f"{option} = {address!r}: {error.strerror}") from None
+    bound.setblocking(False)
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """host:port as bound, with the port that the system chose for 0."""
+    host, port = bound.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def answer(head: bytes, ready: bool, why: str) -> bytes:
+    """The answer to a plain HTTP request; the connection ends with it."""
+    parts = head.split(b"\r\n", 1)[0].split(b" ")
+    method, target = (parts[0], parts[1]) if len(parts) >= 2 else (b"", b"")
+    path = target.split(b"?", 1)[0]
+    if method not in (b"GET", b"HEAD"):
+        return response(405, "only GET is served here; clients connect by WebSocket to /v1", method)
+    if path == b"/healthz":
+        return response(200, "ok", method)
+    if path == b"/readyz":
+        return response(200 if ready else 503, why, method)
+    return response(404, "nothing here; clients connect by WebSocket to /v1", method)
+
+
+REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+
+
+def response(status: int, text: str, method: bytes = b"GET") -> bytes:
+    """A whole HTTP/1.1 answer."""
+    body = (text + "\n").encode()
+    allow = "Allow: GET, HEAD\r\n" if status == 405 else ""
+    head = (
+        f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n{allow}Connection: close\r\n\r\n"
+    ).encode()
+    return head if method == b"HEAD" else head + body

@@ -1,0 +1,270 @@
+"""The gateway as a process: puts engine, native sockets and fan-out together, and turns the loop.
+
+The composition of the data path: poller → proposals → sequencer → (sync) → answers and tail → router → outboxes →
+flush. Two descriptors wake the loop: the poller's epoll set, and an event counter that the committer's thread writes
+after a sync. A wake-up means "look again": both sides may be merged or early without loss.
+
+Invariants: everything here runs on the loop's thread, except `_from_engine`, which only stores and wakes; a slice of
+Python is bounded (cold commands, routing and flushing each end when their time is over and go on in the next round).
+Cost: a few calls a round, whatever the number of sessions in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.catchup import CatchUp
+from engine.config import Config, changed
+from engine.engine import Engine
+from engine.errors import OVERLOADED, EngineError
+from engine.fanout import Fanout
+from engine.readers import ReaderPool
+from engine.router import Router
+from engine.tail import Tail
+from ext.poller import Batch, Poller
+from ext.session_table import SessionTable
+from gateway import auth, commands, listener, logs, proposals
+from gateway.admin import Admin
+from gateway.cursors import TELL_INTERVAL_S, Cursors
+from gateway.drain import Drain
+from gateway.listener import StartError
+from gateway.metrics import exposition
+from gateway.reading import readings, readiness
+from gateway.session import Door, log
+from gateway.signals import Signals
+
+COLD_SLICE_S = 0.001
+ROUTE_SLICE_US = 1_000
+READ_SLICE_US = 1_000
+COLD_LOADED = 1_000  # waiting cold commands beyond which typing and presence are dropped
+SECOND_S = 1.0
+
+
+class Gateway:
+    """One worker: made, started, drained and stopped once."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._answers: deque[bytes] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._woken = False
+        self._cold: deque[tuple[int, bytes]] = deque()  # (origin, message)
+        self._scheduled = False
+        self._timers: list[asyncio.TimerHandle] = []
+        self._telling = False
+        self.stopping = False
+
+    # ---- start -----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Binds the ports, opens the log; StartError with one line if either can't be."""
+        server = self._config.server
+        self._clients = listener.bind("server.listen", server.listen)
+        self._operators = listener.bind("server.admin", server.admin) if server.admin else None
+        data = Path(server.data)
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            keys = auth.open_keys(self._config.auth.keys, data)
+            self.engine = _open_engine(self._config, data, self._from_engine)
+        except (auth.KeysError, EngineError) as error:
+            raise StartError(str(error)) from None
+        except OSError as error:
+            raise StartError(f"server.data = {server.data!r}: {error.strerror or error}") from None
+        self._compose(keys)
+
+    def _compose(self, keys: auth.KeySet) -> None:
+        config, engine = self._config, self.engine
+        gateway = config.gateway
+        self.sessions = SessionTable(gateway.sessions_max)
+        self.poller = make_poller(self.sessions, config)
+        view = engine.view()
+        self.fanout = Fanout(self.sessions, sequence=view.sequence, ring_bytes=config.fanout.ring_bytes)
+        reader = engine.log.reader()
+        self.tail = Tail(reader, Router(view, self.fanout, self.sessions), view.sequence)
+        self.door = Door(config, engine, view, self.sessions, self.poller, self.fanout)
+        self.door.reader = reader
+        self.door.verifier = _verifier(keys, config)
+        self.door.cursors = Cursors(self.door, engine.cursors)
+        self.door.signals = Signals(self.door)
+
+    async def start(self) -> dict[str, str]:
+        """Serves from now on; the addresses."""
+        loop = asyncio.get_running_loop()
+        config, engine, door = self._config, self.engine, self.door
+        self.pool = ReaderPool(engine.log.reader, loop.call_soon_threadsafe, config.fanout.pool_threads)
+        self.catchup = door.catchup = CatchUp(
+            door.view, self.fanout, door.reader, self.pool, door,
+            resume_events_max=config.fanout.resume_events_max, resume_hops_max=config.fanout.resume_hops_max,
+            gap_newest_events=config.fanout.gap_newest_events)
+        door.pool = self.pool
+        self.tail.advance(ROUTE_SLICE_US)
+        loop.add_reader(self._wake, self._on_engine)
+        loop.add_reader(self.poller.fileno(), self._on_sockets)
+        self.poller.listen(self._clients.fileno())
+        self._second()
+        self.admin = Admin(exposition(lambda: readings(self)), lambda: readiness(self))
+        if self._operators is not None:
+            await self.admin.start(self._operators)
+        return {
+            "url": f"ws://{listener.address_of(self._clients)}/v1",
+            "admin": f"http://{listener.address_of(self._operators)}" if self._operators is not None else "",
+            "data": str(Path(config.server.data).resolve()),
+            "durability": engine.durability,
+        }
+
+    # ---- the two wake-ups ------------------------------------------------------------------------------------------
+
+    def _from_engine(self, answers: bytes | None) -> None:
+        """Any thread: stores what the engine said and wakes the loop."""
+        if answers:
+            self._answers.append(answers)
+        if not self._woken:
+            self._woken = True
+            os.eventfd_write(self._wake, 1)
+
+    def _on_engine(self) -> None:
+        self._woken = False  # before reading: what comes from now on wakes again
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            pass
+        while self._answers:
+            answers = self._answers.popleft()
+            self.door.counters.answers += len(answers) // proposals.ANSWER.size
+            self.poller.answer(answers)
+        self._advance()
+
+    def _on_sockets(self) -> None:
+        began = time.perf_counter()
+        self._take(self.poller.run(self._config.gateway.poll_budget_us))
+        self._advance()
+        self._note_slice(time.perf_counter() - began)
+
+    # ---- one round -------------------------------------------------------------------------------------------------
+
+    def _take(self, batch: Batch) -> None:
+        """Everything that one round of the poller brought."""
+        door = self.door
+        if batch.proposals:
+            self._submit(batch.proposals)
+        for session, origin in batch.closed:
+            door.closed(session, origin)
+        if batch.signals:
+            door.signals.take(batch.signals)
+        for session, message in batch.commands:
+            self._cold.append((self.sessions.origin(session), message))
+        if batch.writable:
+            self.catchup.writable(batch.writable)
+        for session, head in batch.requests:
+            self.poller.respond(session, listener.answer(head, *readiness(self)))
+
+    def _submit(self, batch: bytes) -> None:
+        self.door.counters.publishes += proposals.count(batch)
+        if not self.engine.sequencer.submit(batch):
+            self.door.counters.overloaded_publishes += proposals.count(batch)
+            self.poller.answer(proposals.refuse(batch, OVERLOADED))
+
+    def _advance(self) -> None:
+        """Cold commands, committed events, sending; each for a slice, the rest in the next round."""
+        self._scheduled = False
+        more = self._run_cold()
+        if self.door.pending:
+            batch = bytes(self.door.pending)
+            self.door.pending.clear()
+            self._submit(batch)
+        before = self.fanout.sequence
+        more |= self.tail.advance(ROUTE_SLICE_US)
+        if self.fanout.sequence != before:
+            self.door.counters.events_routed += self.fanout.sequence - before
+            self.catchup.tail_moved()
+        more |= self.catchup.run(READ_SLICE_US)
+        more |= self.fanout.flush(self._config.fanout.flush_budget_us)
+        self.catchup.fell_behind(self.fanout.take_behind())
+        for session in self.fanout.take_lost():
+            self.poller.abort(session)
+        if self.door.cursors.waiting and not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(TELL_INTERVAL_S, self._tell)
+        if more and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._advance)
+
+    def _run_cold(self) -> bool:
+        """Cold commands for one slice; True if some are left."""
+        if not self._cold:
+            return False
+        until = time.perf_counter() + COLD_SLICE_S
+        while self._cold:
+            origin, message = self._cold.popleft()
+            session = self.sessions.resolve(origin)
+            if session:
+                self._command(session, message)
+            if time.perf_counter() >= until:
+                break
+        self.door.loaded = len(self._cold) > COLD_LOADED
+        return bool(self._cold)
+
+    def _command(self, session: int, message: bytes) -> None:
+        try:
+            commands.handle(self.door, session, message)
+        except EngineError as error:
+            log.error("command failed", error=type(error).__name__, code=error.code)
+            self.door.refuse(session, "internal", "the engine could not answer this")
+        except Exception as error:  # a mistake of ours in one command must not end the others' sessions
+            log.error("command failed", error=type(error).__name__, exc_info=True)
+            self.door.refuse(session, "internal", "the server made a mistake with this command")
+
+    def _tell(self) -> None:
+        self._telling = False
+        self.door.cursors.tell()
+        self._advance()
+
+    # ---- once a second ---------------------------------------------------------------------------------------------
+
+    def _second(self) -> None:
+        """Housekeeping; also turns the poller's wheel when nothing else does."""
+        if self.stopping:
+            return
+        self.door.signals.second()
+        try:
+            if self.door.verifier.keys.reload_if_changed():
+                log.info("token keys read again", keys=len(self.door.verifier.keys.keys))
+        except auth.KeysError as error:
+            self.door.counters.token_key_reload_failures += 1
+            log.error("token keys unusable, the old ones stay", reason=str(error))
+        asyncio.get_running_loop().call_later(SECOND_S, self._second)
+
+    def reload(self, config: Config) -> None:
+        """Takes what may change while running; says what needs a restart."""
+        taken, restart = changed(self._config, config)
+        self._config = self.door.config = merged(self._config, config, taken)
+        self.door.verifier = _verifier(self.door.verifier.keys, self._config)
+        logs.configure(self._config.logging.level, self._config.logging.format)
+        log.info("configuration read again", taken=taken, needs_restart=restart)
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """No new sessions; the others are sent away spread over the configured time."""
+        self.poller.unlisten()
+        self._clients.close()
+        await Drain(self.door, self._config.server.drain_s, self._advance).run()
+
+    async def stop(self) -> None:
+        """Ends what is left, commits what was taken in, saves."""
+        loop = asyncio.get_running_loop()
+        self.stopping = True
+        loop.remove_reader(self.poller.fileno())
+        loop.remove_reader(self._wake)
+        await self.admin.stop()
+        await loop.run_in_executor(None, self.engine.close)
+        self.pool.close()
+        self.poller.shut()
+        os.close(self._wake)

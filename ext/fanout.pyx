@@ -30,6 +30,7 @@ from ext.session_table cimport (
 cdef enum:
     AHEAD = 16  # records whose interest is fetched before it is asked for
     SESSIONS_AHEAD = 8
+    ALL = 0xFFFFFFFF
 
 
 cdef int64_t _now_ns() noexcept nogil:
@@ -96,8 +97,10 @@ cdef class Fanout:
 
     # routing
 
-    def route(self, const uint8_t[::1] block, uint32_t start, uint32_t end):
-        """References to records start … end-1 of a block for everyone who follows their conversations."""
+    def route(self, const uint8_t[::1] block, uint32_t start, uint32_t end=ALL):
+        """References to records start … end-1 (or to the last) for everyone who follows their conversations."""
+        if end == ALL:
+            end = blk_count(&block[0])
         if end > blk_count(&block[0]) or start > end:
             raise IndexError(f"records {start} to {end} of a block of {blk_count(&block[0])}")
         with nogil:  # no Python objects: the block is pinned by the view
@@ -380,6 +383,7 @@ cdef class Fanout:
         cdef Session *s = &self.sessions.at[index]
         outbox_free(s)
         _clear_control(s)
+        s.flags |= F_BLOCKED  # nobody tries again
         if s.state == S_LIVE:
             s.state = S_READER
         return _report(&self.lost, self.sessions.origin_of(index))

@@ -405,7 +405,7 @@ cdef class Interest:
 
 cdef uint32_t _list_place(const uint32_t *block, uint32_t session) noexcept nogil:
     """Where in the block the session is; 0 = it is not."""
-    cdef uint32_t kind = block[0] >> LIST_CLASS_SHIFT, i, mask
+    cdef uint32_t kind = block[0] >> LIST_CLASS_SHIFT, i, mask, way = 0
     if kind < LIST_ARRAYS:
         for i in range(1, (block[0] & LIST_COUNT_MASK) + 1):
             if block[i] == session:
@@ -413,16 +413,17 @@ cdef uint32_t _list_place(const uint32_t *block, uint32_t session) noexcept nogi
         return 0
     mask = _class_room(kind) - 1
     i = session & mask
-    while block[1 + i] != 0:
+    while block[1 + i] != 0 and ((i - block[1 + i]) & mask) >= way:
         if block[1 + i] == session:
             return 1 + i
         i = (i + 1) & mask
+        way += 1
     return 0
 
 
 cdef void _list_insert(uint32_t *block, uint32_t session) noexcept nogil:
-    """Puts an absent session into a block that has room."""
-    cdef uint32_t kind = block[0] >> LIST_CLASS_SHIFT, i, mask
+    """Puts an absent session into a block that has room. In a set, who is farther from home has the place."""
+    cdef uint32_t kind = block[0] >> LIST_CLASS_SHIFT, i, mask, way = 0, other
     block[0] += 1
     if kind < LIST_ARRAYS:
         block[block[0] & LIST_COUNT_MASK] = session
@@ -430,24 +431,29 @@ cdef void _list_insert(uint32_t *block, uint32_t session) noexcept nogil:
     mask = _class_room(kind) - 1
     i = session & mask
     while block[1 + i] != 0:
+        other = block[1 + i]
+        if ((i - other) & mask) < way:
+            block[1 + i] = session
+            session = other
+            way = (i - other) & mask
         i = (i + 1) & mask
+        way += 1
     block[1 + i] = session
 
 
 cdef void _list_remove(uint32_t *block, uint32_t place) noexcept nogil:
-    cdef uint32_t kind = block[0] >> LIST_CLASS_SHIFT, count = block[0] & LIST_COUNT_MASK, mask, hole, i, home
+    """Takes a place out. In a set, those behind move up until one is at home: never along a whole dense stretch."""
+    cdef uint32_t kind = block[0] >> LIST_CLASS_SHIFT, count = block[0] & LIST_COUNT_MASK, mask, i, after
     block[0] -= 1
     if kind < LIST_ARRAYS:
         block[place] = block[count]
         block[count] = 0
         return
     mask = _class_room(kind) - 1
-    hole = place - 1
-    i = (hole + 1) & mask
-    while block[1 + i] != 0:
-        home = block[1 + i] & mask
-        if ((i - home) & mask) >= ((i - hole) & mask):  # its way from home leads over the hole
-            block[1 + hole] = block[1 + i]
-            hole = i
-        i = (i + 1) & mask
-    block[1 + hole] = 0
+    i = place - 1
+    after = (i + 1) & mask
+    while block[1 + after] != 0 and ((after - block[1 + after]) & mask) != 0:
+        block[1 + i] = block[1 + after]
+        i = after
+        after = (after + 1) & mask
+    block[1 + i] = 0

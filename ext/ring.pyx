@@ -75,8 +75,8 @@ cdef class Ring:
     def __cinit__(self, uint64_t ring_bytes, uint32_t first_entry=0):
         """Each encoding has half of `ring_bytes`."""
         cdef int k
-        if ring_bytes < 1 << 21:
-            raise ValueError(f"ring_bytes = {ring_bytes}: at least {1 << 21}, so that several of the largest frames fit")
+        if ring_bytes < 1 << 20:
+            raise ValueError(f"ring_bytes = {ring_bytes}: at least {1 << 20}, so that the largest frame fits")
         self.bytes_room = ring_bytes // 2
         self.entries_room = 1024
         while self.entries_room < 1 << 30 and <uint64_t>self.entries_room * ENTRY_BYTES_USUAL < self.bytes_room:

@@ -58,3 +58,8 @@ def sift(const uint8_t[::1] block, const uint64_t[::1] conversations, uint64_t a
         held += size
         i += 1
     return picked, first + i - 1
+
+
+def block_span(const uint8_t[::1] block):
+    """(first sequence, count of records) of a block."""
+    return blk_first(&block[0]), blk_count(&block[0])

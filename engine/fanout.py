@@ -1,0 +1,129 @@
+"""The fan-out stop: one worker's interest, ring and outboxes behind plain calls.
+
+After the router, before the sockets. A thin layer over ext/fanout (routing and flushing) and ext/pages (readers and
+signals), so that the rest of the engine and the gateway know one object; what may be seen is decided before, by the
+router and by catch-up.
+
+Invariants: `follow_all` takes into account that the state may be ahead of what was routed: a session follows exactly
+the conversations in which its user is a member at `sequence`, and the router changes that at the events themselves.
+`forget` comes before a session's number can be used again: a session that stayed behind in interest would hand
+someone's events to a stranger.
+Cost: a method call over the native ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ext.fanout import Fanout as Native
+from ext.interest import Interest
+from ext.pages import Pages
+from ext.ring import Ring
+from ext.session_table import SessionTable
+
+from engine.state.rows import Membership
+
+
+class Fanout:
+    """One for each worker, on its loop. Limits are plain ints, see engine/config.py."""
+
+    def __init__(
+        self,
+        sessions: SessionTable,
+        *,
+        sequence: int,
+        ring_bytes: int = 64 << 20,
+        priority_recipients_max: int = 64,
+        ranges_max: int = 4096,
+        signal_bytes_max: int = 2048,
+    ) -> None:
+        self.interest = Interest(sessions)
+        self.ring = Ring(ring_bytes)
+        self.native = Native(sessions, self.interest, self.ring, sequence, priority_recipients_max, ranges_max)
+        self.pages = Pages(self.native, signal_bytes_max)
+
+    @property
+    def sequence(self) -> int:
+        """The last sequence routed."""
+        return self.native.sequence
+
+    @property
+    def congested(self) -> bool:
+        """Whether the flush must catch up before more is routed."""
+        return self.native.congested
+
+    # interest
+
+    def follow_all(self, session: int, memberships: Iterable[Membership]) -> int:
+        """Follows everything that the session's user is a member of, as of `sequence`; how many."""
+        sequence = self.native.sequence
+        return self.interest.add_all(
+            session, [membership.conversation for membership in memberships if _member_at(membership, sequence)]
+        )
+
+    def follow(self, conversation: int, session: int) -> None:
+        """From the next routed record on the session gets this conversation."""
+        self.interest.add(conversation, session)
+
+    def unfollow(self, conversation: int, session: int) -> None:
+        """The opposite."""
+        self.interest.remove(conversation, session)
+
+    def forget(self, session: int) -> None:
+        """The session is closed: nothing leads to it any more."""
+        self.interest.drop(session)
+
+    # routing and flushing
+
+    def route(self, block: bytes, start: int, end: int | None = None) -> None:
+        """Records start … end-1 of a block to everyone who follows their conversations."""
+        if end is None:
+            self.native.route(block, start)
+        else:
+            self.native.route(block, start, end)
+
+    def route_to(self, block: bytes, index: int, sessions: list[int]) -> None:
+        """One record to these sessions alone."""
+        self.native.route_to(block, index, sessions)
+
+    def flush(self, budget_us: int) -> bool:
+        """Sends for that long, small conversations first; True if more is left."""
+        return self.native.flush(budget_us)
+
+    def take_behind(self) -> list[int]:
+        """Sessions that became readers since the last call: give them to catch-up."""
+        return self.native.take_behind()
+
+    def take_lost(self) -> list[int]:
+        """Sessions whose connection broke in a send since the last call: close them."""
+        return self.native.take_lost()
+
+    # readers and signals
+
+    def send_records(self, session: int, records: list[bytes]) -> int:
+        """Sends a page to a reader until its socket is full; how many records were begun."""
+        return self.pages.send_records(session, records)
+
+    def signal(self, conversation: int, msgpack: bytes, json: bytes, except_session: int = 0) -> int:
+        """An ephemeral message to the live sessions that follow a conversation; how many got it."""
+        return self.pages.signal(conversation, msgpack, json, except_session)
+
+    def signal_to(self, sessions: Iterable[int], msgpack: bytes, json: bytes, except_session: int = 0) -> int:
+        """An ephemeral message to these sessions, as far as they are live and not busy; how many got it."""
+        return self.pages.signal_to(sessions, msgpack, json, except_session)
+
+    def counters(self) -> dict[str, int]:
+        """For the metrics."""
+        return {
+            **self.native.counters(),
+            "signals_shed": self.pages.signals_shed,
+            "interest_entries": self.interest.entries,
+            "interest_bytes": self.interest.memory_bytes(),
+        }
+
+
+def _member_at(membership: Membership, sequence: int) -> bool:
+    """Whether the user is in at this sequence: what the router will still see happen does not count yet."""
+    return any(
+        first <= sequence and (last is None or last > sequence) for first, last in membership.intervals
+    )

@@ -1,0 +1,118 @@
+"""History: a page of a conversation, newest first, from any sequence back.
+
+Asked by the gateway for the `history` command. Put together on the loop (`ask`), read by a thread of the pool
+(`read`), finished on the loop again (`finish`, because tombstones are the view's).
+
+Invariants: only what the user may see, hidden intervals are jumped; `next` is the sequence of an event of the
+conversation, from which going on costs one look-up, or None at the beginning. A page may hold fewer events than asked
+for, even none, and still have a `next`: where a channel's member events are hidden, looking ends after HOPS_MAX.
+Cost: a hop an event. A `before` that is no event of the conversation is searched from the newest one back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from engine.backlog import (
+    WALK_RECORDS,
+    Chain,
+    ChainBroken,
+    chains_of,
+    previous_of,
+    sequence_of,
+    visible,
+    walk,
+)
+from engine.errors import BadArgument, RecordDamaged, Trimmed
+from engine.ports import LogReader, StateView
+from engine.tombstones import with_tombstones
+
+HOPS_MAX = 5_000
+SEARCH_HOPS_MAX = 500_000
+BYTES_MAX = 256 << 10
+SEQUENCE_MAX = (1 << 63) - 1
+
+
+class HistoryQuestion(NamedTuple):
+    """A page's worth of what the loop knew: chains, newest first."""
+
+    conversation: int
+    chains: list[Chain]
+    before: int
+    limit: int
+
+
+class HistoryPage(NamedTuple):
+    """Stored records, newest first. `trimmed`: older ones were removed by retention; `damaged`: can't be read."""
+
+    events: list[bytes]
+    next: int | None
+    trimmed: bool
+    damaged: bool
+
+
+def ask(view: StateView, user: int, conversation: int, before: int | None, limit: int) -> HistoryQuestion | None:
+    """On the loop. None: unknown, or never theirs (the two are not told apart)."""
+    membership = view.membership(user, conversation)
+    if membership is None or not membership.intervals:
+        return None
+    chains = chains_of(view, [membership], 0, SEQUENCE_MAX, {})
+    return HistoryQuestion(conversation, chains, before if before is not None else SEQUENCE_MAX, limit)
+
+
+def read(reader: LogReader, question: HistoryQuestion) -> HistoryPage:
+    """In any thread with a reader."""
+    events: list[bytes] = []
+    held, hops = 0, 0
+    older = [chain for chain in question.chains if chain.after + 1 < question.before]
+    try:
+        for place, chain in enumerate(older):
+            head = _start(reader, question, chain)
+            while head > chain.after:
+                wanted = min(WALK_RECORDS, max(question.limit - len(events), 1))
+                for record in walk(reader, question.conversation, head, chain.after, wanted):
+                    hops += 1
+                    head = previous_of(record)
+                    if visible(chain.membership, record):
+                        events.append(record)
+                        held += len(record)
+                    if len(events) >= question.limit or held >= BYTES_MAX or hops >= HOPS_MAX:
+                        more = head > chain.after or place + 1 < len(older)
+                        return HistoryPage(events, sequence_of(record) if more else None, False, False)
+    except ChainBroken as broken:
+        events.extend(
+            record for record in broken.found
+            if sequence_of(record) < question.before and visible(chain.membership, record)
+        )
+        return HistoryPage(events[: question.limit], None, broken.trimmed, not broken.trimmed)
+    return HistoryPage(events, None, False, False)
+
+
+def _start(reader: LogReader, question: HistoryQuestion, chain: Chain) -> int:
+    """The newest event of the chain before `question.before`; at or below chain.after if there is none."""
+    if chain.head < question.before:
+        return chain.head
+    try:
+        record = reader.record(question.before)
+    except (Trimmed, RecordDamaged):
+        record = None
+    if record is not None and int.from_bytes(record[11:19]) == question.conversation:
+        return previous_of(record)
+    head = chain.head
+    for _ in range(0, SEARCH_HOPS_MAX, WALK_RECORDS):
+        for found in walk(reader, question.conversation, head, chain.after, WALK_RECORDS):
+            head = previous_of(found)
+            if head < question.before:
+                return head
+        if head <= chain.after:
+            return head
+    raise BadArgument(
+        f"before = {question.before}: not an event of conversation {question.conversation}, and more than"
+        f" {SEARCH_HOPS_MAX} events older than its newest",
+        hint="page from the newest event, or give the sequence of one of its events",
+    )
+
+
+def finish(view: StateView, page: HistoryPage) -> HistoryPage:
+    """On the loop: what was deleted becomes a tombstone."""
+    return page._replace(events=with_tombstones(view, page.events))

@@ -1,0 +1,64 @@
+"""The tail: reads what was committed and hands it to the router, block by block.
+
+After engine/log, before engine/router. Level-triggered: a wake-up means "look again after `sequence`", never "here is
+event N", so wake-ups may be lost or merged without any event being lost. The next process over (a worker that gets
+its wake-ups through a socket) changes nothing here.
+
+Invariants: what is handed on is gapless and ascending; no read transaction outlives a call; one block is in memory
+at a time; while the fan-out is congested nothing is read, because what is read now would only push frames out of the
+ring that sessions still wait for.
+Cost: one look-up of the log and one copy a block.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from ext.sift import block_span
+
+from engine.errors import LogDamaged
+from engine.ports import LogReader
+
+
+class Routes(Protocol):
+    """What the tail feeds."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether to wait until more has been flushed."""
+        ...
+
+    def route(self, block: bytes, start: int) -> None:
+        """Takes the records of a block from index `start` on."""
+        ...
+
+
+class Tail:
+    """Follows the log from `sequence`, which is the last sequence handed on."""
+
+    def __init__(self, reader: LogReader, router: Routes, sequence: int) -> None:
+        self._reader = reader
+        self._router = router
+        self.sequence = sequence
+
+    def advance(self, budget_us: int) -> bool:
+        """Hands on what is there, for about that long and at least one block; True if there may be more."""
+        until = time.monotonic_ns() + budget_us * 1_000
+        while not self._router.congested:
+            blocks = self._reader.blocks_after(self.sequence, 1)
+            if not blocks:
+                return False
+            for block in blocks:
+                self._take(block)
+            if time.monotonic_ns() >= until:
+                return True
+        return True
+
+    def _take(self, block: bytes) -> None:
+        first, count = block_span(block)
+        last = first + count - 1
+        if not first <= self.sequence + 1 <= last:
+            raise LogDamaged(f"after sequence {self.sequence} the log gave the block {first} to {last}")
+        self._router.route(block, self.sequence + 1 - first)
+        self.sequence = last

@@ -1,0 +1,46 @@
+"""How deleted messages are served: the same record without its payload, of type `message.tombstone`.
+
+Asked for every page that comes from the log (resume, slow sessions, history, gaps); live events need it never, because
+the deletion comes after them. Edits of a deleted message are tombstones too. The bytes stay in the log until it is trimmed.
+
+Cost: one look-up of the view for each message or edit; on the loop, because the view belongs to it.
+"""
+
+from __future__ import annotations
+
+from engine.errors import CallerError
+from engine.ports import StateView
+from engine.schema import EDITED, SCHEMA, unpack
+
+TOMBSTONE = "message.tombstone"
+
+_TYPE_SIZE = 74
+_TYPE = 75
+_TAIL = bytes([len(TOMBSTONE)]) + TOMBSTONE.encode() + b"\xc6\0\0\0\0"
+_EDITED = EDITED.encode()
+_ENGINES = frozenset(name.encode() for name in SCHEMA) - {_EDITED}
+
+
+def entombed(record: bytes) -> bytes:
+    """The record as a tombstone: who, when and where stay; type and payload go."""
+    return record[:_TYPE_SIZE] + _TAIL
+
+
+def with_tombstones(view: StateView, records: list[bytes]) -> list[bytes]:
+    """The records as they may be served now."""
+    return [entombed(record) if _deleted(view, record) else record for record in records]
+
+
+def _deleted(view: StateView, record: bytes) -> bool:
+    end = _TYPE + record[_TYPE_SIZE]
+    type_name = record[_TYPE:end]
+    if type_name in _ENGINES:
+        return False
+    conversation = int.from_bytes(record[11:19])
+    if type_name != _EDITED:
+        return view.tombstoned(conversation, int.from_bytes(record[2:10]))
+    try:
+        target = unpack(EDITED, record[end + 5 :])
+    except CallerError:
+        return False  # a foreign payload that admission would not let in: nothing is aimed at
+    return view.tombstoned(conversation, int(getattr(target, "target", 0)))

@@ -216,14 +216,66 @@ def _log_directory(config: Path | None, data: str | None) -> Path:
     return path
 
 
-def _engine_call[T](call: Callable[[], T]) -> T:  # type: ignore[valid-type]
-    raise AssertionError
+def _of_log(call: Callable[[], Any]) -> Any:
+    """Runs a function of engine/log; what it refuses is one line."""
+    from engine.errors import EngineError
+
+    try:
+        return call()
+    except (EngineError, OSError) as error:
+        fail(str(error))
 
 
 @log_app.command
 def stat(*, data: DataDirectory = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Segments, sequences, sizes. Can be used while the server runs."""
-    fail("not yet")
+    """Segments, sequences, epochs, sizes. Can be used while the server runs."""
+    from engine.log.stat import stat_log
+
+    directory = _log_directory(config, data)
+    found = _of_log(lambda: stat_log(directory))
+    _print_json(found) if as_json else _print_fields(found)
+
+
+@log_app.command
+def read(
+    *,
+    from_sequence: Annotated[int, Parameter(name="--from", help="first sequence")] = 1,
+    limit: Annotated[int, Parameter(help="at most so many events")] = 20,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Events as they are stored. Payloads of messages are shown by their size only."""
+    from engine.log.read import read_log
+
+    directory = _log_directory(config, data)
+    events = _of_log(lambda: list(read_log(directory, from_sequence, limit)))
+    if as_json:
+        _print_json({"events": events})
+        return
+    columns = ("sequence", "conversation", "conversation_sequence", "previous", "time", "sender", "device", "counter", "type")
+    _table(f"Events from {from_sequence}", columns, ([event[name] for name in columns] for event in events))
+
+
+@log_app.command(name="check")
+def check_log_command(*, data: DataDirectory = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Derives every invariant again from the bytes; exit code 1 and the places if one doesn't hold."""
+    from engine.log.check import check_log
+
+    directory = _log_directory(config, data)
+    report = _of_log(lambda: check_log(directory))
+    _print_json(report) if as_json else _print_fields(report)
+    if report["problems"]:
+        raise SystemExit(1)
+
+
+def _print_fields(found: dict[str, Any]) -> None:
+    """A mapping for people: plain values as lines, lists of mappings as tables."""
+    for name, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            _table(name, value[0], (row.values() for row in value))
+        else:
+            print(f"{name}: {value if value != [] else 'none'}")
 
 
 @app.command

@@ -129,7 +129,7 @@ class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     poll_budget_us: Annotated[int, option("time of one round of reading sockets; longer batches better, answers later",
                                           "us", ge=100, le=100_000)] = 2_000
     conversations_page_max: Annotated[int, option("entries of one `conversations` answer", "entries", reloadable=True,
-                                                  ge=1, le=1_000)] = 200
+                                                  ge=1, le=1_000)] = 100
     members_page_max: Annotated[int, option("entries of one `members` answer", "entries", reloadable=True,
                                             ge=1, le=5_000)] = 500
     history_page_max: Annotated[int, option("events of one `history` answer", "events", reloadable=True,

@@ -13,22 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 from engine.catchup import CatchUp
 from engine.config import Config, changed
-from engine.engine import Engine
 from engine.errors import OVERLOADED, EngineError
 from engine.fanout import Fanout
+from engine.log.cursors import CursorStore
 from engine.readers import ReaderPool
 from engine.router import Router
 from engine.tail import Tail
-from ext.poller import Batch, Poller
+from ext.poller import Batch
 from ext.session_table import SessionTable
 from gateway import auth, commands, listener, logs, proposals
 from gateway.admin import Admin
@@ -36,7 +34,8 @@ from gateway.cursors import TELL_INTERVAL_S, Cursors
 from gateway.drain import Drain
 from gateway.listener import StartError
 from gateway.metrics import exposition
-from gateway.reading import readings, readiness
+from gateway.parts import make_poller, merged, open_engine, verifier_of
+from gateway.reading import readiness, readings
 from gateway.session import Door, log
 from gateway.signals import Signals
 
@@ -57,7 +56,7 @@ class Gateway:
         self._woken = False
         self._cold: deque[tuple[int, bytes]] = deque()  # (origin, message)
         self._scheduled = False
-        self._timers: list[asyncio.TimerHandle] = []
+        self._bound: list[socket.socket] = []
         self._telling = False
         self.stopping = False
 
@@ -66,18 +65,23 @@ class Gateway:
     def open(self) -> None:
         """Binds the ports, opens the log; StartError with one line if either can't be."""
         server = self._config.server
-        self._clients = listener.bind("server.listen", server.listen)
-        self._operators = listener.bind("server.admin", server.admin) if server.admin else None
+        self._clients = self._bind("server.listen", server.listen)
+        self._operators = self._bind("server.admin", server.admin) if server.admin else None
         data = Path(server.data)
         try:
             data.mkdir(parents=True, exist_ok=True)
             keys = auth.open_keys(self._config.auth.keys, data)
-            self.engine = _open_engine(self._config, data, self._from_engine)
+            self.engine = open_engine(self._config, data, self._from_engine)
         except (auth.KeysError, EngineError) as error:
             raise StartError(str(error)) from None
         except OSError as error:
             raise StartError(f"server.data = {server.data!r}: {error.strerror or error}") from None
         self._compose(keys)
+
+    def _bind(self, option: str, address: str) -> socket.socket:
+        bound = listener.bind(option, address)
+        self._bound.append(bound)
+        return bound
 
     def _compose(self, keys: auth.KeySet) -> None:
         config, engine = self._config, self.engine
@@ -90,8 +94,10 @@ class Gateway:
         self.tail = Tail(reader, Router(view, self.fanout, self.sessions), view.sequence)
         self.door = Door(config, engine, view, self.sessions, self.poller, self.fanout)
         self.door.reader = reader
-        self.door.verifier = _verifier(keys, config)
-        self.door.cursors = Cursors(self.door, engine.cursors)
+        self.door.verifier = verifier_of(keys, config)
+        self.cursor_store = CursorStore.open(
+            Path(config.server.data) / "cursors", interval_s=config.log.cursors_interval_s)
+        self.door.cursors = Cursors(self.door, self.cursor_store)
         self.door.signals = Signals(self.door)
 
     async def start(self) -> dict[str, str]:
@@ -119,6 +125,10 @@ class Gateway:
             "durability": engine.durability,
         }
 
+    def _close_engine(self) -> None:
+        self.cursor_store.close()
+        self.engine.close()
+
     # ---- the two wake-ups ------------------------------------------------------------------------------------------
 
     def _from_engine(self, answers: bytes | None) -> None:
@@ -145,7 +155,8 @@ class Gateway:
         began = time.perf_counter()
         self._take(self.poller.run(self._config.gateway.poll_budget_us))
         self._advance()
-        self._note_slice(time.perf_counter() - began)
+        counters = self.door.counters
+        counters.loop_slice_max_seconds = max(counters.loop_slice_max_seconds, time.perf_counter() - began)
 
     # ---- one round -------------------------------------------------------------------------------------------------
 
@@ -245,7 +256,7 @@ class Gateway:
         """Takes what may change while running; says what needs a restart."""
         taken, restart = changed(self._config, config)
         self._config = self.door.config = merged(self._config, config, taken)
-        self.door.verifier = _verifier(self.door.verifier.keys, self._config)
+        self.door.verifier = verifier_of(self.door.verifier.keys, self._config)
         logs.configure(self._config.logging.level, self._config.logging.format)
         log.info("configuration read again", taken=taken, needs_restart=restart)
 
@@ -264,7 +275,12 @@ class Gateway:
         loop.remove_reader(self.poller.fileno())
         loop.remove_reader(self._wake)
         await self.admin.stop()
-        await loop.run_in_executor(None, self.engine.close)
         self.pool.close()
+        await loop.run_in_executor(None, self._close_engine)
         self.poller.shut()
         os.close(self._wake)
+
+    def release(self) -> None:
+        """Lets go of the ports, whatever state the start has reached."""
+        for bound in self._bound:
+            bound.close()

@@ -1,0 +1,23 @@
+"""The face of the gateway: the clients' door. What others may import by name; the rest is its own business."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gateway.client import Client
+    from gateway.listener import StartError
+    from gateway.serve import serve
+
+__all__ = ["Client", "StartError", "serve"]
+
+_HOMES = {"Client": "gateway.client", "StartError": "gateway.listener", "serve": "gateway.serve"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded at first use: the client needs no server, the command line needs neither to print a token."""
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,68 @@
+"""From the configuration to the parts: the one place where options become plain arguments.
+
+Used by server.py when it puts the gateway together and by a reload. Hot code receives ints, never the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from engine.config import Config
+from engine.engine import Engine
+from ext.poller import Poller
+from ext.session_table import SessionTable
+from gateway.auth import KeySet, Verifier
+
+
+def open_engine(config: Config, data: Path, wake: Callable[[bytes | None], None]) -> Engine:
+    """The engine of the data directory; `wake` is called from its committer's thread."""
+    log = config.log
+    return Engine.open(
+        data,
+        on_answers=wake,
+        on_committed=lambda sequence: wake(None),
+        shard=log.shard,
+        segment_bytes=log.segment_bytes,
+        intake_bytes_max=log.intake_bytes_max,
+        save_events_max=log.save_events_max,
+        save_interval_s=log.save_interval_s,
+        group_members_max=config.conversations.group_members_max,
+    )
+
+
+def make_poller(sessions: SessionTable, config: Config) -> Poller:
+    """The native loop of sockets with its limits."""
+    gateway = config.gateway
+    return Poller(
+        sessions,
+        frame_bytes_max=gateway.frame_bytes_max,
+        handshake_bytes_max=gateway.handshake_bytes_max,
+        connects_per_s_max=gateway.connects_per_s_max,
+        rate_per_s=gateway.rate_per_s,
+        rate_burst=gateway.rate_burst,
+        unanswered_max=gateway.unanswered_max,
+        hello_timeout_ms=gateway.hello_timeout_s * 1_000,
+        ping_interval_ms=gateway.ping_interval_s * 1_000,
+        idle_timeout_ms=gateway.idle_timeout_s * 1_000,
+        slow_timeout_ms=gateway.slow_timeout_s * 1_000,
+    )
+
+
+def verifier_of(keys: KeySet, config: Config) -> Verifier:
+    """Who checks tokens, with the settings of now."""
+    auth = config.auth
+    return Verifier(keys, auth.audience, auth.issuer, auth.leeway_s)
+
+
+def merged(old: Config, new: Config, taken: list[str]) -> Config:
+    """The old configuration with those options of the new one that a reload takes."""
+    sections = {}
+    for name in {option.split(".")[0] for option in taken}:
+        fields = [option.split(".")[1] for option in taken if option.startswith(name + ".")]
+        section = getattr(new, name)
+        sections[name] = msgspec.structs.replace(
+            getattr(old, name), **{field: getattr(section, field) for field in fields})
+    return msgspec.structs.replace(old, **sections)

@@ -1,0 +1,84 @@
+"""`gonets serve` from start to end: descriptors, uvloop, signals, and the life of one gateway.
+
+Called by gonets.py with a checked configuration. SIGTERM or SIGINT drains and stops; a second one stops at once;
+SIGHUP reads the configuration again. Whatever keeps it from starting is a StartError of one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+from collections.abc import Callable
+
+import uvloop
+
+from engine.config import Config, ConfigError
+from gateway import logs
+from gateway.listener import StartError
+from gateway.server import Gateway
+from gateway.session import log
+
+SPARE_DESCRIPTORS = 512  # segments, state, threads, the admin's connections
+
+
+def serve(
+    config: Config, ready: Callable[[dict[str, str]], None], reload: Callable[[], Config] | None = None
+) -> None:
+    """Runs until told to stop. `ready` gets the addresses; `reload` reads the configuration again."""
+    logs.configure(config.logging.level, config.logging.format)
+    raise_descriptor_limit(config.gateway.sessions_max + SPARE_DESCRIPTORS)
+    gateway = Gateway(config)
+    try:
+        gateway.open()
+        uvloop.run(_run(gateway, ready, reload))
+    finally:
+        gateway.release()
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Lifts the soft limit as far as wanted or allowed; says so if that may be too little."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    goal = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < goal:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
+    if goal < wanted:
+        log.info("descriptors", allowed=goal, wanted=wanted,
+                 hint="gateway.sessions_max can't be reached; raise the hard limit (ulimit -Hn)")
+
+
+async def _run(
+    gateway: Gateway, ready: Callable[[dict[str, str]], None], reload: Callable[[], Config] | None
+) -> None:
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    again = asyncio.Event()
+
+    def stop() -> None:
+        (again if told.is_set() else told).set()
+
+    def read_again() -> None:
+        if reload is None:
+            return
+        try:
+            gateway.reload(reload())
+        except ConfigError as error:
+            log.error("configuration not taken, the old one stays", reason=str(error))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, read_again)
+    addresses = await gateway.start()
+    log.info("serving", **addresses)
+    ready(addresses)
+    await told.wait()
+    drain = asyncio.ensure_future(gateway.drain())
+    hurry = asyncio.ensure_future(again.wait())
+    await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (drain, hurry):
+        task.cancel()
+    await gateway.stop()
+    log.info("stopped")
+
+
+__all__ = ["StartError", "raise_descriptor_limit", "serve"]

@@ -81,8 +81,8 @@ cdef class Admission:
     cdef int _run(self, const uint8_t *data, size_t size, uint64_t time_us) except -1 nogil
     cdef int _one(self, const uint8_t *at, uint64_t time_us) except -1 nogil
     cdef int _dialog(self, const uint8_t *at, Proposal *p, Window *window, uint64_t time_us) except -1 nogil
-    cdef int _publish(self, const uint8_t *at, Proposal *p, Window *window, uint64_t conversation,
-                      uint64_t time_us) except -1 nogil
+    cdef int _publish(self, const uint8_t *at, Proposal *p, Window *window, uint64_t conversation, uint64_t time_us,
+                      bint has_room) except -1 nogil
     cdef int _append(self, Head *head, uint64_t time_us, uint64_t user, uint64_t device, uint64_t counter,
                      const uint8_t *type, uint32_t type_bytes, const uint8_t *payload,
                      uint32_t payload_bytes) except -1 nogil

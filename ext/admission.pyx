@@ -233,7 +233,7 @@ cdef class Admission:
             return V_CONTROL
         if p.flags & P_PERSON:
             return self._dialog(at, &p, window, time_us)
-        return self._publish(at, &p, window, p.target, time_us)
+        return self._publish(at, &p, window, p.target, time_us, False)
 
     cdef int _dialog(self, const uint8_t *at, Proposal *p, Window *window, uint64_t time_us) except -1 nogil:
         """A publish to a person: into their dialog, or into the one that begins with it."""
@@ -251,7 +251,7 @@ cdef class Admission:
             return self._defer(at, p)
         dialog.flags |= E_USED
         if dialog.conversation != 0:
-            return self._publish(at, p, window, dialog.conversation, time_us)
+            return self._publish(at, p, window, dialog.conversation, time_us, False)
         if window == NULL:
             return self._defer(at, p)
         if p.flags & P_EXPECTED and p.expected != 0:
@@ -268,10 +268,10 @@ cdef class Admission:
         dialog_put(created, first, second)
         self._append(head, time_us, p.user, p.device, 0, <const uint8_t *>b"conversation.created", 20, created, DIALOG_BYTES)
         p.flags &= ~<uint32_t>P_EXPECTED  # it has been judged: there was nothing
-        return self._publish(at, p, window, dialog.conversation, time_us)
+        return self._publish(at, p, window, dialog.conversation, time_us, True)  # in the same block, come what may
 
-    cdef int _publish(self, const uint8_t *at, Proposal *p, Window *window, uint64_t conversation,
-                      uint64_t time_us) except -1 nogil:
+    cdef int _publish(self, const uint8_t *at, Proposal *p, Window *window, uint64_t conversation, uint64_t time_us,
+                      bint has_room) except -1 nogil:
         cdef Head *head = <Head *>flat_get(self.heads, conversation, 0)
         cdef Member *member
         cdef uint32_t role
@@ -304,7 +304,7 @@ cdef class Admission:
             return self._answer(p, conversation, 0, 0, 0, S_CLOSED, 0)
         if p.flags & P_EXPECTED and p.expected != head.conversation_sequence:
             return self._answer(p, conversation, 0, head.conversation_sequence, 0, S_CONFLICT, 0)
-        if not self._room(RECORD_BYTES + p.type_bytes + p.payload_bytes, 1):
+        if not has_room and not self._room(RECORD_BYTES + p.type_bytes + p.payload_bytes, 1):
             return V_FULL
         self._append(head, time_us, p.user, p.device, p.counter, p.type, p.type_bytes, p.type + p.type_bytes,
                      p.payload_bytes)

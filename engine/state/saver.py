@@ -97,6 +97,7 @@ class Saver:
             while self._fold_some() and self._folded - self.position < self._events_max:
                 pass
             self.save()
+        self.save()  # what the thread had folded before it was stopped
 
     # Folding and saving.
 

@@ -1,0 +1,249 @@
+"""The second implementation of admission: dictionaries, lists and ifs, slow and plain.
+
+What ext/admission, ext/tables and engine/control.py do with tables and rows is done here with the whole history in
+memory. It knows nothing of their code, only of the promises: repeats first, then the window, then who one is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+APPENDED, REPEAT, TOO_OLD, JUMP, CONFLICT, UNKNOWN, FORBIDDEN, CLOSED = 0, 1, 10, 11, 12, 13, 14, 15
+BAD_TYPE, TOO_LARGE, BAD_TARGET, BAD_PAYLOAD, LIMIT, UNCHANGED, BAD_ID, BAD_COUNTER = 16, 17, 18, 19, 20, 21, 22, 27
+ID_MAX = 2**53 - 1
+SPEAKERS = {"dialog": {"member"}, "group": {"owner", "admin", "member"}, "channel": {"owner", "admin", "writer"}}
+RUNNERS = {"owner", "admin"}
+GIVES = {
+    ("group", "owner"): {"owner", "admin", "member"}, ("group", "admin"): {"member"},
+    ("channel", "owner"): {"owner", "admin", "writer", "follower"}, ("channel", "admin"): {"writer", "follower"},
+}
+ROLES = {"dialog": {"member"}, "group": {"owner", "admin", "member"}, "channel": {"owner", "admin", "writer", "follower"}}
+ORDINARY = {"dialog": "member", "group": "member", "channel": "follower"}
+
+
+@dataclass
+class Talk:
+    """A conversation of the model."""
+
+    kind: str
+    title: str
+    history: bool
+    created: int
+    closed: bool = False
+    roles: dict[int, str] = field(default_factory=dict)
+    intervals: dict[int, list[list[int | None]]] = field(default_factory=dict)
+    events: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Event:
+    """A stored event of the model."""
+
+    sequence: int
+    conversation: int
+    conversation_sequence: int
+    previous: int
+    sender: int
+    device: int
+    counter: int
+    type: str
+    content: dict
+
+
+class Model:
+    """publish() gives (status, conversation, sequence, conversation sequence)."""
+
+    def __init__(self, group_members_max: int = 5_000) -> None:
+        self.talks: dict[int, Talk] = {}
+        self.dialogs: dict[tuple[int, int], int] = {}
+        self.log: list[Event] = []
+        self.published: dict[tuple[int, int], dict[int, int]] = {}
+        self.deleted: dict[int, int] = {}
+        self.group_members_max = group_members_max
+
+    def publish(self, user: int, device: int, counter: int, target: int, type_name: str, content: dict, *,
+                person: bool = False, expected: int | None = None) -> tuple[int, int, int, int]:
+        """Judges one proposal and appends it if it may be."""
+        if not (1 <= user <= ID_MAX and 1 <= device <= ID_MAX):
+            return BAD_ID, 0, 0, 0
+        if not 1 <= counter <= ID_MAX:
+            return BAD_COUNTER, 0, 0, 0
+        seen = self.published.setdefault((user, device), {})
+        highest = max(seen, default=0)
+        if counter <= highest - 64:
+            return TOO_OLD, 0, 0, 0
+        if counter in seen:
+            event = self.log[seen[counter] - 1]
+            return REPEAT, event.conversation, event.sequence, event.conversation_sequence
+        if counter > highest + 65536:
+            return JUMP, 0, 0, 0
+        status, conversation, extra, events = self._judge(user, target, type_name, content, person, expected)
+        if status != APPENDED:
+            return status, conversation, 0, extra
+        for kind, body in events[:-1]:
+            self._append(conversation, user, device, 0, kind, body)
+        event = self._append(conversation, user, device, counter, *events[-1])
+        seen[counter] = event.sequence
+        return APPENDED, conversation, event.sequence, event.conversation_sequence
+
+    def _judge(self, user, target, type_name, content, person, expected):
+        if type_name == "conversation.created":
+            return self._judge_created(user, content, expected)
+        conversation, events = target, []
+        if person:
+            if user == target:
+                return BAD_TARGET, 0, 0, []
+            pair = (min(user, target), max(user, target))
+            conversation = self.dialogs.get(pair, 0)
+            if not conversation and "." not in type_name:
+                if expected:
+                    return CONFLICT, 0, 0, []
+                expected = None
+                conversation = len(self.talks) + 1
+                events = [("conversation.created", {"kind": "dialog", "title": "", "history": True,
+                                                    "members": [(pair[0], "member"), (pair[1], "member")]})]
+                return APPENDED, conversation, 0, [*events, (type_name, content)]
+        talk = self.talks.get(conversation)
+        if talk is None:
+            return UNKNOWN, 0, 0, []
+        role = talk.roles.get(user, "")
+        if not role and talk.kind != "channel":
+            return UNKNOWN, 0, 0, []
+        status, body = self._rights(talk, user, role, type_name, content)
+        if status in (FORBIDDEN, UNCHANGED, BAD_PAYLOAD) and body is None:
+            return status, conversation, 0, []
+        if talk.closed and type_name != "member.left":
+            return CLOSED, conversation, 0, []
+        if expected is not None and expected != len(talk.events):
+            return CONFLICT, conversation, len(talk.events), []
+        if status:
+            return status, conversation, 0, []
+        return APPENDED, conversation, 0, [(type_name, body)]
+
+    def _rights(self, talk, user, role, type_name, content):
+        """(status, body): body None = refused before closed and expected are looked at."""
+        speaks = role in SPEAKERS[talk.kind]
+        gives = GIVES.get((talk.kind, role), set())
+        subject = content.get("user", 0)
+        subject_role = talk.roles.get(subject, "")
+        if type_name == "member.added":
+            wanted = content.get("role") or ORDINARY[talk.kind]
+            if wanted not in ROLES[talk.kind]:
+                return BAD_PAYLOAD, None
+            if subject == user:
+                if role:
+                    return UNCHANGED, None
+                return (FORBIDDEN if wanted != "follower" else self._room(talk)), {"user": user, "role": wanted}
+            if role not in RUNNERS:
+                return FORBIDDEN, None
+            if wanted not in gives:
+                return FORBIDDEN, content
+            return (UNCHANGED if subject_role else self._room(talk)), {"user": subject, "role": wanted}
+        if type_name == "member.removed":
+            if role not in RUNNERS:
+                return FORBIDDEN, None
+            if not subject_role:
+                return UNCHANGED, content
+            return (FORBIDDEN if subject == user or subject_role not in gives else 0), content
+        if type_name == "member.left":
+            if subject != user:
+                return BAD_PAYLOAD, None
+            return (FORBIDDEN, None) if not role or talk.kind == "dialog" else (0, content)
+        if type_name == "member.role":
+            if content["role"] not in ROLES[talk.kind]:
+                return BAD_PAYLOAD, None
+            if not (role == "owner" or (role == "admin" and talk.kind == "channel")):
+                return FORBIDDEN, None
+            if not subject_role:
+                return BAD_TARGET, content
+            if subject_role == content["role"]:
+                return UNCHANGED, content
+            return (0 if subject_role in gives and content["role"] in gives else FORBIDDEN), content
+        if type_name == "conversation.renamed":
+            if role not in RUNNERS:
+                return FORBIDDEN, None
+            return (UNCHANGED if content["title"] == talk.title else 0), content
+        if type_name == "conversation.closed":
+            if role != "owner":
+                return FORBIDDEN, None
+            return (UNCHANGED, None) if talk.closed else (0, content)
+        if type_name == "message.deleted":
+            if not speaks:
+                return FORBIDDEN, None
+            return self._aimed(talk, user, role, content, "deleted"), content
+        if type_name == "message.edited":
+            return (self._aimed(talk, user, role, content, "edited"), content) if speaks else (FORBIDDEN, None)
+        if type_name == "message.reaction":
+            return (self._aimed(talk, user, role, content, "reaction"), content) if role else (FORBIDDEN, None)
+        return (0, content) if speaks else (FORBIDDEN, None)
+
+    def _room(self, talk):
+        return LIMIT if talk.kind == "group" and len(talk.roles) >= self.group_members_max else 0
+
+    def _aimed(self, talk, user, role, content, what):
+        sequence = content["target"]
+        if sequence > len(self.log) or sequence not in talk.events or not self.sees(user, talk, sequence):
+            return BAD_TARGET
+        target = self.log[sequence - 1]
+        if target.type.startswith(("conversation.", "member.", "message.")):
+            return BAD_TARGET
+        if what == "edited" and target.sender != user:
+            return FORBIDDEN
+        if what == "deleted" and target.sender != user and role not in RUNNERS:
+            return FORBIDDEN
+        if sequence in self.deleted:
+            return UNCHANGED if what == "deleted" else BAD_TARGET
+        return 0
+
+    @staticmethod
+    def sees(user: int, talk: Talk, sequence: int) -> bool:
+        """Whether a sequence lies in one of the user's intervals."""
+        return any(first <= sequence and (last is None or sequence <= last) for first, last in talk.intervals.get(user, []))
+
+    def _judge_created(self, user, content, expected):
+        if content["kind"] not in ("group", "channel"):
+            return BAD_PAYLOAD, 0, 0, []
+        if expected:
+            return CONFLICT, 0, 0, []
+        members = {user: "owner"}
+        for other, name in content["members"]:
+            role = name or ORDINARY[content["kind"]]
+            if role not in GIVES[content["kind"], "owner"]:
+                return BAD_PAYLOAD, 0, 0, []
+            members.setdefault(other, role)
+        if content["kind"] == "group" and len(members) > self.group_members_max:
+            return LIMIT, 0, 0, []
+        body = {**content, "members": list(members.items())}
+        return APPENDED, len(self.talks) + 1, 0, [("conversation.created", body)]
+
+    def _append(self, conversation, user, device, counter, type_name, content) -> Event:
+        sequence = len(self.log) + 1
+        if type_name == "conversation.created":
+            talk = Talk(content["kind"], content["title"], content["history"], sequence)
+            self.talks[conversation] = talk
+            for member, role in content["members"]:
+                talk.roles[member] = role
+                talk.intervals[member] = [[sequence, None]]
+            if talk.kind == "dialog":
+                self.dialogs[tuple(member for member, _ in content["members"])] = conversation
+        talk = self.talks[conversation]
+        event = Event(sequence, conversation, len(talk.events) + 1, talk.events[-1] if talk.events else 0, user, device,
+                      counter, type_name, content)
+        self.log.append(event)
+        talk.events.append(sequence)
+        if type_name == "member.added":
+            first = talk.created if talk.history and content["user"] not in talk.intervals else sequence
+            talk.intervals.setdefault(content["user"], []).append([first, None])
+            talk.roles[content["user"]] = content["role"]
+        elif type_name in ("member.removed", "member.left"):
+            talk.intervals[content["user"]][-1][1] = sequence
+            del talk.roles[content["user"]]
+        elif type_name == "member.role":
+            talk.roles[content["user"]] = content["role"]
+        elif type_name == "conversation.renamed":
+            talk.title = content["title"]
+        elif type_name == "conversation.closed":
+            talk.closed = True
+        elif type_name == "message.deleted":
+            self.deleted[content["target"]] = sequence
+        return event

@@ -98,7 +98,8 @@ def serve(
     ] = False,
 ) -> None:
     """Runs the log and the gateway until SIGTERM or Ctrl-C; then drains and stops."""
-    from gateway import StartError, serve as run
+    from gateway import StartError
+    from gateway import serve as run
 
     loaded = _load(config, server__data=data, server__listen=listen, server__admin=admin)
 
@@ -165,7 +166,7 @@ def _development_token(config: configuration.Config, user: int, device: int | No
     from gateway.auth import ID_MAX, KeysError, development_token
 
     if config.auth.keys:
-        fail(f"auth.keys = {config.auth.keys!r} is set: tokens come from your issuer; unset it to make development tokens")
+        fail(f"auth.keys = {config.auth.keys!r} is set: tokens come from your issuer; unset it for development tokens")
     for name, value in (("--user", user), ("--device", 1 if device is None else device)):
         if not 1 <= value <= ID_MAX:
             fail(f"{name} {value}: must be 1 to {ID_MAX}")
@@ -253,7 +254,8 @@ def read(
     if as_json:
         _print_json({"events": events})
         return
-    columns = ("sequence", "conversation", "conversation_sequence", "previous", "time", "sender", "device", "counter", "type")
+    columns = (
+        "sequence", "conversation", "conversation_sequence", "previous", "time", "sender", "device", "counter", "type")
     _table(f"Events from {from_sequence}", columns, ([event[name] for name in columns] for event in events))
 
 
@@ -283,7 +285,7 @@ def listen(
     *,
     user: Annotated[int, Parameter(help="who listens")],
     device: Annotated[int, Parameter(help="as which device")] = LISTEN_DEVICE,
-    resume: Annotated[bool, Parameter(negative="", help="go on from where the last `listen` of this device ended")] = False,
+    resume: Annotated[bool, Parameter(negative="", help="go on where the last `listen` of this device ended")] = False,
     count: Annotated[int | None, Parameter(help="end after so many events")] = None,
     url: UrlOption = DEFAULT_URL,
     token: Annotated[str | None, Parameter(help="default: a development token", env_var="GONETS_TOKEN")] = None,
@@ -324,8 +326,8 @@ def send(
     if as_json:
         _print_json(receipt)
     else:
-        print(f"{receipt['status']}: conversation {receipt['conversation']}, its event {receipt['conversation_sequence']},"
-              f" sequence {receipt['sequence']} in the log")
+        print(f"{receipt['status']}: conversation {receipt['conversation']}, its event"
+              f" {receipt['conversation_sequence']}, sequence {receipt['sequence']} in the log")
     if receipt["status"] not in ("appended", "repeat"):
         raise SystemExit(1)
 

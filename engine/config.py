@@ -48,17 +48,24 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data: Annotated[str, option("directory of log, state and cursors; one process at a time", "path", min_length=1)] = (
         "./data"
     )
-    listen: Annotated[str, option("address of the clients' door; port 0 takes a free one", "host:port", pattern=ADDRESS)] = (
-        "127.0.0.1:8800"
-    )
+    listen: Annotated[
+        str, option("address of the clients' door; port 0 takes a free one", "host:port", pattern=ADDRESS)
+    ] = "127.0.0.1:8800"
     admin: Annotated[
         str,
-        option("address of /metrics, /healthz, /readyz; empty = none; never public", "host:port", pattern=ADDRESS_OR_NONE),
+        option(
+            "address of /metrics, /healthz, /readyz; empty = none; never public", "host:port", pattern=ADDRESS_OR_NONE
+        ),
     ] = "127.0.0.1:8801"
     drain_s: Annotated[
         int,
-        option("time over which sessions are sent away on SIGTERM; too short makes a storm elsewhere", "s",
-               reloadable=True, ge=0, le=3600),
+        option(
+            "time over which sessions are sent away on SIGTERM; too short makes a storm elsewhere",
+            "s",
+            reloadable=True,
+            ge=0,
+            le=3600,
+        ),
     ] = 10
 
 
@@ -67,8 +74,11 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     keys: Annotated[
         str,
-        option("JWKS file with public keys (Ed25519, P-256, RSA ≥ 2048); read again when it changes; empty = the"
-               " development key in the data directory", "path"),
+        option(
+            "JWKS file with public keys (Ed25519, P-256, RSA ≥ 2048); read again when it changes; empty = the"
+            " development key in the data directory",
+            "path",
+        ),
     ] = ""
     audience: Annotated[str, option("what `aud` must be or contain", "text", reloadable=True, min_length=1)] = "gonets"
     issuer: Annotated[str, option("what `iss` must be; empty = not looked at", "text", reloadable=True)] = ""
@@ -86,72 +96,113 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 1 << 30
     intake_bytes_max: Annotated[
         int,
-        option("publishes that may wait for admission; too small answers `overloaded` in bursts, too large makes them"
-               " wait instead", "bytes", ge=1 << 17, le=1 << 30),
+        option(
+            "publishes that may wait for admission; too small answers `overloaded` in bursts, too large makes them"
+            " wait instead",
+            "bytes",
+            ge=1 << 17,
+            le=1 << 30,
+        ),
     ] = 32 << 20
     save_events_max: Annotated[
         int,
-        option("events after which the state is saved; more means a longer replay after a crash", "events",
-               ge=1_000, le=10_000_000),
+        option(
+            "events after which the state is saved; more means a longer replay after a crash",
+            "events",
+            ge=1_000,
+            le=10_000_000,
+        ),
     ] = 1_000_000
-    save_interval_s: Annotated[
-        int, option("time after which the state is saved, whatever came", "s", ge=1, le=600)
-    ] = 10
+    save_interval_s: Annotated[int, option("time after which the state is saved, whatever came", "s", ge=1, le=600)] = (
+        10
+    )
     cursors_interval_s: Annotated[
-        float, option("how often delivered and read marks are written; a crash loses this much of them", "s",
-                      ge=0.05, le=60)
+        float,
+        option("how often delivered and read marks are written; a crash loses this much of them", "s", ge=0.05, le=60),
     ] = 2.0
 
 
 class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits of sessions."""
 
-    sessions_max: Annotated[int, option("sessions of this process; the next is answered 503", "sessions",
-                                        ge=1, le=4_000_000)] = 100_000
-    sessions_per_user_max: Annotated[int, option("devices of one user at a time; the next is closed with 4504",
-                                                 "sessions", reloadable=True, ge=1, le=1_000)] = 16
-    connects_per_s_max: Annotated[int, option("handshakes a second; more wait in the kernel's queue", "1/s",
-                                              ge=1, le=1_000_000)] = 20_000
-    frame_bytes_max: Annotated[int, option("size of one message from a client; 64 KiB of payload in base64 must fit",
-                                           "bytes", ge=92_160, le=1 << 20)] = 131_072
-    handshake_bytes_max: Annotated[int, option("size of the HTTP head of a handshake", "bytes", ge=1_024, le=65_536)] = (
-        16_384
-    )
-    rate_per_s: Annotated[int, option("commands a second that a session may send for long", "1/s", ge=1, le=1_000_000)] = 100
+    sessions_max: Annotated[
+        int, option("sessions of this process; the next is answered 503", "sessions", ge=1, le=4_000_000)
+    ] = 100_000
+    sessions_per_user_max: Annotated[
+        int,
+        option(
+            "devices of one user at a time; the next is closed with 4504", "sessions", reloadable=True, ge=1, le=1_000
+        ),
+    ] = 16
+    connects_per_s_max: Annotated[
+        int, option("handshakes a second; more wait in the kernel's queue", "1/s", ge=1, le=1_000_000)
+    ] = 20_000
+    frame_bytes_max: Annotated[
+        int,
+        option(
+            "size of one message from a client; 64 KiB of payload in base64 must fit", "bytes", ge=92_160, le=1 << 20
+        ),
+    ] = 131_072
+    handshake_bytes_max: Annotated[
+        int, option("size of the HTTP head of a handshake", "bytes", ge=1_024, le=65_536)
+    ] = 16_384
+    rate_per_s: Annotated[
+        int, option("commands a second that a session may send for long", "1/s", ge=1, le=1_000_000)
+    ] = 100
     rate_burst: Annotated[int, option("commands that a session may send at once", "commands", ge=1, le=1_000_000)] = 300
-    unanswered_max: Annotated[int, option("publishes of a device without an answer; the repeat window is 64", "publishes",
-                                          ge=1, le=64)] = 64
+    unanswered_max: Annotated[
+        int, option("publishes of a device without an answer; the repeat window is 64", "publishes", ge=1, le=64)
+    ] = 64
     hello_timeout_s: Annotated[int, option("time from connect to hello, then close 4005", "s", ge=1, le=300)] = 10
     ping_interval_s: Annotated[int, option("silence after which the server pings", "s", ge=1, le=3600)] = 30
     idle_timeout_s: Annotated[int, option("silence after which a session is closed with 4000", "s", ge=2, le=7200)] = 75
-    slow_timeout_s: Annotated[int, option("a session that takes no byte for so long is closed with 4002", "s",
-                                          ge=1, le=3600)] = 60
-    poll_budget_us: Annotated[int, option("time of one round of reading sockets; longer batches better, answers later",
-                                          "us", ge=100, le=100_000)] = 2_000
-    conversations_page_max: Annotated[int, option("entries of one `conversations` answer", "entries", reloadable=True,
-                                                  ge=1, le=1_000)] = 100
-    members_page_max: Annotated[int, option("entries of one `members` answer", "entries", reloadable=True,
-                                            ge=1, le=5_000)] = 500
-    history_page_max: Annotated[int, option("events of one `history` answer", "events", reloadable=True,
-                                            ge=1, le=100)] = 100
-    jobs_per_session_max: Annotated[int, option("history and resume jobs of one session at a time", "jobs",
-                                                reloadable=True, ge=1, le=64)] = 4
+    slow_timeout_s: Annotated[
+        int, option("a session that takes no byte for so long is closed with 4002", "s", ge=1, le=3600)
+    ] = 60
+    poll_budget_us: Annotated[
+        int,
+        option("time of one round of reading sockets; longer batches better, answers later", "us", ge=100, le=100_000),
+    ] = 2_000
+    conversations_page_max: Annotated[
+        int, option("entries of one `conversations` answer", "entries", reloadable=True, ge=1, le=1_000)
+    ] = 100
+    members_page_max: Annotated[
+        int, option("entries of one `members` answer", "entries", reloadable=True, ge=1, le=5_000)
+    ] = 500
+    history_page_max: Annotated[
+        int, option("events of one `history` answer", "events", reloadable=True, ge=1, le=100)
+    ] = 100
+    jobs_per_session_max: Annotated[
+        int, option("history and resume jobs of one session at a time", "jobs", reloadable=True, ge=1, le=64)
+    ] = 4
 
 
 class Fanout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How committed events reach sessions."""
 
-    ring_bytes: Annotated[int, option("frames kept ready for live sessions; a session further behind reads the log",
-                                      "bytes", ge=4 << 20, le=4 << 30)] = 64 << 20
-    flush_budget_us: Annotated[int, option("time of one slice of sending; longer delays dialogs behind broadcasts", "us",
-                                           ge=100, le=50_000)] = 1_000
-    resume_events_max: Annotated[int, option("events that a resume sends of one conversation before it answers a gap",
-                                             "events", ge=10, le=100_000)] = 1_000
-    resume_hops_max: Annotated[int, option("records that a resume may look at in all", "records", ge=100,
-                                           le=10_000_000)] = 20_000
+    ring_bytes: Annotated[
+        int,
+        option(
+            "frames kept ready for live sessions; a session further behind reads the log",
+            "bytes",
+            ge=4 << 20,
+            le=4 << 30,
+        ),
+    ] = 64 << 20
+    flush_budget_us: Annotated[
+        int, option("time of one slice of sending; longer delays dialogs behind broadcasts", "us", ge=100, le=50_000)
+    ] = 1_000
+    resume_events_max: Annotated[
+        int,
+        option("events that a resume sends of one conversation before it answers a gap", "events", ge=10, le=100_000),
+    ] = 1_000
+    resume_hops_max: Annotated[
+        int, option("records that a resume may look at in all", "records", ge=100, le=10_000_000)
+    ] = 20_000
     gap_newest_events: Annotated[int, option("newest events that come with a gap", "events", ge=0, le=100)] = 30
-    pool_threads: Annotated[int, option("threads that read the log for resume, slow sessions and history", "threads",
-                                        ge=1, le=64)] = 2
+    pool_threads: Annotated[
+        int, option("threads that read the log for resume, slow sessions and history", "threads", ge=1, le=64)
+    ] = 2
 
 
 class Conversations(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -159,21 +210,30 @@ class Conversations(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     group_members_max: Annotated[int, option("members of a group", "members", ge=2, le=5_000)] = 5_000
     cursor_members_max: Annotated[
-        int, option("groups up to this size see who has received and read; it costs members² pushes", "members",
-                    reloadable=True, ge=0, le=5_000)
+        int,
+        option(
+            "groups up to this size see who has received and read; it costs members² pushes",
+            "members",
+            reloadable=True,
+            ge=0,
+            le=5_000,
+        ),
     ] = 100
     typing_members_max: Annotated[
-        int, option("groups up to this size see who is typing, and presence", "members", reloadable=True, ge=0, le=5_000)
+        int,
+        option("groups up to this size see who is typing, and presence", "members", reloadable=True, ge=0, le=5_000),
     ] = 200
 
 
 class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the process says on stderr."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], option("least serious line written", reloadable=True)] = (
-        "info"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], option("least serious line written", reloadable=True)
+    ] = "info"
+    format: Annotated[Literal["auto", "console", "json"], option("auto: console on a terminal, else JSON lines")] = (
+        "auto"
     )
-    format: Annotated[Literal["auto", "console", "json"], option("auto: console on a terminal, else JSON lines")] = "auto"
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,9 +269,7 @@ class Row(Struct, frozen=True):
     meaning: str
 
 
-SECTIONS: dict[str, type[Struct]] = {
-    field.name: field.type for field in msgspec.structs.fields(Config)
-}
+SECTIONS: dict[str, type[Struct]] = {field.name: field.type for field in msgspec.structs.fields(Config)}
 
 
 def _fields() -> Iterator[tuple[str, str, Any, Meta, Any]]:
@@ -242,9 +300,7 @@ def limits_text(annotated: Any) -> str:
     return f"{text} {unit}".strip() if unit not in ("", "host:port", "path", "text") else text
 
 
-def load(
-    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None
-) -> Loaded:
+def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None) -> Loaded:
     """Defaults, then the file, then the environment, then flags (dotted names; None = not given)."""
     values: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
     sources: dict[str, str] = {}
@@ -267,7 +323,7 @@ def load(
             take(dotted, value, str(path), strict=True)
     for name, text in sorted(environ.items()):
         if name.startswith(ENVIRONMENT_PREFIX):
-            section, _, field = name[len(ENVIRONMENT_PREFIX):].lower().partition("_")
+            section, _, field = name[len(ENVIRONMENT_PREFIX) :].lower().partition("_")
             if section in SECTIONS:
                 take(f"{section}.{field}", text, name, strict=False)
     for dotted, flag in (flags or {}).items():
@@ -303,13 +359,21 @@ def _check_relations(config: Config) -> None:
     """What no single field can say; one relation a line, in words that name both options."""
     gateway, server = config.gateway, config.server
     if gateway.idle_timeout_s <= gateway.ping_interval_s:
-        raise ConfigError("gateway.idle_timeout_s", gateway.idle_timeout_s,
-                          f"must be more than gateway.ping_interval_s = {gateway.ping_interval_s}")
+        raise ConfigError(
+            "gateway.idle_timeout_s",
+            gateway.idle_timeout_s,
+            f"must be more than gateway.ping_interval_s = {gateway.ping_interval_s}",
+        )
     if gateway.rate_burst < gateway.rate_per_s // 10:
-        raise ConfigError("gateway.rate_burst", gateway.rate_burst,
-                          f"must be at least a tenth of gateway.rate_per_s = {gateway.rate_per_s}")
+        raise ConfigError(
+            "gateway.rate_burst",
+            gateway.rate_burst,
+            f"must be at least a tenth of gateway.rate_per_s = {gateway.rate_per_s}",
+        )
     if server.admin and server.admin == server.listen and not server.listen.endswith(":0"):
-        raise ConfigError("server.admin", server.admin, "must differ from server.listen: it shows what clients may not see")
+        raise ConfigError(
+            "server.admin", server.admin, "must differ from server.listen: it shows what clients may not see"
+        )
     for name, address in (("server.listen", server.listen), ("server.admin", server.admin)):
         if address and int(address.rpartition(":")[2]) > 65_535:
             raise ConfigError(name, address, "the port must be 0 to 65535")
@@ -321,17 +385,19 @@ def describe(loaded: Loaded) -> list[Row]:
     for section, name, annotated, meta, default in _fields():
         dotted = f"{section}.{name}"
         extra = meta.extra or {}
-        rows.append(Row(
-            option=dotted,
-            value=getattr(getattr(loaded.config, section), name),
-            default=default,
-            unit=extra["unit"],
-            limits=limits_text(annotated),
-            reloadable=extra["reloadable"],
-            source=loaded.sources.get(dotted, "default"),
-            environment=f"{ENVIRONMENT_PREFIX}{section.upper()}_{name.upper()}",
-            meaning=re.sub(r"\s+", " ", meta.description or ""),
-        ))
+        rows.append(
+            Row(
+                option=dotted,
+                value=getattr(getattr(loaded.config, section), name),
+                default=default,
+                unit=extra["unit"],
+                limits=limits_text(annotated),
+                reloadable=extra["reloadable"],
+                source=loaded.sources.get(dotted, "default"),
+                environment=f"{ENVIRONMENT_PREFIX}{section.upper()}_{name.upper()}",
+                meaning=re.sub(r"\s+", " ", meta.description or ""),
+            )
+        )
     return rows
 
 

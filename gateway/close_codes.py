@@ -46,7 +46,7 @@ TABLE: tuple[CloseCode, ...] = (
     CloseCode(PROTOCOL_ERROR, "protocol_error", False, "a frame broke RFC 6455: mend the client"),
     CloseCode(UNSUPPORTED, "unsupported", False, "text frames on msgpack, or binary frames on json: mend the client"),
     CloseCode(BAD_UTF8, "bad_utf8", False, "a text frame was not UTF-8: mend the client"),
-    CloseCode(TOO_BIG, "too_big", False, "a message was over limits.frame_bytes_max: send less, larger things by reference"),
+    CloseCode(TOO_BIG, "too_big", False, "a message was over limits.frame_bytes_max: larger things go by reference"),
     CloseCode(INTERNAL, "internal", True, "the server failed at something of its own: reconnect with back-off"),
     CloseCode(IDLE, "idle", True, "nothing was heard for limits.idle_timeout_s, not even a pong: reconnect"),
     CloseCode(DRAIN, "drain", True, "the server is going down or moving: reconnect after retry_after_ms"),
@@ -58,7 +58,7 @@ TABLE: tuple[CloseCode, ...] = (
     CloseCode(REPLACED, "replaced", False, "the same device connected again: that one goes on, this one stops"),
     CloseCode(BAD_TOKEN, "bad_token", False, "the token will never be accepted here: sign in again"),
     CloseCode(CLIENT_TOO_OLD, "client_too_old", False, "update the client: its protocol is no longer spoken"),
-    CloseCode(BAD_COMMAND, "bad_command", False, "a message was no map with `op`, or came before hello: mend the client"),
+    CloseCode(BAD_COMMAND, "bad_command", False, "a message was no map with `op`, or before hello: mend the client"),
     CloseCode(TOO_MANY_SESSIONS, "too_many_sessions", False, "close another device of this user first"),
     CloseCode(RATE_ABUSE, "rate_abuse", False, "the client went on far above limits.rate_per_s: mend the client"),
 )

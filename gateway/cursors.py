@@ -61,7 +61,7 @@ class Cursors:
         return bool(self._moved)
 
     def tell(self) -> None:
-        """Tells what has moved since the last call: to all members of small conversations, else to one's own devices."""
+        """Tells what has moved since the last call: all members of small conversations, else one's own devices."""
         moved, self._moved = self._moved, {}
         door = self._door
         for (conversation, user), session in moved.items():

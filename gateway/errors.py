@@ -37,6 +37,6 @@ TABLE: dict[str, ErrorRow] = {
     "too_many_jobs": ErrorRow(True, "wait for the answers to earlier history commands"),
     "rate_limited": ErrorRow(True, "slow down to limits.rate_per_s; retry after retry_after_ms"),
     "overloaded": ErrorRow(True, "the same command again after retry_after_ms"),
-    "unavailable": ErrorRow(True, "the writer has stopped; reading goes on; the same command again after retry_after_ms"),
+    "unavailable": ErrorRow(True, "the writer has stopped, reading goes on; again after retry_after_ms"),
     "internal": ErrorRow(True, "a mistake of the server, noted in its log; try again once"),
 }

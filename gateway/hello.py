@@ -1,8 +1,8 @@
 """Hello: from a token to a session that receives.
 
 Called by commands.py for the first message of a connection. In one step of the loop: token, protocol version, the
-device's earlier session replaced, interest of all open memberships registered, welcome; then engine/catchup.py takes the session from its
-position (a new device: the router's own) to live. Because all of it is one step, no event falls between.
+device's earlier session replaced, interest of all open memberships registered, welcome; then engine/catchup.py takes
+the session from its position (a new device: the router's own) to live. Because all is one step, no event falls between.
 
 Invariants: an identity never changes within a connection; a device has one session.
 Cost: one signature check and one look-up of the user's memberships, whose number is the cost of the interest.

@@ -36,7 +36,7 @@ def bind(option: str, address: str) -> socket.socket:
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:
-            raise StartError(f"{option} = {address!r}: the port is taken; stop what uses it or choose another") from None
+            raise StartError(f"{option} = {address!r}: the port is taken; stop its user or choose another") from None
         raise StartError(f"{option} = {address!r}: {error.strerror}") from None
     bound.setblocking(False)
     return bound

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from ext.poller import Poller
+from ext.session_table import SessionTable
 
 from engine.config import Config
 from engine.engine import Engine
-from ext.poller import Poller
-from ext.session_table import SessionTable
 from gateway.auth import KeySet, Verifier
 
 

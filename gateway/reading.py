@@ -6,6 +6,7 @@ the engine's and those of session.py.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def readiness(gateway: Gateway) -> tuple[bool, str]:
 def readings(gateway: Gateway) -> dict[str, float]:
     """Every value that the metrics table asks for."""
     door, counters = gateway.door, gateway.door.counters
-    values: dict[str, float] = {name: getattr(counters, name) for name in counters.__slots__}
+    values: dict[str, float] = asdict(counters)
     counters.loop_slice_max_seconds = 0.0
     for source in (gateway.poller.counters(), gateway.fanout.counters(), gateway.engine.stats()):
         for name, value in source.items():

@@ -26,7 +26,7 @@ Role = Annotated[str, Meta(min_length=1, max_length=16)]
 Text = Annotated[str, Meta(max_length=65_536)]
 
 
-class Request(Struct, tag_field="op", kw_only=True, frozen=True, gc=False):
+class Request(Struct, tag_field="op", kw_only=True, gc=False):
     """What all commands share: an `id` to find the answer by."""
 
     id: Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
@@ -159,7 +159,7 @@ AnyRequest = (
     | Members | Conversations | History | Delivered | Read | Typing | Presence | Ping
 )
 
-OPS: tuple[str, ...] = tuple(sorted(cls.__struct_config__.tag for cls in AnyRequest.__args__))  # type: ignore[attr-defined]
+OPS: tuple[str, ...] = tuple(sorted(cls.__struct_config__.tag for cls in AnyRequest.__args__))
 
 _decoders: dict[int, Any] = {
     pushes.MSGPACK: msgspec.msgpack.Decoder(AnyRequest), pushes.JSON: msgspec.json.Decoder(AnyRequest)
@@ -193,7 +193,8 @@ def decode(encoding: int, message: bytes) -> AnyRequest:
 def _judge(encoding: int, message: bytes, error: Exception) -> Exception:
     """Finds out what was wrong, and what of `id` and `counter` can be given back."""
     if not isinstance(error, msgspec.ValidationError):
-        return Malformed("the message is not one " + ("MessagePack map" if encoding == pushes.MSGPACK else "JSON object"))
+        expected = "MessagePack map" if encoding == pushes.MSGPACK else "JSON object"
+        return Malformed(f"the message is not one {expected}")
     try:
         fields = _lenient[encoding].decode(message)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):

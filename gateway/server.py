@@ -16,18 +16,20 @@ import os
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+
+from engine.log.cursors import CursorStore
+from ext.poller import Batch
+from ext.session_table import SessionTable
 
 from engine.catchup import CatchUp
 from engine.config import Config, changed
 from engine.errors import OVERLOADED, EngineError
 from engine.fanout import Fanout
-from engine.log.cursors import CursorStore
 from engine.readers import ReaderPool
 from engine.router import Router
 from engine.tail import Tail
-from ext.poller import Batch
-from ext.session_table import SessionTable
 from gateway import auth, commands, listener, logs, proposals
 from gateway.admin import Admin
 from gateway.cursors import TELL_INTERVAL_S, Cursors
@@ -104,7 +106,11 @@ class Gateway:
         """Serves from now on; the addresses."""
         loop = asyncio.get_running_loop()
         config, engine, door = self._config, self.engine, self.door
-        self.pool = ReaderPool(engine.log.reader, loop.call_soon_threadsafe, config.fanout.pool_threads)
+
+        def post(job: Callable[[], None]) -> None:
+            loop.call_soon_threadsafe(job)
+
+        self.pool = ReaderPool(engine.log.reader, post, config.fanout.pool_threads)
         self.catchup = door.catchup = CatchUp(
             door.view, self.fanout, door.reader, self.pool, door,
             resume_events_max=config.fanout.resume_events_max, resume_hops_max=config.fanout.resume_hops_max,

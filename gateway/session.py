@@ -16,6 +16,7 @@ but errors.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -24,15 +25,16 @@ from ext.jsonevent import json_event
 from gateway import close_codes, errors, pushes
 
 if TYPE_CHECKING:
+    from ext.poller import Poller
+    from ext.session_table import SessionTable
+
     from engine.catchup import CatchUp
     from engine.config import Config
     from engine.engine import Engine
     from engine.fanout import Fanout
-    from engine.state.view import View
     from engine.ports import Gap, LogReader
     from engine.readers import ReaderPool
-    from ext.poller import Poller
-    from ext.session_table import SessionTable
+    from engine.state.view import View
     from gateway.auth import Verifier
     from gateway.cursors import Cursors
     from gateway.signals import Signals
@@ -43,18 +45,23 @@ HANDSHAKE, OPEN, READER, LIVE, CLOSING = 1, 2, 3, 4, 5
 log = structlog.get_logger()
 
 
+@dataclass(slots=True)
 class Counters:
-    """Counts of what Python handles; whole batches and cold commands, never single events."""
+    """Counts of what Python handles: whole batches and cold commands, never single events."""
 
-    __slots__ = (
-        "answers", "cold_commands", "cursor_moves", "events_routed", "gaps", "hellos", "loop_slice_max_seconds",
-        "overloaded_publishes", "publishes", "refused_commands", "refused_hellos", "signals_shed",
-        "token_key_reload_failures",
-    )
-
-    def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
+    answers: int = 0
+    cold_commands: int = 0
+    cursor_moves: int = 0
+    events_routed: int = 0
+    gaps: int = 0
+    hellos: int = 0
+    loop_slice_max_seconds: float = 0.0
+    overloaded_publishes: int = 0
+    publishes: int = 0
+    refused_commands: int = 0
+    refused_hellos: int = 0
+    signals_shed: int = 0
+    token_key_reload_failures: int = 0
 
 
 class Door:

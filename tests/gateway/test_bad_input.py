@@ -9,12 +9,13 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgpack
 import pytest
 
-from tests.support.gateway import Device, GatewayProcess
+from tests.support.gateway import Device, GatewayProcess, running
 
 NewUser = Callable[[], int]
 
@@ -161,7 +162,7 @@ def test_broken_text(gateway: GatewayProcess, new_user: NewUser, frames: list[by
         assert raw.close_code() == code
 
 
-def test_a_message_in_many_fragments_byte_by_byte_with_pings_between(gateway: GatewayProcess, new_user: NewUser) -> None:
+def test_a_message_in_many_fragments_with_pings_between(gateway: GatewayProcess, new_user: NewUser) -> None:
     raw = RawSocket(gateway.url)
     raw.upgrade(connection="Upgrade")
     message = msgpack.packb({"op": "hello", "token": gateway.token(new_user()), "device": 1, "protocol": 1})
@@ -175,15 +176,17 @@ def test_a_message_in_many_fragments_byte_by_byte_with_pings_between(gateway: Ga
         assert raw._more()
 
 
+def upgrade(path: str, key: str = "AAAAAAAAAAAAAAAAAAAAAA==", subprotocol: str = "") -> str:
+    offer = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
+    return (f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n")
+
+
 @pytest.mark.parametrize(("request_text", "status"), [
-    ("GET /v1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-     "Sec-WebSocket-Version: 13\r\n\r\n", 400),
-    ("GET /v1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat\r\n\r\n", 400),
-    ("GET /v2 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: gonets.v1.json\r\n\r\n", 404),
-    ("GET /v1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: short\r\n"
-     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: gonets.v1.json\r\n\r\n", 400),
+    (upgrade("/v1"), 400),
+    (upgrade("/v1", subprotocol="chat"), 400),
+    (upgrade("/v2", subprotocol="gonets.v1.json"), 404),
+    (upgrade("/v1", key="short", subprotocol="gonets.v1.json"), 400),
     ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
     ("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
     ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 404),
@@ -196,8 +199,10 @@ def test_plain_http_is_answered(gateway: GatewayProcess, request_text: str, stat
     assert raw.head().split(b" ")[1] == str(status).encode()
 
 
-@pytest.mark.parametrize("data", [b"\x00" * 40_000, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20, b"GET " + b"a" * 40_000,
-                                  b"GET /v1 HTTP/1.1\r\n" + b"X: y\r\n" * 9_000])
+@pytest.mark.parametrize("data", [
+    b"\x00" * 40_000, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20, b"GET " + b"a" * 40_000,
+    b"GET /v1 HTTP/1.1\r\n" + b"X: y\r\n" * 9_000,
+])
 def test_what_is_no_http_ends(gateway: GatewayProcess, new_user: NewUser, data: bytes) -> None:
     with undisturbed(gateway, new_user):
         raw = RawSocket(gateway.url)
@@ -211,12 +216,7 @@ def test_what_is_no_http_ends(gateway: GatewayProcess, new_user: NewUser, data: 
         raw.socket.close()
 
 
-def test_silence_after_the_handshake_ends_with_hello_timeout(tmp_path: object, data: object) -> None:
-    from pathlib import Path
-
-    from tests.support.gateway import running
-
-    assert isinstance(data, Path)
+def test_silence_after_the_handshake_ends_with_hello_timeout(data: Path) -> None:
     with running(data, **{"gateway.hello_timeout_s": 1, "gateway.ping_interval_s": 1,
                           "gateway.idle_timeout_s": 3}) as gateway:
         silent, never_ending = Device(gateway.url), RawSocket(gateway.url)
@@ -238,12 +238,7 @@ def test_silence_after_the_handshake_ends_with_hello_timeout(tmp_path: object, d
         alive.settled()
 
 
-def test_rates_are_limited_and_abuse_ends(data: object, new_user: NewUser) -> None:
-    from pathlib import Path
-
-    from tests.support.gateway import running
-
-    assert isinstance(data, Path)
+def test_rates_are_limited_and_abuse_ends(data: Path) -> None:
     with running(data, **{"gateway.rate_per_s": 10, "gateway.rate_burst": 20}) as gateway:
         witness = gateway.device(1)
         device = gateway.device(2)
@@ -268,7 +263,8 @@ def test_too_many_unanswered_is_refused_and_nothing_is_lost(gateway: GatewayProc
     a, b = new_user(), new_user()
     device = gateway.device(a)
     data = b"".join(
-        frame(msgpack.packb({"op": "publish", "counter": counter, "user": b, "payload": b"x"})) for counter in range(1, 201))
+        frame(msgpack.packb({"op": "publish", "counter": counter, "user": b, "payload": b"x"}))
+        for counter in range(1, 201))
     device.socket.socket.sendall(data)
     receipts = [device.expect("receipt", counter=counter) for counter in range(1, 201)]
     statuses = {receipt["status"] for receipt in receipts}

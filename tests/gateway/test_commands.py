@@ -13,6 +13,11 @@ NewUser = Callable[[], int]
 both_encodings = pytest.mark.parametrize("encoding", ENCODINGS)
 
 
+def types(device: Device) -> list[str]:
+    """Types of the events that have come."""
+    return [push["type"] for push in device.settled() if push["op"] == "event"]
+
+
 @both_encodings
 def test_the_first_message_makes_the_dialog_and_reaches_both(
     gateway: GatewayProcess, new_user: NewUser, encoding: str
@@ -119,8 +124,8 @@ def test_followers_of_a_channel_are_not_told_of_each_other(
     assert owner.write("publish", conversation=channel, text="news")["status"] == "appended"
     assert second.write("unfollow", conversation=channel)["status"] == "appended"
     assert owner.write("publish", conversation=channel, text="more")["status"] == "appended"
-    assert [push["type"] for push in first.settled() if push["op"] == "event"] == ["member.added", "message", "message"]
-    assert [push["type"] for push in second.settled() if push["op"] == "event"] == ["member.added", "message", "member.left"]
+    assert types(first) == ["member.added", "message", "message"]
+    assert types(second) == ["member.added", "message", "member.left"]
     first.send("members", conversation=channel, id=1)
     assert first.expect("error", id=1)["code"] == "forbidden"
     owner.send("members", conversation=channel, id=1)
@@ -140,8 +145,9 @@ def test_edit_delete_react_and_the_tombstone_in_history(
     two.expect("event", type="message")
     assert two.expect("event", type="message.edited")["data"] == {"target": target, "body": b"typo"}
     assert two.expect("event", type="message.reaction")["data"] == {"target": target, "body": b"+1"}
-    assert two.write("publish", conversation=conversation, type="message.deleted", target=target)["status"] == "forbidden"
-    assert one.write("publish", conversation=conversation, type="message.deleted", target=target)["status"] == "appended"
+    deletion = {"conversation": conversation, "type": "message.deleted", "target": target}
+    assert two.write("publish", **deletion)["status"] == "forbidden"
+    assert one.write("publish", **deletion)["status"] == "appended"
     assert two.expect("event", type="message.deleted")["data"] == {"target": target}
     two.send("history", conversation=conversation, id="h")
     page = two.expect("history", id="h")

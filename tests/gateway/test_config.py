@@ -17,7 +17,8 @@ def test_sources_override_each_other_in_order(tmp_path: Path) -> None:
     loaded = config.load(
         file, {"GONETS_GATEWAY_PING_INTERVAL_S": "8", "GONETS_SERVER_DATA": "b", "GONETS_TOKEN": "no option"},
         {"server.data": "c", "server.listen": None})
-    assert (loaded.config.gateway.rate_per_s, loaded.config.gateway.ping_interval_s, loaded.config.server.data) == (5, 8, "c")
+    gateway = loaded.config.gateway
+    assert (gateway.rate_per_s, gateway.ping_interval_s, loaded.config.server.data) == (5, 8, "c")
     assert loaded.sources == {
         "gateway.rate_per_s": str(file), "gateway.ping_interval_s": "GONETS_GATEWAY_PING_INTERVAL_S",
         "server.data": "command line"}

@@ -85,8 +85,9 @@ def test_the_worked_exchange_is_made_of_commands_and_pushes() -> None:
             requests.decode(pushes.JSON, text.encode())
         else:
             assert json.loads(text)["op"] in pushes.NAMES.values()
-    from ext.jsonevent import json_event
     from ext.record import encode
+
+    from ext.jsonevent import json_event
 
     event = next(text for _, text in lines if text.startswith('{"op":"event","sequence":1042'))
     record = encode(1042, 77, 5, 1038, 1_795_515_000_000_000, 1, 7, 3, "message", b"hello")

@@ -61,7 +61,7 @@ class GatewayProcess:
         line = self.process.stdout.readline()
         if not line:
             self.process.wait(10)
-            raise AssertionError(f"gonets serve ended with {self.process.returncode}: {self.log_path.read_text()[-3000:]}")
+            raise AssertionError(f"gonets serve ended with {self.process.returncode}: {self.log()[-3000:]}")
         ready = json.loads(line)
         self.url, self.admin = ready["url"], ready["admin"]
         return self

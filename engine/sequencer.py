@@ -168,8 +168,8 @@ class Sequencer:
             self._deferred, missing = self._admitter.take_missing()
             self._loading = True
             self._loader.request(missing)
-        handed = self._hand_over(full)
         self._held_bytes = self._work_bytes + len(self._deferred) + self._admitter.deferred_bytes
+        handed = self._hand_over(full)
         if not self._loading and self._admitter.overlay.bytes > self._tables_bytes_max:
             self._admitter.overlay.shed(self._saver.position, slices=SHED_SLICES)
         return full and handed

@@ -24,12 +24,12 @@ from math import isqrt
 from typing import NamedTuple
 
 from ext.record import decode
-from ext.sift import sift
 
 from engine.access import may_see
 from engine.errors import RecordDamaged, Trimmed
 from engine.ports import Gap, LogReader, StateView
 from engine.state.rows import Membership
+from ext.sift import sift
 
 KEPT_BYTES_MAX = 256 << 10
 WALK_RECORDS = 128  # hops between two looks at the budget; bounds what a walk holds to 8 MiB of the largest records
@@ -130,7 +130,7 @@ def visible(membership: Membership, record: bytes) -> bool:
 
 
 class ChainBroken(Exception):
-    """A walk can't go on: what lies at `sequence` was trimmed, or is damaged. `found`: what lay before it on the way."""
+    """A walk can't go on: what lies at `sequence` was trimmed, or is damaged. `found`: what lay on the way to it."""
 
     def __init__(self, found: list[bytes], sequence: int, trimmed: bool) -> None:
         self.found = found
@@ -151,7 +151,7 @@ def walk(reader: LogReader, conversation: int, head: int, after: int, limit: int
             except (Trimmed, RecordDamaged) as error:
                 raise ChainBroken(found, head, isinstance(error, Trimmed)) from None
             if record is None:
-                raise ChainBroken(found, head, trimmed=False)
+                raise ChainBroken(found, head, trimmed=False) from None
             found.append(record)
             head = previous_of(record)
         return found

@@ -30,7 +30,7 @@ from engine.backlog import (
     read_page,
     slow_hops,
 )
-from engine.errors import Trimmed
+from engine.errors import EngineError, Trimmed
 from engine.fanout import Fanout
 from engine.ports import Door, Gap, LogReader, StateView
 from engine.readers import ReaderPool
@@ -169,7 +169,11 @@ class CatchUp:
                 self._forget(origin)
                 self._door.live(origin, resume is not None and resume.wanted)
                 return
-            if not self._ask(origin, position, resume):
+            try:
+                if not self._ask(origin, position, resume):
+                    return
+            except EngineError as error:
+                self._failed(origin, error)
                 return
         self._queue(origin)
 
@@ -197,7 +201,7 @@ class CatchUp:
                 self._pages.skip_to(origin, routed)
                 return True
             question = Question(position, routed, chains)
-            if self._answer_inline(origin, question):
+            if self._answer_inline(origin, question, resume):
                 return True
         budget = self._budget(question, resume)
         self._working.add(origin)
@@ -213,13 +217,18 @@ class CatchUp:
         hops = slow_hops(question.upto - question.after)
         return Budget(hops, hops, 0, gaps=False)
 
-    def _answer_inline(self, origin: int, question: Question) -> bool:
+    def _answer_inline(self, origin: int, question: Question, resume: Resume | None) -> bool:
         """Answers on the loop if that is quick for certain."""
         if len(question.chains) > INLINE_CHAINS_MAX or question.upto - question.after > INLINE_DISTANCE_MAX:
             return False
-        backlog = gather(self._reader, question, Budget(INLINE_HOPS_MAX, INLINE_HOPS_MAX, 0, gaps=False))
+        events = INLINE_HOPS_MAX
+        if resume is not None and not resume.asked:
+            events = min(events, self._resume_budget.events)
+        backlog = gather(self._reader, question, Budget(INLINE_HOPS_MAX, events, 0, gaps=False))
         if backlog is None or len(backlog.kept) < len(backlog.sequences) or backlog.gaps:
             return False
+        if resume is not None:
+            resume.asked = True
         page = read_page(self._reader, backlog, question.after, self._page_bytes)
         self._send(origin, (backlog, page, question.upto))
         return True

@@ -15,10 +15,9 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from ext.sift import block_span
-
 from engine.errors import LogDamaged
 from engine.ports import LogReader
+from ext.sift import block_span
 
 
 class Routes(Protocol):

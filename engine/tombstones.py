@@ -1,7 +1,8 @@
 """How deleted messages are served: the same record without its payload, of type `message.tombstone`.
 
-Asked for every page that comes from the log (resume, slow sessions, history, gaps); live events need it never, because
-the deletion comes after them. Edits of a deleted message are tombstones too. The bytes stay in the log until it is trimmed.
+Asked for every page that comes from the log (resume, slow sessions, history, gaps); live events never need it, because
+the deletion comes after them. Edits of a deleted message are tombstones too. The bytes stay in the log until it is
+trimmed.
 
 Cost: one look-up of the view for each message or edit; on the loop, because the view belongs to it.
 """

@@ -31,6 +31,7 @@ cdef enum:
     AHEAD = 16  # records whose interest is fetched before it is asked for
     SESSIONS_AHEAD = 8
     ALL = 0xFFFFFFFF
+    CLOCK_EVERY = 4  # sessions between two looks at the clock
 
 
 cdef int64_t _now_ns() noexcept nogil:
@@ -224,7 +225,7 @@ cdef class Fanout:
 
     cdef int _flush(self, int64_t budget_ns) except -1 nogil:
         cdef int64_t until = _now_ns() + budget_ns
-        cdef uint32_t index
+        cdef uint32_t index, turn = 0
         while True:
             index = self.sessions.pop_priority()
             if index == 0:
@@ -232,7 +233,8 @@ cdef class Fanout:
             if index == 0:
                 return 0
             self._flush_session(index)
-            if _now_ns() >= until:
+            turn += 1
+            if turn % CLOCK_EVERY == 0 and _now_ns() >= until:
                 return 1
 
     cdef int _flush_session(self, uint32_t index) except -1 nogil:

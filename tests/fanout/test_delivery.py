@@ -6,191 +6,20 @@ was evicted, joined, left, was cut and resumed on the way.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-
 import pytest
-from ext.session_table import SessionTable
 
-from engine.backlog import sequence_of
-from engine.catchup import CatchUp
-from engine.fanout import Fanout
-from engine.ports import Gap
-from engine.readers import ReaderPool
-from engine.router import Router
-from engine.tail import Tail
-from tests.support.naive_log import Event, NaiveLog
-from tests.support.naive_view import NaiveView
-from tests.support.outlet import JSON, Outlet, drain_writable
+from tests.fanout.world import World
 
 
-class SameThreadPool(ReaderPool):
-    """Jobs wait until the test runs them: any order of completion, no threads."""
-
-    def __init__(self, log: NaiveLog) -> None:
-        self.log = log
-        self.waiting: list[Callable[[], None]] = []
-
-    def submit(self, job, done) -> None:  # type: ignore[no-untyped-def]
-        def run() -> None:
-            try:
-                outcome = job(self.log)
-            except Exception as error:
-                outcome = error
-            done(outcome)
-
-        self.waiting.append(run)
-
-
-class World:
-    """One worker with its sessions, driven step by step."""
-
-    def __init__(self, seed: int, ring_bytes: int = 1 << 20, **limits: int) -> None:
-        self.random = random.Random(seed)
-        self.seed = seed
-        self.log = NaiveLog()
-        self.view = NaiveView(self.log)
-        self.committed = NaiveView(self.log)  # what admission knows: ahead of the tail
-        self.table = SessionTable(64)
-        self.fanout = Fanout(self.table, sequence=0, ring_bytes=ring_bytes, ranges_max=limits.pop("ranges_max", 4096))
-        self.router = Router(self.view, self.fanout, self)  # type: ignore[arg-type]
-        self.tail = Tail(self.log, self.router, 0)
-        self.pool = SameThreadPool(self.log)
-        self.catchup = CatchUp(
-            self.view, self.fanout, self.log, self.pool, self, page_bytes=limits.pop("page_bytes", 2000), **limits,  # type: ignore[arg-type]
-        )
-        self.sessions: list[Outlet] = []
-        self.gaps: dict[int, list[Gap]] = {}
-        self.lived: list[int] = []
-        self.conversations: list[int] = []
-
-    # ports
-
-    def of_user(self, user: int) -> list[int]:
-        return [outlet.origin for outlet in self.sessions if outlet.user == user]
-
-    def gap(self, session: int, gap: Gap) -> None:
-        self.gaps.setdefault(session, []).append(gap)
-
-    def live(self, session: int, resumed: bool) -> None:
-        self.lived.append(session)
-
-    def failed(self, session: int, error: Exception) -> None:
-        raise AssertionError(f"session {session}: {error}") from error
-
-    # what happens
-
-    def connect(self, user: int, encoding: int, position: int | None = None, buffer_bytes: int = 4096) -> Outlet:
-        outlet = Outlet(self.table, user, encoding, buffer_bytes, self.fanout.sequence, live=position is None)
-        self.sessions.append(outlet)
-        self.fanout.follow_all(outlet.origin, self.view.memberships(user))
-        if position is not None:
-            outlet.start = position
-            assert self.catchup.begin(outlet.origin, position)
-        return outlet
-
-    def cut(self, outlet: Outlet) -> int:
-        """Cuts a session as the client sees it: the position is that of the last whole frame it read."""
-        outlet.read()
-        got = outlet.sequences()
-        position = max([outlet.start, *got])
-        self.check(outlet, position)
-        self.fanout.forget(outlet.origin)
-        self.catchup.forget(outlet.origin)
-        self.sessions.remove(outlet)
-        outlet.close()
-        return position
-
-    def commit(self, events: list[tuple[int, str, int, dict | bytes]]) -> None:  # type: ignore[type-arg]
-        block = self.log.append(events)
-        self.committed.apply(block)
-
-    def step(self) -> None:
-        """One step of the loop with small budgets."""
-        if self.tail.advance(0):
-            pass
-        self.catchup.tail_moved()
-        self.fanout.flush(self.random.choice([0, 0, 20, 1000]))
-        self.catchup.fell_behind(self.fanout.take_behind())
-        self.catchup.run(self.random.choice([0, 100, 1000]))
-        if self.pool.waiting and self.random.random() < 0.7:
-            self.pool.waiting.pop(self.random.randrange(len(self.pool.waiting)))()
-
-    def writable(self) -> None:
-        self.catchup.writable([outlet.origin for outlet in self.sessions if drain_writable(self.table, outlet.origin)])
-
-    def settle(self) -> None:
-        """Everybody reads until nothing comes any more."""
-        for _ in range(5000):
-            self.step()
-            got = sum(outlet.read() for outlet in self.sessions)
-            self.writable()
-            if (not got and self.tail.sequence == len(self.log.events) and not self.pool.waiting
-                    and not self.catchup.reading() and not self.fanout.flush(1000)
-                    and not self.fanout.native.take_behind()):
-                break
-        else:
-            raise AssertionError(f"seed {self.seed}: never settled")
-        for outlet in self.sessions:
-            outlet.read()
-
-    def check(self, outlet: Outlet, upto: int) -> None:
-        """What came is what the user may see after the start, up to `upto`, once and in order."""
-        got = outlet.sequences()
-        gapped = {gap.conversation: gap for gap in self.gaps.get(outlet.origin, [])}
-
-        def told(event: Event) -> bool:
-            gap = gapped.get(event.conversation)
-            return gap is not None and gap.after < event.sequence < gap.before
-
-        expected = [
-            event.sequence for event in self.log.events
-            if outlet.start < event.sequence <= upto and self.view.sees(outlet.user, event) and not told(event)
-        ]
-        assert got == expected, f"seed {self.seed}: user {outlet.user} from {outlet.start} to {upto}"
-        assert all(b > a for a, b in zip(got, got[1:], strict=False))
-
-    # random events
-
-    def random_events(self, users: int, payload_max: int) -> list[tuple[int, str, int, dict | bytes]]:  # type: ignore[type-arg]
-        events: list[tuple[int, str, int, dict | bytes]] = []  # type: ignore[type-arg]
-        draw = self.random
-        members = {key: self.committed.is_member(*key) for key in self.committed.members}
-        for _ in range(draw.randrange(1, 12)):
-            conversation = draw.choice(self.conversations) if self.conversations else 0
-            user = draw.randrange(1, users + 1)
-            roll = draw.random()
-            if not conversation or roll < 0.03:
-                conversation = len(self.conversations) + 1
-                self.conversations.append(conversation)
-                chosen = sorted({user, *(draw.randrange(1, users + 1) for _ in range(draw.randrange(4)))})
-                kind = draw.choice(["group", "group", "channel", "dialog"])
-                events.append((conversation, "conversation.created", user, {
-                    "kind": kind, "title": "ж\"", "history": False, "members": [[one, "member"] for one in chosen]}))
-                members.update({(one, conversation): True for one in chosen})
-            elif roll < 0.20:
-                if members.get((user, conversation)):
-                    members[user, conversation] = False
-                    name = draw.choice(["member.left", "member.removed"])
-                else:
-                    members[user, conversation] = True
-                    name = "member.added"
-                payload = {"user": user, "role": "member"} if name == "member.added" else {"user": user}
-                events.append((conversation, name, draw.randrange(1, users + 1), payload))
-            else:
-                size = draw.randrange(payload_max) if draw.random() < 0.2 else draw.randrange(200)
-                name = draw.choice(["message", "message", "education.homework.set"])
-                events.append((conversation, name, user, draw.randbytes(size)))
-        return events
-
-
-def random_world(seed: int, steps: int, users: int = 5, payload_max: int = 3000, **limits: int) -> World:
+def random_world(
+    seed: int, steps: int, users: int = 5, payload_max: int = 3000, events_max: int = 12, **limits: int
+) -> World:
     world = World(seed, **limits)
     draw = world.random
     for _ in range(steps):
         roll = draw.random()
         if roll < 0.3:
-            world.commit(world.random_events(users, payload_max))
+            world.commit(world.random_events(users, payload_max, events_max))
         elif roll < 0.4 and len(world.sessions) < 12:
             world.connect(draw.randrange(1, users + 1), draw.randrange(2))
         elif roll < 0.45 and world.sessions:
@@ -214,20 +43,26 @@ def test_everybody_gets_exactly_what_they_may_see(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_evicted_sessions_read_the_log(seed: int) -> None:
-    """Payloads so large that the ring holds a few frames: whoever is flushed late finds its entries gone."""
-    world = random_world(seed, 200, payload_max=65_000)
-    assert world.fanout.counters()["fallen_behind"] > 0
+def test_with_frames_as_large_as_the_ring_allows(seed: int) -> None:
+    random_world(seed, 100, payload_max=65_000, events_max=80)
+
+
+@pytest.mark.parametrize("encoding", [0, 1])
+def test_evicted_sessions_read_the_log(encoding: int) -> None:
+    """One block overtakes the ring before anybody is flushed: whoever refers to it finds its entries gone."""
+    world = World(1)
+    group = {"kind": "group", "title": "", "history": False, "members": [[1, "owner"], [2, "member"]]}
+    world.commit([(1, "conversation.created", 1, group)])
+    world.step()
+    first, second = world.connect(1, encoding), world.connect(2, encoding)
+    world.commit([(1, "message", 1, bytes(60_000)) for _ in range(12)])
+    world.settle()
+    assert world.fanout.counters()["evicted"] == 2
+    world.check(first, 13)
+    world.check(second, 13)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_an_outbox_over_its_limit_reads_the_log(seed: int) -> None:
     world = random_world(seed, 300, ranges_max=1)
     assert world.fanout.counters()["overfull"] > 0
-
-
-def test_sequences_are_read_from_records() -> None:
-    log = NaiveLog()
-    log.append([(7, "message", 1, b"x")])
-    assert sequence_of(log.events[0].record) == 1
-    assert JSON == 1

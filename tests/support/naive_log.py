@@ -71,7 +71,8 @@ class NaiveLog:
             self.heads[conversation] = (sequence, count + 1)
             packed = payload if isinstance(payload, bytes) else msgspec.msgpack.encode(payload)
             record = record_bytes(
-                sequence, conversation, count + 1, previous, 1_000_000 + sequence, sender, 1, sequence, type_name, packed
+                sequence, conversation, count + 1, previous, 1_000_000 + sequence, sender, 1, sequence, type_name,
+                packed,
             )
             records.append(record)
             self.events.append(Event(sequence, conversation, type_name, sender, payload, record))

@@ -31,8 +31,10 @@ class NaiveView:
                 self.fold(event)
                 self.sequence = event.sequence
             if isinstance(event.payload, dict) and event.type not in ("message.edited", "message.reaction"):
-                record = Record(event.sequence, event.conversation, 0, 0, 0, event.sender, 1, event.sequence, event.type,
-                                event.record[80 + len(event.type) :])
+                record = Record(
+                    event.sequence, event.conversation, 0, 0, 0, event.sender, 1, event.sequence, event.type,
+                    event.record[80 + len(event.type) :],
+                )
                 controls.append(Control(index, record, event.payload))
         return controls
 

@@ -90,7 +90,7 @@ class CatchUp:
         self._resumes: dict[int, Resume] = {}
         self._backlogs: OrderedDict[int, Backlog] = OrderedDict()
         self._planned = 0
-        self.jobs = self.walked_pages = self.forward_pages = 0
+        self.resumes = self.jobs = self.walked_pages = self.forward_pages = 0
 
     # what happens to sessions
 
@@ -102,6 +102,7 @@ class CatchUp:
         self._forget(origin)
         self._resumes[origin] = Resume(wanted=True)
         self._queue(origin)
+        self.resumes += 1
         return True
 
     def fell_behind(self, sessions: Iterable[int]) -> None:
@@ -125,6 +126,13 @@ class CatchUp:
         origin = self._pages.origin_of(session)
         self._forget(origin)
         self._beyond.discard(origin)
+
+    def counters(self) -> dict[str, int]:
+        """For the metrics."""
+        return {
+            "resumes": self.resumes, "catchup_jobs": self.jobs, "walked_pages": self.walked_pages,
+            "forward_pages": self.forward_pages, "planned_sequences": self._planned,
+        }
 
     def reading(self) -> int:
         """Sessions that wait for a turn or for a page."""

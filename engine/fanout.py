@@ -87,7 +87,7 @@ class Fanout:
         self.native.route_to(block, index, sessions)
 
     def flush(self, budget_us: int) -> bool:
-        """Sends for that long, small conversations first; True if more is left."""
+        """Sends for that long, small conversations first; True if more is left, or somebody fell behind."""
         return self.native.flush(budget_us)
 
     def take_behind(self) -> list[int]:

@@ -92,4 +92,5 @@ class SessionsOfUser(Protocol):
 
 
 Post = Callable[[Callable[[], None]], None]
-"""Runs a callable on the loop's thread, from any thread, in order (asyncio's call_soon_threadsafe)."""
+"""Runs a callable on the loop's thread, from any thread, in order (asyncio's call_soon_threadsafe), and has the loop
+take a round of catch-up and flush after it: what it runs pushes frames and makes sessions ready."""

@@ -217,11 +217,11 @@ cdef class Fanout:
     # flushing
 
     def flush(self, int64_t budget_us):
-        """Sends for that long; True if more is left. Call it only when a whole block has been routed."""
+        """Sends for that long; True if more is left, or take_behind has something. Only between whole blocks."""
         cdef int more
         with nogil:  # no Python objects: tables and ring are owned by the loop's thread, which is here
             more = self._flush(budget_us * 1000)
-        return bool(more)
+        return bool(more or self.behind.count)
 
     cdef int _flush(self, int64_t budget_ns) except -1 nogil:
         cdef int64_t until = _now_ns() + budget_ns
@@ -413,7 +413,7 @@ cdef class Fanout:
     def counters(self):
         """What has happened since the start, for the metrics."""
         return {
-            "routed": self.routed, "references": self.references, "delivered": self.delivered, "sends": self.sends,
-            "sent_bytes": self.sent_bytes, "blocked": self.blocked, "evicted": self.evicted,
-            "overfull": self.overfull, "fallen_behind": self.fallen,
+            "routed_events": self.routed, "references": self.references, "deliveries": self.delivered,
+            "sends": self.sends, "sent_bytes": self.sent_bytes, "blocked_sends": self.blocked,
+            "ring_evictions": self.evicted, "outbox_overflows": self.overfull, "fallen_behind": self.fallen,
         }

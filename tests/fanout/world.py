@@ -121,8 +121,7 @@ class World:
             got = sum(outlet.read() for outlet in self.sessions)
             self.writable()
             if (not got and self.tail.sequence == len(self.log.events) and not self.pool.waiting
-                    and not self.catchup.reading() and not self.fanout.flush(1000)
-                    and not self.fanout.native.take_behind()):
+                    and not self.catchup.reading() and not self.fanout.flush(1000)):
                 break
         else:
             raise AssertionError(f"seed {self.seed}: never settled")

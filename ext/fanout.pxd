@@ -23,6 +23,7 @@ cdef class Fanout:
     cdef readonly Ring ring
     # limits
     cdef uint32_t priority_recipients_max, ranges_max
+    cdef uint32_t turn  # sessions flushed, for fair turns
     # place
     cdef public uint64_t sequence  # of the last record routed; what is live has all up to here in its outbox
     # to be reported

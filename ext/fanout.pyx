@@ -32,6 +32,7 @@ cdef enum:
     SESSIONS_AHEAD = 8
     ALL = 0xFFFFFFFF
     CLOCK_EVERY = 4  # sessions between two looks at the clock
+    BULK_EVERY = 8  # one in so many is of the bulk even while small conversations wait: broadcasts don't starve
 
 
 cdef int64_t _now_ns() noexcept nogil:
@@ -225,16 +226,18 @@ cdef class Fanout:
 
     cdef int _flush(self, int64_t budget_ns) except -1 nogil:
         cdef int64_t until = _now_ns() + budget_ns
-        cdef uint32_t index, turn = 0
+        cdef uint32_t index
         while True:
-            index = self.sessions.pop_priority()
+            self.turn += 1
+            index = 0 if self.turn % BULK_EVERY == 0 else self.sessions.pop_priority()
             if index == 0:
                 index = self.sessions.pop_bulk()
             if index == 0:
+                index = self.sessions.pop_priority()
+            if index == 0:
                 return 0
             self._flush_session(index)
-            turn += 1
-            if turn % CLOCK_EVERY == 0 and _now_ns() >= until:
+            if self.turn % CLOCK_EVERY == 0 and _now_ns() >= until:
                 return 1
 
     cdef int _flush_session(self, uint32_t index) except -1 nogil:

@@ -40,6 +40,21 @@ def test_small_conversations_go_before_broadcasts_and_slices_end() -> None:
         assert outlet.sequences() == [1, 2, 3]
 
 
+def test_broadcasts_go_on_while_small_conversations_never_pause() -> None:
+    _table, fanout, log, outlets = fanout_with(8, priority_recipients_max=2, buffer_bytes=1 << 16)
+    for outlet in outlets[4:]:
+        fanout.follow(1, outlet.origin)
+    for number, outlet in enumerate(outlets[:4]):
+        fanout.follow(10 + number, outlet.origin)
+    fanout.route(log.append([(1, "message", 1, b"broadcast")]), 0)
+    for _ in range(12):
+        fanout.route(log.append([(10 + number, "message", 1, b"dialog") for number in range(4)]), 0)
+        fanout.flush(0)
+    for outlet in outlets[4:]:
+        outlet.read()
+        assert outlet.sequences() == [1]
+
+
 def test_a_burst_is_one_range_and_one_send() -> None:
     table, fanout, log, outlets = fanout_with(4)
     for outlet in outlets:

@@ -82,6 +82,10 @@ class Admitter:
         """Times that a proposal was put aside."""
         return int(self._admission.deferrals)
 
+    def limit_events(self, block_events_max: int) -> None:
+        """How many events a block takes: for measuring commits of a given size."""
+        self._admission.limit_events(block_events_max)
+
     def walk(self, batch: bytes, position: int, time_us: int) -> tuple[bool, int]:
         """Admits a batch from `position`: (True, its end), or (False, where to go on) when the block is full."""
         while True:
@@ -169,7 +173,8 @@ class Admitter:
         self.overlay.apply(self.sequence + 1, conversation, decision.payload)
         sequence, conversation_sequence = self._admission.emit(
             conversation, time_us, user, device, counter, type_name, schema.pack(decision.payload))
-        self._admission.answer(origin, counter, conversation, sequence, conversation_sequence, time_us, errors.APPENDED, 0)
+        self._admission.answer(
+            origin, counter, conversation, sequence, conversation_sequence, time_us, errors.APPENDED, 0)
 
     def _is_ours(self, conversation: int) -> bool:
         return conversation >> SHARD_BITS == self._shard and conversation & NUMBER_MASK != 0
@@ -204,7 +209,8 @@ class Admitter:
 
     def conversation_sequence(self, conversation: int) -> int:
         """The conversation sequence of its last event."""
-        return int(self.overlay.heads.get(conversation)[2])
+        entry = self.overlay.heads.get(conversation)
+        return entry[2] if entry is not None else 0
 
     def membership(self, user: int, conversation: int) -> MembershipRow | None:
         """A membership."""

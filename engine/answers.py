@@ -53,7 +53,11 @@ def pack_answer(answer: Answer) -> bytes:
 
 def unpack_answers(answers: bytes) -> list[Answer]:
     """All answers of a batch."""
-    return [Answer(*fields[:7], fields[8]) for fields in _ANSWER.iter_unpack(answers)]
+    return [_answer(fields) for fields in _ANSWER.iter_unpack(answers)]
+
+
+def _answer(fields: tuple[int, ...]) -> Answer:
+    return Answer._make((*fields[:7], fields[8]))
 
 
 def fail_answers(answers: bytes) -> bytes:
@@ -78,7 +82,7 @@ def fill_repeats(answers: bytes, record: Callable[[int], bytes | None]) -> bytes
     for at in range(0, len(answers), ANSWER_BYTES):
         if answers[at + _STATUS_AT] != REPEAT:
             continue
-        answer = Answer(*(fields := _ANSWER.unpack_from(answers, at))[:7], fields[8])
+        answer = _answer(_ANSWER.unpack_from(answers, at))
         try:
             data = record(answer.sequence)
         except (Trimmed, DataUntrusted):  # the receipt stands without the particulars

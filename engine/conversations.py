@@ -110,4 +110,6 @@ def may(kind: str, role: str, right: Right) -> bool:
 
 def publish_rights() -> bytes:
     """The low byte of the rights by kind × 8 + role, for native code."""
-    return bytes(int(role_row(kind, role).rights) & 0xFF if role < len(Role) else 0 for kind in range(8) for role in range(8))
+    roles = {role.value for role in Role}
+    return bytes(int(role_row(kind, role).rights) & 0xFF if role in roles else 0
+                 for kind in range(8) for role in range(8))

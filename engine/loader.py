@@ -105,7 +105,8 @@ def load(saved: SavedState, records: RecordReader, missing: Missing) -> Loaded:
 
 def _heads(rows: SavedReader, keys: list[bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]], dict[int, bytes]]:
     numbers = sorted({int.from_bytes(key, "big") // HEADS_PER_SLAB for key in keys})
-    slabs = {int.from_bytes(key, "big"): value for key, value in rows.get_many(b"heads", [key1(slab) for slab in numbers])}
+    found = rows.get_many(b"heads", [key1(number) for number in numbers])
+    slabs = {int.from_bytes(key, "big"): value for key, value in found}
     return keys, rows.get_many(b"conversations", keys), slabs
 
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
@@ -102,10 +103,12 @@ class Sequencer:
 
     def ring(self) -> None:
         """Wakes admission: look again. Rings merge."""
-        try:
+        with suppress(RuntimeError):  # rung already
             self._bell.release()
-        except RuntimeError:  # rung already
-            pass
+
+    def limit_events(self, block_events_max: int) -> None:
+        """How many events a block takes; while nothing is under way. For measuring commits of a given size."""
+        self._admitter.limit_events(block_events_max)
 
     @property
     def failure(self) -> BaseException | None:
@@ -240,7 +243,8 @@ class Sequencer:
         """After a failure: nobody waits in vain."""
         self._take_intake()
         deferred, _ = self._admitter.take_missing()
-        answers = [fail_answers(self._admitter.cut().answers), refuse_batch(self._deferred, 0), refuse_batch(deferred, 0)]
+        answers = [fail_answers(self._admitter.cut().answers)]
+        answers += [refuse_batch(self._deferred, 0), refuse_batch(deferred, 0)]
         answers += [refuse_batch(batch, position) for batch, position in self._work]
         self._answered = self._admitter.answered
         self._work.clear()

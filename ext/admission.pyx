@@ -353,6 +353,10 @@ cdef class Admission:
         return (self.builder.count + records <= self.block_events_max
                 and self.builder.block_bytes() + records_bytes + 8 * <size_t>records <= self.block_bytes_max)
 
+    def limit_events(self, uint32_t block_events_max):
+        """Sets how many events a block takes; between walks."""
+        self.block_events_max = block_events_max
+
     # The proposal at `position`, for Python.
 
     def proposal(self, const uint8_t[::1] batch):

@@ -16,7 +16,7 @@ from itertools import islice
 from engine import schema
 from engine.conversations import KIND_BY_NAME, ROLE_BY_NAME, Role
 from engine.errors import StateDamaged
-from engine.state.saved import ConversationRow, MembershipRow, SavedState
+from engine.state.saved import ConversationRow, Intervals, MembershipRow, SavedState
 from ext.fold import fold
 from ext.record import Record, decode
 from ext.tables import DialogTable, HeadTable, MemberTable, WindowTable
@@ -105,11 +105,10 @@ class Overlay:
     def _joined(self, sequence: int, conversation: int, user: int, name: str) -> None:
         row, known = self._known(conversation), self.membership_row(user, conversation)
         if known is None:
-            first, before = (row.created if row.history else sequence), ()
+            intervals: Intervals = ((row.created if row.history else sequence, None),)
         else:
-            first, before = sequence, known.intervals
+            intervals = (*known.intervals, (sequence, None))
         if known is None or known.changed_at < sequence:
-            intervals = (*before, (first, None))
             self._put(user, conversation, MembershipRow(ROLE_BY_NAME[name], row.kind, intervals, sequence))
         self._count(sequence, conversation, 1)
 
@@ -117,7 +116,8 @@ class Overlay:
         known = self.membership_row(user, conversation)
         if known is not None and known.changed_at < sequence:
             intervals = (*known.intervals[:-1], (known.intervals[-1][0], sequence))
-            self._put(user, conversation, known._replace(role=Role.NONE.value, intervals=intervals, changed_at=sequence))
+            gone = known._replace(role=Role.NONE.value, intervals=intervals, changed_at=sequence)
+            self._put(user, conversation, gone)
         self._count(sequence, conversation, -1)
 
     def _role(self, sequence: int, conversation: int, user: int, name: str) -> None:

@@ -39,8 +39,8 @@ class Membership(NamedTuple):
 
 
 class Control(NamedTuple):
-    """A control event of a folded block (also message.deleted): `index` is its place in the block, `payload` its map."""
+    """A control event of a folded block, or a message.deleted: its place in the block, and its payload's map."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # not tuple's method
     record: Record
     payload: dict[str, Any]

@@ -36,6 +36,9 @@ _KEY2 = struct.Struct(">QQ")
 _CLOSED, _HISTORY = 1, 2
 
 
+Intervals = tuple[tuple[int, int | None], ...]
+
+
 class ConversationRow(NamedTuple):
     """A conversation without its head. `first` and `second` are 0 unless it is a dialog."""
 
@@ -55,7 +58,7 @@ class MembershipRow(NamedTuple):
 
     role: int
     kind: int
-    intervals: tuple[tuple[int, int | None], ...]
+    intervals: Intervals
     changed_at: int
 
 
@@ -79,8 +82,8 @@ def pack_conversation(row: ConversationRow) -> bytes:
 def unpack_conversation(data: bytes) -> ConversationRow:
     """The conversation of stored bytes."""
     kind, flags, _, count, created, changed_at, first, second = _CONVERSATION.unpack_from(data)
-    title = data[_CONVERSATION.size:].decode()
-    return ConversationRow(kind, bool(flags & _CLOSED), bool(flags & _HISTORY), count, created, changed_at, first, second, title)
+    return ConversationRow(kind, bool(flags & _CLOSED), bool(flags & _HISTORY), count, created, changed_at, first, second,
+                           data[_CONVERSATION.size:].decode())
 
 
 def pack_membership(row: MembershipRow) -> bytes:
@@ -99,7 +102,7 @@ def unpack_membership(data: bytes) -> MembershipRow:
 class SavedReader:
     """One short read transaction. Rows are copies."""
 
-    def __init__(self, txn: lmdb.Transaction, databases: dict[bytes, Any]) -> None:
+    def __init__(self, txn: Any, databases: dict[bytes, Any]) -> None:
         self._txn = txn
         self._databases = databases
 

@@ -7,6 +7,7 @@ expectations fail. In between the state is saved, shed from memory, and the engi
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,10 @@ from tests.support.sequencer_model import Model
 
 USERS = 7
 PACKED = {
-    "conversation.created": schema.Created, "conversation.renamed": schema.Renamed, "conversation.closed": schema.Closed,
-    "member.added": schema.Added, "member.removed": schema.Removed, "member.left": schema.Left, "member.role": schema.Role,
-    "message.edited": schema.Edited, "message.deleted": schema.Deleted, "message.reaction": schema.Reaction,
+    "conversation.created": schema.Created, "conversation.renamed": schema.Renamed,
+    "conversation.closed": schema.Closed, "member.added": schema.Added, "member.removed": schema.Removed,
+    "member.left": schema.Left, "member.role": schema.Role, "message.edited": schema.Edited,
+    "message.deleted": schema.Deleted, "message.reaction": schema.Reaction,
 }
 
 
@@ -67,8 +69,9 @@ class Actor:
         if kind < 0.1:
             members = [(r.randint(1, USERS), r.choice(("", "member", "admin", "follower", "writer")))
                        for _ in range(r.randint(0, 4))]
-            content = {"kind": r.choice(("group", "group", "channel", "dialog", "party")), "title": r.choice(("", "A", "B")),
-                       "history": r.random() < 0.5, "members": members}
+            kinds = ("group", "group", "channel", "dialog", "party")
+            content = {"kind": r.choice(kinds), "title": r.choice(("", "A", "B")), "history": r.random() < 0.5,
+                       "members": members}
             return user, device, counter, 0, "conversation.created", content, False, expected
         conversation = self.conversation()
         talk = self.model.talks.get(conversation)
@@ -84,7 +87,7 @@ class Actor:
     def control(self, user: int, other: int) -> tuple[str, dict]:
         """A control event about somebody or some message."""
         r = self.random
-        name = r.choice(tuple(PACKED)[1:] + ("member.added", "member.added", "member.removed", "message.deleted"))
+        name = r.choice((*tuple(PACKED)[1:], "member.added", "member.added", "member.removed", "message.deleted"))
         if name == "conversation.renamed":
             return name, {"title": r.choice(("A", "B", "C"))}
         if name == "conversation.closed":
@@ -162,7 +165,7 @@ def test_answers_and_records_equal_the_model(tmp_path: Path, seed: int) -> None:
             for r in records] == [
         (e.sequence, e.conversation, e.conversation_sequence, e.previous, e.sender, e.device, e.counter, e.type)
         for e in model.log]
-    assert all(a.time <= b.time for a, b in zip(records, records[1:], strict=False))
+    assert all(a.time <= b.time for a, b in pairwise(records))
     check_view(view, model)
     driver.save()
     driver.views.clear()
@@ -201,7 +204,8 @@ def test_the_same_proposals_give_the_same_bytes(tmp_path: Path) -> None:
     actor = Actor(random_, Model())
     for step in range(300):
         user, device, counter, target, name, content, person, expected = actor.draw()
-        proposal = pack_proposal(user, device, counter, target, name, packed(name, content), person=person, expected=expected)
+        proposal = pack_proposal(user, device, counter, target, name, packed(name, content), person=person,
+                                 expected=expected)
         first, second = (driver.submit(proposal) for driver in drivers)
         assert first == second
         actor.model.publish(user, device, counter, target, name, content, person=person, expected=expected)

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.conversations import DIALOG, KINDS, Right, Role, publish_rights, role_row
-from engine.schema import pack, pack_dialog, Created
+from engine.schema import CREATED, Created, pack, pack_dialog, unpack
 from ext.saving import (
-    HEADS_PER_SLAB, SortedDialogs, SortedHeads, SortedWindows, load_heads, load_windows, slab_head, window_decode, window_highest)
+    HEADS_PER_SLAB, SortedDialogs, SortedHeads, SortedWindows, load_heads, load_windows, slab_head, window_decode,
+    window_highest)
 from ext.tables import DialogTable, HeadTable, MemberTable, WindowTable
 
 COUNTERS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 80)), min_size=1, max_size=150)
@@ -195,6 +196,5 @@ def test_native_code_and_the_table_of_conversations_agree() -> None:
 def test_a_dialog_reads_as_any_created_conversation() -> None:
     """The bytes that native code writes are the schema's map, with wider integers."""
     wide = pack_dialog(5, 2**40)
-    from engine.schema import CREATED, unpack
     assert unpack(CREATED, wide) == Created("dialog", "", True, [(5, "member"), (2**40, "member")])
     assert len(wide) == 72 and len(pack(Created("dialog"))) < 72

@@ -59,7 +59,8 @@ class MemoryLog:
 class Driver:
     """See the module."""
 
-    def __init__(self, path: Path, *, shard: int = 0, group_members_max: int = 5_000, block_events_max: int = 1 << 16) -> None:
+    def __init__(self, path: Path, *, shard: int = 0, group_members_max: int = 5_000,
+                 block_events_max: int = 1 << 16) -> None:
         self.path = path
         self.shard, self.group_members_max, self.block_events_max = shard, group_members_max, block_events_max
         self.log = MemoryLog()

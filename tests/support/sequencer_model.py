@@ -17,7 +17,8 @@ GIVES = {
     ("group", "owner"): {"owner", "admin", "member"}, ("group", "admin"): {"member"},
     ("channel", "owner"): {"owner", "admin", "writer", "follower"}, ("channel", "admin"): {"writer", "follower"},
 }
-ROLES = {"dialog": {"member"}, "group": {"owner", "admin", "member"}, "channel": {"owner", "admin", "writer", "follower"}}
+ROLES = {"dialog": {"member"}, "group": {"owner", "admin", "member"},
+         "channel": {"owner", "admin", "writer", "follower"}}
 ORDINARY = {"dialog": "member", "group": "member", "channel": "follower"}
 
 
@@ -198,7 +199,8 @@ class Model:
     @staticmethod
     def sees(user: int, talk: Talk, sequence: int) -> bool:
         """Whether a sequence lies in one of the user's intervals."""
-        return any(first <= sequence and (last is None or sequence <= last) for first, last in talk.intervals.get(user, []))
+        intervals = talk.intervals.get(user, [])
+        return any(first <= sequence and (last is None or sequence <= last) for first, last in intervals)
 
     def _judge_created(self, user, content, expected):
         if content["kind"] not in ("group", "channel"):

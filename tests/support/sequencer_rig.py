@@ -66,7 +66,8 @@ class Rig:
 
     def __init__(self, path: Path, *, intake_bytes_max: int = 1 << 20, tables_bytes_max: int = 1 << 30,
                  block_events_max: int = 1 << 16, save_events_max: int = 1_000_000, save_interval_s: float = 3600,
-                 clock: Callable[[], int] | None = None, lag_events_max: int = 8_000_000, run_saver: bool = False) -> None:
+                 clock: Callable[[], int] | None = None, lag_events_max: int = 8_000_000,
+                 run_saver: bool = False) -> None:
         self.log = GatedLog()
         self.saved = SavedState.open(path, shard=0)
         self.saver = Saver(self.saved, self.log, events_max=save_events_max, interval_s=save_interval_s)
@@ -78,7 +79,8 @@ class Rig:
         extra = {} if clock is None else {"clock": clock}
         self.sequencer = Sequencer(
             self.log, self.saved, self.admitter, self.saver, on_answers=self._hear, on_committed=self.committed.append,
-            intake_bytes_max=intake_bytes_max, tables_bytes_max=tables_bytes_max, lag_events_max=lag_events_max, **extra)
+            intake_bytes_max=intake_bytes_max, tables_bytes_max=tables_bytes_max, lag_events_max=lag_events_max,
+            **extra)
         self.saver.on_saved = self.sequencer.ring
         self.sequencer.start()
         if run_saver:

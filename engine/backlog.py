@@ -23,12 +23,11 @@ from collections.abc import Mapping
 from math import isqrt
 from typing import NamedTuple
 
-from ext.record import decode
-
 from engine.access import may_see
 from engine.errors import RecordDamaged, Trimmed
 from engine.ports import Gap, LogReader, StateView
 from engine.state.rows import Membership
+from ext.record import decode
 from ext.sift import sift
 
 KEPT_BYTES_MAX = 256 << 10

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ext.session_table import SessionTable
-
 from engine.state.rows import Membership
 from ext.fanout import Fanout as Native
 from ext.interest import Interest
 from ext.pages import Pages
 from ext.ring import Ring
+from ext.session_table import SessionTable
 
 
 class Fanout:

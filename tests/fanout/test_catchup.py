@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import msgpack
+import msgspec
 import pytest
 
 from engine.backlog import Budget, Question, chains_of, gather, read_forward, sequence_of, slow_hops
@@ -83,7 +83,7 @@ def test_nothing_after_a_removal_even_if_they_come_back() -> None:
 
 def test_deleted_messages_and_their_edits_are_tombstones() -> None:
     world = World(1)
-    edit = msgpack.packb({"target": 2, "body": b"better"})
+    edit = msgspec.msgpack.encode({"target": 2, "body": b"better"})
     world.commit([
         (1, "conversation.created", 1, created([1])), (1, "message", 1, b"regretted"), (1, "message", 1, b"kept"),
         (1, "message.edited", 1, edit), (1, "message.deleted", 1, {"target": 2}),
@@ -96,7 +96,8 @@ def test_deleted_messages_and_their_edits_are_tombstones() -> None:
         (1, "conversation.created"), (2, "message.tombstone"), (3, "message"), (4, "message.tombstone"),
         (5, "message.deleted")]
     assert [payload for _s, kind, payload in shown if kind == "message.tombstone"] == [b"", b""]
-    assert b"regretted" not in outlet.received and b"better" not in outlet.received
+    assert b"regretted" not in outlet.received
+    assert b"better" not in outlet.received
 
 
 def test_a_position_beyond_the_tail_waits_for_it() -> None:
@@ -126,7 +127,8 @@ def test_trimmed_events_become_a_gap_for_slow_sessions_too() -> None:
     world.settle()
     (conversation, after, before, newest, following), = told(world, outlet.origin)
     assert (conversation, after, before) == (1, 5, 42)
-    assert newest == [41, 40, 39, 38, 37] and following == 37
+    assert newest == [41, 40, 39, 38, 37]
+    assert following == 37
     assert outlet.sequences() == []
     assert world.lived == [outlet.origin]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import msgpack
+import msgspec
 import pytest
-from ext.session_table import SessionTable
 
 from engine.fanout import Fanout
+from ext.session_table import SessionTable
 from tests.support.naive_log import NaiveLog
-from tests.support.outlet import JSON, MSGPACK, Outlet, drain_writable
+from tests.support.outlet import JSON, MSGPACK, Outlet
 
 
 def fanout_with(
@@ -56,33 +56,33 @@ def test_broadcasts_go_on_while_small_conversations_never_pause() -> None:
 
 
 def test_a_burst_is_one_range_and_one_send() -> None:
-    table, fanout, log, outlets = fanout_with(4)
+    _table, fanout, log, outlets = fanout_with(4)
     for outlet in outlets:
         fanout.follow(1, outlet.origin)
     for _ in range(4):
         fanout.route(log.append([(1, "message", 1, b"x")] * 4), 0)
-    assert table.t_info(outlets[0].origin)["refs"] == 1
+    assert outlets[0].inside()["ranges"] == 1
     assert not fanout.flush(10_000)
     assert fanout.counters()["sends"] == 4
     for outlet in outlets:
         outlet.read()
         assert outlet.sequences() == list(range(1, 17))
-        assert table.t_info(outlet.origin)["refs"] == 0
+        assert outlet.inside()["ranges"] == 0
 
 
 @pytest.mark.parametrize("encoding", [MSGPACK, JSON])
 @pytest.mark.parametrize("size", [10, 900, 5000, 60_000])
 def test_a_full_socket_keeps_the_rest_of_one_frame_and_becomes_a_reader(encoding: int, size: int) -> None:
-    table, fanout, log, outlets = fanout_with(2)
+    _table, fanout, log, outlets = fanout_with(2)
     outlet = outlets[encoding]
     fanout.follow(1, outlet.origin)
     largest = 0
     for _ in range(400):
         fanout.route(log.append([(1, "message", 1, bytes(size))]), 0)
         fanout.flush(10_000)
-        info = table.t_info(outlet.origin)
-        largest = max(largest, info["out"])
-        if info["state"] == 3:
+        info = outlet.inside()
+        largest = max(largest, info["out_bytes"])
+        if info["reader"]:
             break
     else:
         raise AssertionError("never full")
@@ -91,11 +91,11 @@ def test_a_full_socket_keeps_the_rest_of_one_frame_and_becomes_a_reader(encoding
     position = fanout.pages.position_of(outlet.origin)
     assert position is not None
     fanout.route(log.append([(1, "message", 1, b"not for readers")]), 0)
-    assert table.t_info(outlet.origin)["refs"] == 0
+    assert outlet.inside()["ranges"] == 0
     for _ in range(100):
         outlet.read()
-        drain_writable(table, outlet.origin)
-        if not table.t_info(outlet.origin)["out"]:
+        outlet.writable()
+        if not outlet.inside()["out_bytes"]:
             break
     outlet.read()
     assert outlet.sequences() == list(range(1, position + 1))
@@ -105,7 +105,7 @@ def test_a_full_socket_keeps_the_rest_of_one_frame_and_becomes_a_reader(encoding
 def test_control_frames_leave_with_the_events_in_one_send() -> None:
     _table, fanout, log, outlets = fanout_with(1)
     fanout.follow(1, outlets[0].origin)
-    assert fanout.signal_to([outlets[0].origin], msgpack.packb([9, {}]), b"{}") == 1
+    assert fanout.signal_to([outlets[0].origin], msgspec.msgpack.encode([9, {}]), b"{}") == 1
     fanout.route(log.append([(1, "message", 1, b"x"), (2, "message", 1, b"other"), (1, "message", 1, b"y")]), 0)
     fanout.flush(10_000)
     assert fanout.counters()["sends"] == 1

@@ -37,7 +37,9 @@ def test_paging_back_shows_all_and_only_what_may_be_seen(seed: int) -> None:
             limit = draw.choice([1, 3, 50])
             for _ in range(1000):
                 found = page(world, user, conversation, following, limit)
-                assert found is not None and len(found.events) <= limit and not found.trimmed
+                assert found is not None
+                assert len(found.events) <= limit
+                assert not found.trimmed
                 got += [sequence_of(record) for record in found.events]
                 following = found.next
                 if following is None:
@@ -55,12 +57,14 @@ def test_a_trimmed_log_says_so() -> None:
     found = page(world, 1, 1, None, 100)
     assert found is not None
     assert [sequence_of(record) for record in found.events] == list(range(21, 14, -1))
-    assert found.trimmed and found.next is None
+    assert found.trimmed
+    assert found.next is None
     world.log.trimmed_below, world.log.damaged = 1, {10}
     found = page(world, 1, 1, 13, 100)
     assert found is not None
     assert [sequence_of(record) for record in found.events] == [12, 11]
-    assert found.damaged and not found.trimmed
+    assert found.damaged
+    assert not found.trimmed
 
 
 def test_a_start_that_is_no_event_and_too_far_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,14 @@ import random
 from array import array
 
 import pytest
-from ext.session_table import SessionTable
 
 from ext.interest import Interest
-from tests.support.outlet import close_session, open_session
+from ext.session_table import SessionTable
+from ext.sessionprobe import probe_close, probe_open
 
 
 def sessions(table: SessionTable, count: int) -> list[int]:
-    return [open_session(table, -1, 1, 0, 0, live=True) & 0xFFFFFFFF for _ in range(count)]
+    return [probe_open(table, -1, 1, 0, 0, True) & 0xFFFFFFFF for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -112,16 +112,16 @@ def test_sets_walk_nearly_ascending() -> None:
 def test_closed_sessions_and_bad_ids_are_refused() -> None:
     table = SessionTable(10)
     interest = Interest(table)
-    origin = open_session(table, -1, 1, 0, 0, live=True)
+    origin = probe_open(table, -1, 1, 0, 0, True)
     with pytest.raises(ValueError, match="conversation 0"):
         interest.add(0, origin)
     assert interest.add(5, origin)
     interest.drop(origin)
-    close_session(table, origin)
+    probe_close(table, origin)
     with pytest.raises(KeyError, match="not open"):
         interest.add(5, origin)
     assert interest.drop(origin) == 0
-    later = open_session(table, -1, 2, 0, 0, live=True)
+    later = probe_open(table, -1, 2, 0, 0, True)
     assert later & 0xFFFFFFFF == origin & 0xFFFFFFFF
     assert not interest.remove(5, origin)
     assert interest.followed_by(later) == []

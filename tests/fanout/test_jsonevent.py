@@ -1,4 +1,4 @@
-"""JSON frames against json, base64 and msgpack of others."""
+"""JSON frames against json, base64 and MessagePack of others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import json
 from typing import Any
 
-import msgpack
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +44,9 @@ def fields(record_type: str, numbers: tuple[int, ...]) -> dict[str, Any]:
 
 @settings(derandomize=True, max_examples=300, deadline=None)
 @given(st.tuples(*[IDS] * 8), st.sampled_from(OPAQUE_TYPES), st.binary(max_size=300))
-def test_opaque_payloads(numbers: tuple[int, ...], record_type: str, payload: bytes) -> None:
+def test_opaque_payloads(
+    numbers: tuple[int, int, int, int, int, int, int, int], record_type: str, payload: bytes
+) -> None:
     text = json_event(record_bytes(*numbers, record_type, payload))
     wanted = {**fields(record_type, numbers), "payload": base64.b64encode(payload).decode()}
     assert json.loads(text) == wanted
@@ -55,7 +57,7 @@ def test_opaque_payloads(numbers: tuple[int, ...], record_type: str, payload: by
 @given(st.sampled_from(DATA_TYPES), st.dictionaries(st.text(max_size=12), VALUES, max_size=6))
 def test_payloads_of_the_engines_types(record_type: str, payload: dict[str, Any]) -> None:
     numbers = (1, 2, 3, 4, 5, 6, 7, 8)
-    text = json_event(record_bytes(*numbers, record_type, msgpack.packb(payload)))
+    text = json_event(record_bytes(*numbers, record_type, msgspec.msgpack.encode(payload)))
     assert json.loads(text.decode("utf-8")) == {**fields(record_type, numbers), "data": plain(payload)}
 
 

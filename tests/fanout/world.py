@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-
-from ext.session_table import SessionTable
+from typing import Any
 
 from engine.catchup import CatchUp
 from engine.fanout import Fanout
@@ -14,9 +13,10 @@ from engine.ports import Gap
 from engine.readers import ReaderPool
 from engine.router import Router
 from engine.tail import Tail
+from ext.session_table import SessionTable
 from tests.support.naive_log import Event, NaiveLog
 from tests.support.naive_view import NaiveView
-from tests.support.outlet import Outlet, drain_writable
+from tests.support.outlet import Outlet
 
 
 class SameThreadPool(ReaderPool):
@@ -48,11 +48,11 @@ class World:
         self.committed = NaiveView(self.log)  # what admission knows: ahead of the tail
         self.table = SessionTable(64)
         self.fanout = Fanout(self.table, sequence=0, ring_bytes=ring_bytes, ranges_max=limits.pop("ranges_max", 4096))
-        self.router = Router(self.view, self.fanout, self)  # type: ignore[arg-type]
+        self.router = Router(self.view, self.fanout, self)
         self.tail = Tail(self.log, self.router, 0)
         self.pool = SameThreadPool(self.log)
         self.catchup = CatchUp(
-            self.view, self.fanout, self.log, self.pool, self, page_bytes=limits.pop("page_bytes", 2000), **limits,  # type: ignore[arg-type]
+            self.view, self.fanout, self.log, self.pool, self, page_bytes=limits.pop("page_bytes", 2000), **limits,
         )
         self.sessions: list[Outlet] = []
         self.gaps: dict[int, list[Gap]] = {}
@@ -96,7 +96,7 @@ class World:
         outlet.close()
         return position
 
-    def commit(self, events: list[tuple[int, str, int, dict | bytes]]) -> None:  # type: ignore[type-arg]
+    def commit(self, events: Sequence[tuple[int, str, int, dict[str, Any] | bytes]]) -> None:
         block = self.log.append(events)
         self.committed.apply(block)
 
@@ -112,7 +112,7 @@ class World:
             self.pool.waiting.pop(self.random.randrange(len(self.pool.waiting)))()
 
     def writable(self) -> None:
-        self.catchup.writable([outlet.origin for outlet in self.sessions if drain_writable(self.table, outlet.origin)])
+        self.catchup.writable([outlet.origin for outlet in self.sessions if outlet.writable()])
 
     def settle(self) -> None:
         """Everybody reads until nothing comes any more."""
@@ -146,8 +146,10 @@ class World:
 
     # random events
 
-    def random_events(self, users: int, payload_max: int, events_max: int) -> list[tuple[int, str, int, dict | bytes]]:  # type: ignore[type-arg]
-        events: list[tuple[int, str, int, dict | bytes]] = []  # type: ignore[type-arg]
+    def random_events(
+        self, users: int, payload_max: int, events_max: int
+    ) -> list[tuple[int, str, int, dict[str, Any] | bytes]]:
+        events: list[tuple[int, str, int, dict[str, Any] | bytes]] = []
         draw = self.random
         members = {key: self.committed.is_member(*key) for key in self.committed.members}
         for _ in range(draw.randrange(1, events_max)):

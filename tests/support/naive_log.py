@@ -7,6 +7,7 @@ incremental can be wrong here in the same way as in the engine.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +62,7 @@ class NaiveLog:
     damaged: set[int] = field(default_factory=set)
     hops: int = 0
 
-    def append(self, events: list[tuple[int, str, int, dict[str, Any] | bytes]]) -> bytes:
+    def append(self, events: Sequence[tuple[int, str, int, dict[str, Any] | bytes]]) -> bytes:
         """(conversation, type, sender, payload)… become one block."""
         first = len(self.events) + 1
         records = []

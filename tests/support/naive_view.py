@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from ext.record import Record
-
 from engine.state.rows import Control, Conversation, Membership
+from ext.record import Record
 from tests.support.naive_log import Event, NaiveLog
 
 
@@ -58,7 +57,7 @@ class NaiveView:
 
     def is_member(self, user: int, conversation: int) -> bool:
         """At the view's sequence."""
-        intervals = self.members.get((user, conversation))
+        intervals = self.members.get((user, conversation), [])
         return bool(intervals) and intervals[-1][1] is None
 
     def conversation(self, conversation: int) -> Conversation | None:

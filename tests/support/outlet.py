@@ -6,8 +6,10 @@ import json
 import socket
 import struct
 
-import msgpack
+import msgspec
+
 from ext.session_table import SessionTable
+from ext.sessionprobe import probe, probe_close, probe_open, probe_writable
 
 MSGPACK, JSON = 0, 1
 
@@ -27,7 +29,7 @@ class Outlet:
         self.table = table
         self.user = user
         self.encoding = encoding
-        self.origin = open_session(table, self.server.fileno(), user, encoding, position, live)
+        self.origin = probe_open(table, self.server.fileno(), user, encoding, position, live)
         self.received = bytearray()
         self.start = position
 
@@ -72,7 +74,7 @@ class Outlet:
                 found.append((body.pop("op"), body))
             else:
                 assert opcode == 0x82
-                number, body = msgpack.unpackb(payload)
+                number, body = msgspec.msgpack.decode(payload)
                 found.append(("event" if number == 1 else str(number), body))
         return found
 
@@ -83,25 +85,18 @@ class Outlet:
             for name, body in self.pushes() if name == "event"
         ]
 
+    def writable(self) -> bool:
+        """What the poller does at EPOLLOUT; whether a blocked reader can take more now."""
+        return probe_writable(self.table, self.origin)
+
+    def inside(self) -> dict[str, int]:
+        """What the session's struct says."""
+        found = probe(self.table, self.origin)
+        assert found is not None
+        return found
+
     def close(self) -> None:
         """Both ends; the session's place is free again."""
-        close_session(self.table, self.origin)
+        probe_close(self.table, self.origin)
         self.server.close()
         self.client.close()
-
-
-def open_session(table: SessionTable, fd: int, user: int, encoding: int, position: int, live: bool) -> int:
-    """Its origin."""
-    return table.t_open(fd, user, user, encoding, 4 if live else 3, position)
-
-
-def close_session(table: SessionTable, origin: int) -> None:
-    """As the poller does it after its report was handled."""
-    table.t_close(origin)
-
-
-def drain_writable(table: SessionTable, origin: int) -> bool:
-    """What the poller does at EPOLLOUT; whether a blocked reader can take more now."""
-    if not table.t_info(origin)["flags"] & 4:
-        return False
-    return table.t_writable(origin) == 1 and table.t_info(origin)["state"] == 3

@@ -1,4 +1,4 @@
-# Routes committed records to outboxes and flushes outboxes to sockets. Loop thread only, without the GIL where it counts.
+# Routes committed records to outboxes and flushes outboxes to sockets. Loop thread only; long loops leave the GIL.
 # An outbox (Session.refs) is a list of ranges of ring entries, two u32 each: first, count; ref_count and ref_room count
 # ranges. It is allocated here while something waits and freed when it is empty. Everything else of a session that is
 # written here: position, state (S_LIVE → S_READER → S_LIVE), and out_data for the rest of a frame begun.

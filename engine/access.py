@@ -10,10 +10,9 @@ Cost: a few integer comparisons; the payload is looked at only for member events
 
 from __future__ import annotations
 
-from ext.record import Record
-
 from engine.schema import unpack
 from engine.state.rows import Membership
+from ext.record import Record
 
 MEMBER_PREFIX = "member."
 

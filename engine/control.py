@@ -13,8 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from engine import errors, schema
-from engine.conversations import (
-    KIND_BY_NAME, KINDS, ROLE_BY_NAME, ROLE_NAMES, KindRow, Right, Role, role_row)
+from engine.conversations import KIND_BY_NAME, KINDS, ROLE_BY_NAME, ROLE_NAMES, KindRow, Right, Role, role_row
 from engine.state.saved import ConversationRow, MembershipRow
 
 

@@ -85,7 +85,7 @@ def load(saved: SavedState, records: RecordReader, missing: Missing) -> Loaded:
         dialogs = [(int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big"),
                     int.from_bytes(dialogs_found.get(key, b""), "big")) for key in dialog_keys]
         publishers = split_keys(missing.heads)
-        wanted = {key[:8] for key in publishers} | {value for value in dialogs_found.values()}
+        wanted = {key[:8] for key in publishers} | set(dialogs_found.values())
         wanted |= {key1(conversation) for conversation in missing.conversations}
         heads = _heads(rows, sorted(wanted))
         kinds = {key: value[0] for key, value in heads[1]}

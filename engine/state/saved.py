@@ -82,8 +82,9 @@ def pack_conversation(row: ConversationRow) -> bytes:
 def unpack_conversation(data: bytes) -> ConversationRow:
     """The conversation of stored bytes."""
     kind, flags, _, count, created, changed_at, first, second = _CONVERSATION.unpack_from(data)
-    return ConversationRow(kind, bool(flags & _CLOSED), bool(flags & _HISTORY), count, created, changed_at, first, second,
-                           data[_CONVERSATION.size:].decode())
+    title = data[_CONVERSATION.size:].decode()
+    closed, history = bool(flags & _CLOSED), bool(flags & _HISTORY)
+    return ConversationRow(kind, closed, history, count, created, changed_at, first, second, title)
 
 
 def pack_membership(row: MembershipRow) -> bytes:

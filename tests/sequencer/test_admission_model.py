@@ -16,7 +16,7 @@ from engine import schema
 from engine.answers import pack_proposal
 from engine.state.view import View
 from tests.support.sequencer_driver import Driver, answers_of
-from tests.support.sequencer_model import Model
+from tests.support.sequencer_model import Content, Model
 
 USERS = 7
 PACKED = {
@@ -56,7 +56,7 @@ class Actor:
         last = len(self.model.log)
         return max(1, last + 1 - self.random.choice((0, 1, 2, 3, 5, 8, 20)))
 
-    def draw(self) -> tuple[int, int, int, int, str, dict, bool, int | None]:
+    def draw(self) -> tuple[int, int, int, int, str, Content, bool, int | None]:
         """user, device, counter, target, type, content, person, expected."""
         r = self.random
         user, device = r.randint(1, USERS), r.randint(1, 2)
@@ -84,7 +84,7 @@ class Actor:
         name, content = self.control(user, other)
         return user, device, counter, conversation, name, content, False, expected
 
-    def control(self, user: int, other: int) -> tuple[str, dict]:
+    def control(self, user: int, other: int) -> tuple[str, Content]:
         """A control event about somebody or some message."""
         r = self.random
         name = r.choice((*tuple(PACKED)[1:], "member.added", "member.added", "member.removed", "message.deleted"))
@@ -101,7 +101,7 @@ class Actor:
         return name, {"target": self.target()}
 
 
-def packed(name: str, content: dict) -> bytes:
+def packed(name: str, content: Content) -> bytes:
     """The payload of a proposal."""
     return schema.pack(PACKED[name](**content)) if name in PACKED else b"opaque"
 
@@ -118,7 +118,7 @@ def check_view(view: View, model: Model) -> None:
         assert view.members(conversation, 2, 2) == [m for m in sorted(talk.roles.items()) if m[0] > 2][:2]
         for user in range(1, USERS + 1):
             membership = view.membership(user, conversation)
-            intervals = tuple(tuple(interval) for interval in talk.intervals.get(user, []))
+            intervals = tuple(talk.intervals.get(user, []))
             assert (membership.intervals if membership else ()) == intervals
             assert (membership.role if membership else "") == talk.roles.get(user, "")
     assert view.conversation(len(model.talks) + 1) is None
@@ -148,7 +148,8 @@ def test_answers_and_records_equal_the_model(tmp_path: Path, seed: int) -> None:
         answers = driver.submit(proposal)
         expected_answer = model.publish(user, device, counter, target, name, content, person=person, expected=expected)
         assert answers_of(answers) == [expected_answer], (seed, step, name, content)
-        assert answers[0].origin == step and answers[0].counter == counter
+        assert answers[0].origin == step
+        assert answers[0].counter == counter
         event = random_.random()
         if event < 0.05:
             driver.save()
@@ -177,7 +178,7 @@ def test_a_batch_keeps_each_devices_order_and_needs_no_luck_with_cold_keys(tmp_p
     """Cold and warm proposals of many devices in one batch: each device's events stand in the order of its counters."""
     driver = Driver(tmp_path / "state")
     random_ = random.Random(5)
-    counters = {user: 0 for user in range(1, 41)}
+    counters = dict.fromkeys(range(1, 41), 0)
     for _ in range(30):
         batch = b""
         for _ in range(200):

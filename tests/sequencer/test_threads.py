@@ -28,8 +28,10 @@ def test_one_event_alone_is_committed_at_once(rig: Rig) -> None:
     """No timer: the answer comes though nothing else does."""
     for counter in range(1, 30):
         answer = rig.say(1, counter, 2)
-        assert answer is not None and answer.status == errors.APPENDED
-    assert rig.committed[-1] == 30 and len(rig.log.blocks) == 29
+        assert answer is not None
+        assert answer.status == errors.APPENDED
+    assert rig.committed[-1] == 30
+    assert len(rig.log.blocks) == 29
 
 
 def test_no_answer_of_any_kind_before_the_sync(rig: Rig) -> None:
@@ -82,7 +84,8 @@ def test_a_failed_sync_discards_fences_and_says_unavailable(rig: Rig) -> None:
     later = [rig.say(1, 1, 2), rig.say(9, 1, 8)]
     assert {answer.status for answer in later if answer} == {errors.UNAVAILABLE}
     assert all(answer.sequence == 0 and answer.counter for answer in rig.answers[1:])
-    assert rig.committed == [2] and isinstance(rig.sequencer.failure, errors.LogFenced)
+    assert rig.committed == [2]
+    assert isinstance(rig.sequencer.failure, errors.LogFenced)
 
 
 def test_a_failure_while_keys_are_loaded_leaves_nobody_waiting(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +94,8 @@ def test_a_failure_while_keys_are_loaded_leaves_nobody_waiting(rig: Rig, monkeyp
         raise OSError("the disk is gone")
     monkeypatch.setattr(SavedState, "read", broken)
     answer = rig.say(1, 1, 2)
-    assert answer is not None and answer.status == errors.UNAVAILABLE
+    assert answer is not None
+    assert answer.status == errors.UNAVAILABLE
     monkeypatch.undo()
 
 
@@ -148,7 +152,9 @@ def test_the_clock_may_jump_but_time_does_not_fall(tmp_path: Path) -> None:
     times = iter([5_000, 4_000, 10, 6_000, 5_999])
     rig = Rig(tmp_path / "state", clock=lambda: next(times, 7_000))
     heard = [answer.time for answer in (rig.say(1, counter, 2) for counter in range(1, 8)) if answer]
-    assert heard == sorted(heard) and heard[0] >= 4_000 and heard[-1] == 7_000
+    assert heard == sorted(heard)
+    assert heard[0] >= 4_000
+    assert heard[-1] == 7_000
     rig.close()
 
 
@@ -167,7 +173,8 @@ def test_small_tables_shed_and_still_answer_right(tmp_path: Path) -> None:
         for counter in range(1, 201):  # turns, each of which sheds a slice
             rig.say(9_000, round_ * 1_000 + counter, 9_001)
     statuses = [answer.status for answer in rig.answers]
-    assert statuses.count(errors.APPENDED) == (1_499 + 200) * 3 and statuses.count(errors.REPEAT) == 45
+    assert statuses.count(errors.APPENDED) == (1_499 + 200) * 3
+    assert statuses.count(errors.REPEAT) == 45
     assert rig.admitter.deferrals > 3_000
     rig.close()
 
@@ -195,7 +202,8 @@ def test_closing_commits_what_was_taken_in(tmp_path: Path) -> None:
     for user in range(1, 300):
         rig.say(user, 1, user + 1_000, wait=False)
     rig.sequencer.close()
-    assert len(rig.answers) == 299 and {answer.status for answer in rig.answers} == {errors.APPENDED}
+    assert len(rig.answers) == 299
+    assert {answer.status for answer in rig.answers} == {errors.APPENDED}
     assert not rig.sequencer.submit(pack_proposal(1, 1, 2, 2, "message", b""))
     rig.saver.stop()
     assert rig.saved.position() == 598
@@ -213,7 +221,9 @@ def test_a_callback_that_raises_does_not_stop_the_writer(rig: Rig, monkeypatch: 
     rig.quiet()
     monkeypatch.undo()
     answer = rig.say(1, 2, 2)
-    assert answer is not None and answer.status == errors.APPENDED and calls == [2]
+    assert answer is not None
+    assert answer.status == errors.APPENDED
+    assert calls == [2]
 
 
 def test_an_edit_of_a_message_that_is_not_synced_yet_waits(rig: Rig) -> None:

@@ -7,6 +7,7 @@ memory. It knows nothing of their code, only of the promises: repeats first, the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 APPENDED, REPEAT, TOO_OLD, JUMP, CONFLICT, UNKNOWN, FORBIDDEN, CLOSED = 0, 1, 10, 11, 12, 13, 14, 15
 BAD_TYPE, TOO_LARGE, BAD_TARGET, BAD_PAYLOAD, LIMIT, UNCHANGED, BAD_ID, BAD_COUNTER = 16, 17, 18, 19, 20, 21, 22, 27
@@ -21,6 +22,9 @@ ROLES = {"dialog": {"member"}, "group": {"owner", "admin", "member"},
          "channel": {"owner", "admin", "writer", "follower"}}
 ORDINARY = {"dialog": "member", "group": "member", "channel": "follower"}
 
+Content = dict[str, Any]
+Judged = tuple[int, int, int, list[tuple[str, Content]]]
+
 
 @dataclass
 class Talk:
@@ -32,7 +36,7 @@ class Talk:
     created: int
     closed: bool = False
     roles: dict[int, str] = field(default_factory=dict)
-    intervals: dict[int, list[list[int | None]]] = field(default_factory=dict)
+    intervals: dict[int, list[tuple[int, int | None]]] = field(default_factory=dict)
     events: list[int] = field(default_factory=list)
 
 
@@ -48,7 +52,7 @@ class Event:
     device: int
     counter: int
     type: str
-    content: dict
+    content: Content
 
 
 class Model:
@@ -62,7 +66,7 @@ class Model:
         self.deleted: dict[int, int] = {}
         self.group_members_max = group_members_max
 
-    def publish(self, user: int, device: int, counter: int, target: int, type_name: str, content: dict, *,
+    def publish(self, user: int, device: int, counter: int, target: int, type_name: str, content: Content, *,
                 person: bool = False, expected: int | None = None) -> tuple[int, int, int, int]:
         """Judges one proposal and appends it if it may be."""
         if not (1 <= user <= ID_MAX and 1 <= device <= ID_MAX):
@@ -87,10 +91,11 @@ class Model:
         seen[counter] = event.sequence
         return APPENDED, conversation, event.sequence, event.conversation_sequence
 
-    def _judge(self, user, target, type_name, content, person, expected):
+    def _judge(self, user: int, target: int, type_name: str, content: Content, person: bool,
+               expected: int | None) -> Judged:
         if type_name == "conversation.created":
             return self._judge_created(user, content, expected)
-        conversation, events = target, []
+        conversation = target
         if person:
             if user == target:
                 return BAD_TARGET, 0, 0, []
@@ -99,11 +104,10 @@ class Model:
             if not conversation and "." not in type_name:
                 if expected:
                     return CONFLICT, 0, 0, []
-                expected = None
                 conversation = len(self.talks) + 1
-                events = [("conversation.created", {"kind": "dialog", "title": "", "history": True,
-                                                    "members": [(pair[0], "member"), (pair[1], "member")]})]
-                return APPENDED, conversation, 0, [*events, (type_name, content)]
+                members = [(each, "member") for each in pair]
+                created = {"kind": "dialog", "title": "", "history": True, "members": members}
+                return APPENDED, conversation, 0, [("conversation.created", created), (type_name, content)]
         talk = self.talks.get(conversation)
         if talk is None:
             return UNKNOWN, 0, 0, []
@@ -119,9 +123,11 @@ class Model:
             return CONFLICT, conversation, len(talk.events), []
         if status:
             return status, conversation, 0, []
+        assert body is not None
         return APPENDED, conversation, 0, [(type_name, body)]
 
-    def _rights(self, talk, user, role, type_name, content):
+    def _rights(self, talk: Talk, user: int, role: str, type_name: str,
+                content: Content) -> tuple[int, Content | None]:
         """(status, body): body None = refused before closed and expected are looked at."""
         speaks = role in SPEAKERS[talk.kind]
         gives = GIVES.get((talk.kind, role), set())
@@ -178,10 +184,10 @@ class Model:
             return (self._aimed(talk, user, role, content, "reaction"), content) if role else (FORBIDDEN, None)
         return (0, content) if speaks else (FORBIDDEN, None)
 
-    def _room(self, talk):
+    def _room(self, talk: Talk) -> int:
         return LIMIT if talk.kind == "group" and len(talk.roles) >= self.group_members_max else 0
 
-    def _aimed(self, talk, user, role, content, what):
+    def _aimed(self, talk: Talk, user: int, role: str, content: Content, what: str) -> int:
         sequence = content["target"]
         if sequence > len(self.log) or sequence not in talk.events or not self.sees(user, talk, sequence):
             return BAD_TARGET
@@ -202,7 +208,7 @@ class Model:
         intervals = talk.intervals.get(user, [])
         return any(first <= sequence and (last is None or sequence <= last) for first, last in intervals)
 
-    def _judge_created(self, user, content, expected):
+    def _judge_created(self, user: int, content: Content, expected: int | None) -> Judged:
         if content["kind"] not in ("group", "channel"):
             return BAD_PAYLOAD, 0, 0, []
         if expected:
@@ -218,16 +224,18 @@ class Model:
         body = {**content, "members": list(members.items())}
         return APPENDED, len(self.talks) + 1, 0, [("conversation.created", body)]
 
-    def _append(self, conversation, user, device, counter, type_name, content) -> Event:
+    def _append(self, conversation: int, user: int, device: int, counter: int, type_name: str,
+                content: Content) -> Event:
         sequence = len(self.log) + 1
         if type_name == "conversation.created":
             talk = Talk(content["kind"], content["title"], content["history"], sequence)
             self.talks[conversation] = talk
             for member, role in content["members"]:
                 talk.roles[member] = role
-                talk.intervals[member] = [[sequence, None]]
+                talk.intervals[member] = [(sequence, None)]
             if talk.kind == "dialog":
-                self.dialogs[tuple(member for member, _ in content["members"])] = conversation
+                first, second = (member for member, _ in content["members"])
+                self.dialogs[first, second] = conversation
         talk = self.talks[conversation]
         event = Event(sequence, conversation, len(talk.events) + 1, talk.events[-1] if talk.events else 0, user, device,
                       counter, type_name, content)
@@ -235,10 +243,11 @@ class Model:
         talk.events.append(sequence)
         if type_name == "member.added":
             first = talk.created if talk.history and content["user"] not in talk.intervals else sequence
-            talk.intervals.setdefault(content["user"], []).append([first, None])
+            talk.intervals.setdefault(content["user"], []).append((first, None))
             talk.roles[content["user"]] = content["role"]
         elif type_name in ("member.removed", "member.left"):
-            talk.intervals[content["user"]][-1][1] = sequence
+            mine = talk.intervals[content["user"]]
+            mine[-1] = (mine[-1][0], sequence)
             del talk.roles[content["user"]]
         elif type_name == "member.role":
             talk.roles[content["user"]] = content["role"]

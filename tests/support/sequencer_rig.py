@@ -15,7 +15,7 @@ from typing import Any
 from engine.admitter import Admitter
 from engine.answers import Answer, pack_proposal, unpack_answers
 from engine.errors import LogFenced
-from engine.sequencer import Sequencer
+from engine.sequencer import Sequencer, clock_us
 from engine.state.saved import SavedState
 from engine.state.saver import Saver
 from tests.support.sequencer_driver import MemoryLog
@@ -76,11 +76,10 @@ class Rig:
         self.answers: list[Answer] = []
         self.committed: list[int] = []
         self._heard = threading.Condition()
-        extra = {} if clock is None else {"clock": clock}
         self.sequencer = Sequencer(
             self.log, self.saved, self.admitter, self.saver, on_answers=self._hear, on_committed=self.committed.append,
             intake_bytes_max=intake_bytes_max, tables_bytes_max=tables_bytes_max, lag_events_max=lag_events_max,
-            **extra)
+            clock=clock or clock_us)
         self.saver.on_saved = self.sequencer.ring
         self.sequencer.start()
         if run_saver:

@@ -1,0 +1,47 @@
+# Gonets: `make run`, `make test`. All that is made lies in .venv, build, and beside the sources of ext/ (*.so).
+# PYTHON=/path/to/python3 chooses the interpreter. GONETS_SANITIZE and GONETS_DEBUG: see setup.py.
+
+.PHONY: help run build test check bench lock clean
+.DEFAULT_GOAL := help
+export PYTHON
+
+help:
+	@echo "make run     build, start gonets under ./data on 127.0.0.1, print addresses, two tokens and what to try"
+	@echo "make build   .venv from requirements.lock, and the native modules of ext/; only what changed"
+	@echo "make test    build, then all tests; one file: .venv/bin/pytest tests/test_tidy.py"
+	@echo "make check   build (warnings of Cython are errors), lint, format, types, imports"
+	@echo "make bench   build, then a short set of benchmarks"
+	@echo "make lock    pin anew what pyproject.toml asks for, with hashes"
+	@echo "make clean   remove what was made, .venv and caches too; ./data stays"
+
+build:
+	@.ci/prepare
+	@.venv/bin/python setup.py -q build_ext --inplace
+
+run: build
+	.venv/bin/gonets serve --demo
+
+test: build
+	.venv/bin/python -m pytest
+
+check: build
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: build
+	.venv/bin/gonets bench short
+
+# The tool that pins lives in an environment of its own: it is no part of what it pins.
+lock:
+	@.ci/prepare
+	.venv/bin/python -m venv --clear build/lock-venv
+	build/lock-venv/bin/pip install -q --disable-pip-version-check uv
+	build/lock-venv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-annotate --custom-compile-command "make lock" -q -o requirements.lock
+
+clean:
+	rm -rf .venv build dist *.egg-info ext/*.so ext/*.c
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

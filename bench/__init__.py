@@ -1,0 +1,1 @@
+"""Measurements of the engine and the gateway, each beside the bare limit of the machine."""

@@ -1,0 +1,1 @@
+"""Adapters to state services: readers of the event stream with a state machine and a port to the outside."""

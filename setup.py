@@ -60,7 +60,7 @@ if DEBUG:
 
 def flags_text() -> str:
     """All that changes the machine code of every module."""
-    from Cython import __version__ as cython_version
+    from Cython.Compiler.Version import version as cython_version
 
     parts = (cython_version, sys.version, sysconfig.get_config_var("CFLAGS"), DIRECTIVES, COMPILE, LINK, MACROS)
     return "\n".join(map(repr, parts)) + "\n" + Path(__file__).read_text(encoding="utf-8")
@@ -86,10 +86,8 @@ class BuildExt(build_ext):
 
     def run(self) -> None:
         """Runs both steps under a lock, so that two builds side by side don't write each other's files."""
-        if (
-            self.editable_mode
-        ):  # `pip install -e .` brings the command only; the modules are the business of `make build`
-            self.extensions = []
+        if self.editable_mode:  # `pip install -e .` brings the command, `make build` the modules
+            self.extensions: list[Module] = []
             return
         BUILD.mkdir(exist_ok=True)
         with open(BUILD / "lock", "w") as lock:
@@ -103,7 +101,7 @@ class BuildExt(build_ext):
                 shutil.rmtree(made, ignore_errors=True)
             stamp.write_text(flags, encoding="utf-8")
         jobs = min(len(os.sched_getaffinity(0)), 8)
-        self.parallel = self.parallel or jobs
+        self.parallel: int = jobs
         translated = {module.name: module for module in translate(self.extensions, jobs)}
         failed = [module.name for module in self.extensions if module.name not in translated]
         self.extensions = [module for module in self.extensions if module.name in translated]

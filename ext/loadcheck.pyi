@@ -1,0 +1,1 @@
+# Nothing for Python: only ext.loadgen and ext.loadloop call it.

@@ -1,0 +1,3 @@
+class LoadLoop:
+    closed: bool
+    def __init__(self, connections_max: int = 1) -> None: ...

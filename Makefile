@@ -1,7 +1,7 @@
 # Gonets: `make run`, `make test`. All that is made lies in .venv, build, and beside the sources of ext/ (*.so).
 # PYTHON=/path/to/python3 chooses the interpreter. GONETS_SANITIZE and GONETS_DEBUG: see setup.py.
 
-.PHONY: help run build test check bench lock clean
+.PHONY: help run build test check check-lint check-format check-types check-imports bench lock clean
 .DEFAULT_GOAL := help
 export PYTHON
 
@@ -24,10 +24,15 @@ run: build
 test: build
 	.venv/bin/python -m pytest
 
-check: build
+check: check-lint check-format check-types check-imports  # with -k all of them, even if one fails
+
+check-lint: build
 	.venv/bin/ruff check
+check-format: build
 	.venv/bin/ruff format --check
+check-types: build
 	.venv/bin/mypy
+check-imports: build
 	.venv/bin/lint-imports
 
 bench: build

@@ -228,7 +228,7 @@ cdef class BareServer:
             p.life = B_HELLO
             self._whole(k, <const uint8_t *>UPGRADED, <uint32_t>strlen(UPGRADED))
         first = at
-        while size - at >= 8:
+        while size - at >= 4:  # even the shortest masked frame has six
             length, head = data[at + 1] & 0x7F, 6
             if length == 126:
                 length, head = data[at + 2] << 8 | data[at + 3], 8

@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memset
 import ipaddress
 
 from ext.c_load cimport now_ns, thread_ns
-from ext.loadcheck cimport BUCKETS, STAMP, Stream, bucket_ns, stream_free, stream_open
+from ext.loadcheck cimport BUCKETS, STAMP, Stream, bucket_ns, bucket_of, stream_free, stream_open
 from ext.loadloop cimport (
     L_DEAD, L_LIVE, L_NEW, NO_STREAM, NUMBERS, OUTPUT_BYTES, STREAMS, TEMPLATE_BYTES_MAX, WINDOW,
     Connection, LoadLoop, Receipt)
@@ -179,17 +179,19 @@ cdef class LoadGenerator(LoadLoop):
         everything was answered and delivered in the end."""
         cdef uint64_t begun = now_ns(), cpu
         cdef uint32_t i
+        cdef bint limited = self.stream_count > 0
         self.ping_interval_ns = <uint64_t>(ping_interval_s * 1e9)
         self.ping_due_ns, self.ping_next = begun, 0
         self.publishing = True
         for i in range(self.stream_count):
             self.streams[i].due_ns = begun
+            limited = limited and self.streams[i].limit > 0
             self._start(i)
         if warmup_s > 0:
-            self._run(begun + <uint64_t>(warmup_s * 1e9), False)
+            self._run(begun + <uint64_t>(warmup_s * 1e9), limited)
         self._window(True)
         cpu = thread_ns()
-        self._run(self.window_from_ns + <uint64_t>(seconds * 1e9), False)
+        self._run(self.window_from_ns + <uint64_t>(seconds * 1e9), limited)
         self._window(False)
         self.busy_ns = thread_ns() - cpu
         self.publishing = False
@@ -233,11 +235,11 @@ cdef class LoadGenerator(LoadLoop):
     def stats(self):
         """Counts of the generator as a whole."""
         cdef uint64_t window = self.window_to_ns - self.window_from_ns
-        return {"connections": self.used, "live": self.live, "dead": self.dead, "events": self.events,
+        return {"connections": self.used, "streams": self.stream_count, "live": self.live, "dead": self.dead, "events": self.events,
                 "others": self.others, "broken": self.broken,
                 "disordered": self.disordered, "unmatched": self.unmatched, "bytes_in": self.bytes_in, "reads": self.reads,
                 "sends": self.sends, "frames": {i: self.numbers[i] for i in range(NUMBERS) if self.numbers[i]},
-                "window_s": window / 1e9, "cpu_share": self.busy_ns / window if window else 0.0,
+                "window_s": window / 1e9, "cpu_share": <double>self.busy_ns / <double>window if window else 0.0,
                 "last_close": self.last_close, "last_words": self._last_words()}
 
     def stream_stats(self, uint32_t i):
@@ -260,6 +262,10 @@ cdef class LoadGenerator(LoadLoop):
             self.stream_stats(i)
             counts = self.streams[i].receipt_ns if which == "receipt" else self.streams[i].deliver_ns
         return [(bucket_ns(b), counts[b]) for b in range(BUCKETS) if counts[b]]
+
+    def bucket_middle(self, uint64_t ns):
+        """The latency that a histogram shows for this one."""
+        return bucket_ns(bucket_of(ns))
 
     def events_of(self, uint32_t connection):
         self._known(connection)

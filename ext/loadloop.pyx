@@ -236,11 +236,11 @@ cdef class LoadLoop:
             self.disordered += 1
             return 0
         c.last_sequence = event.sequence
+        c.events += 1
         if verdict == EVENT_OURS:
             s = &self.streams[event.stream]
             arrived = event_arrived(s, &event, body, size)
             if arrived != 2:
-                c.events += 1
                 s.deliveries += 1
                 s.deliver_ns[bucket_of(now - event.intended_ns if now > event.intended_ns else 0)] += 1
                 return self._broadcast(s, now) if arrived == 1 and not s.interval_ns else 0

@@ -1,0 +1,104 @@
+"""`gonets bench …`: one command a measurement, each prints a table or, with --json, one object.
+
+Mounted by gonets.py. A command is thin: it chooses a size, calls `run` of the file with its name, and prints. Files are
+imported when their command is called, so that `gonets serve` does not pay for them. `short` is what `make bench` runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from bench import report
+from bench.harness import FULL, SHORT, SMOKE, BenchError, Size, workplace
+
+app = App(name="bench", help="Measurements, each beside the bare limit of the machine; and the replay of real chats.")
+app.command("bench.replay:replay", name="replay")
+
+Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object instead of a table")]
+Folder = Annotated[
+    Path | None, Parameter(help="where to write while measuring; it should be on the disk that is judged")
+]
+
+NAMES = ("append", "open", "publish", "fanout", "latency", "connections")
+
+
+def measurement(name: str) -> Callable[[Size, Path | None], list[report.Case]]:
+    """The function behind a command."""
+    found: Callable[..., list[report.Case]] = importlib.import_module(f"bench.{name}").run
+    if name not in ("append", "open"):
+        return found
+
+    def sized(size: Size, folder: Path | None) -> list[report.Case]:
+        """Those without sockets know two sizes only; a short look is their smoke size."""
+        with workplace(name, folder) as place:
+            return found(size is not FULL, place)
+
+    return sized
+
+
+def _measure(names: tuple[str, ...], size: Size, folder: Path | None, as_json: bool) -> None:
+    results: list[report.Case] = []
+    where = folder or Path.cwd()
+    try:
+        for name in names:
+            if not as_json:
+                print(f"gonets: bench: {name} ({size.name}) …", file=sys.stderr, flush=True)
+            results += measurement(name)(size, folder)
+    except (BenchError, ConnectionError, OSError, RuntimeError, ValueError) as error:
+        print(f"gonets: bench: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    found: dict[str, Any] = report.report(results, where)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        report.show(found)
+
+
+@app.command
+def append(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """Durable appends of 300-byte records through the sequencer's path, against bare LMDB."""
+    _measure(("append",), SMOKE if smoke else FULL, folder, as_json)
+
+
+@app.command(name="open")
+def open_(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """How long a log of millions of events takes to open after kill -9."""
+    _measure(("open",), SMOKE if smoke else FULL, folder, as_json)
+
+
+@app.command
+def publish(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """Answered durable publishes over WebSocket, against a bare native server."""
+    _measure(("publish",), SMOKE if smoke else FULL, folder, as_json)
+
+
+@app.command
+def fanout(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """One publisher's events to thousands of sessions, against a bare C send loop."""
+    _measure(("fanout",), SMOKE if smoke else FULL, folder, as_json)
+
+
+@app.command
+def latency(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """Publish to deliver at half of the highest rate, and of dialogs beside broadcasts."""
+    _measure(("latency",), SMOKE if smoke else FULL, folder, as_json)
+
+
+@app.command
+def connections(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """Memory, hellos a second and idle CPU of thousands of sessions."""
+    _measure(("connections",), SMOKE if smoke else FULL, folder, as_json)
+
+
+@app.command
+def short(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """All of them with fewer and shorter runs: a look in a few minutes, no verdict."""
+    _measure(NAMES, SMOKE if smoke else SHORT, folder, as_json)

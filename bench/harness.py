@@ -177,9 +177,7 @@ def gateway(folder: Path, issuer: Issuer, *, computing: bool = False, **settings
         }
         | settings
     )
-    if computing:
-        return Child("bench.serve_computing", [], environment, folder)
-    return Child("gonets", ["serve", "--json"], environment, folder)
+    return Child("bench.serve_computing" if computing else "gonets", ["serve", "--json"], environment, folder)
 
 
 def bare(kind: str, folder: Path, payload_bytes: int) -> Child:

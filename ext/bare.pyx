@@ -6,6 +6,7 @@ group starts before the receipts of the last one leave. Fan-out: a C loop of one
 have gathered. Handshakes, hellos, tokens, members, numbering and checks are left out: frames are read as far as their
 length, receipts count, events are a template with a number. Cost: what is measured.
 """
+from cpython.buffer cimport PyBUF_READ
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -14,9 +15,6 @@ from libc.string cimport memcpy, memset, strlen
 from ext.c_load cimport (
     EAGAIN, EFD_CLOEXEC, EPOLL_CLOEXEC, EPOLLIN, MSG_NOSIGNAL, accept_next, await_writable, close, epoll_create1,
     epoll_event, errno, eventfd, find_bytes, mask_bytes, read, recv, send, store_be64, wait_ns, watch, write)
-
-cdef extern from "Python.h":
-    int PyBUF_READ
 
 cdef enum:
     INPUT_BYTES = 1 << 20

@@ -58,6 +58,7 @@ cdef uint32_t bucket_of(uint64_t ns) noexcept nogil
 cdef uint64_t bucket_ns(uint32_t bucket) noexcept nogil
 cdef int stream_open(Stream *s, const uint8_t *fill, uint32_t fill_size) except -1
 cdef void stream_free(Stream *s) noexcept
+cdef uint32_t frame_put(uint8_t *to, uint32_t opcode, const uint8_t *body, uint32_t size, uint32_t key) noexcept nogil
 cdef void stamp_put(uint8_t *payload, uint32_t stream, uint32_t connection, uint32_t counter, uint64_t index,
                     uint64_t intended_ns) noexcept nogil
 cdef int event_check(Stream *streams, uint32_t count, const uint8_t *body, uint32_t size, Event *event) noexcept nogil

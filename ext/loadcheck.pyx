@@ -1,4 +1,4 @@
-"""Streams of the load generator: stamped payloads, verified events, latency histograms.
+"""Streams of the load generator: stamped payloads, client frames, verified events, latency histograms.
 
 Feeds on whole WebSocket payloads from ext/loadgen. The first 32 bytes of each payload name stream, connection, device
 counter, index and intended time; the rest is the stream's fill. An event counts as delivered only if its record is
@@ -12,7 +12,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from ext.c_load cimport load_be32, load_be64, load_le32, load_le64, log2_floor, store_le32, store_le64
+from ext.c_load cimport (
+    load_be32, load_be64, load_le32, load_le64, log2_floor, mask_bytes, store_be64, store_le32, store_le64)
 
 
 cdef uint32_t bucket_of(uint64_t ns) noexcept nogil:
@@ -64,6 +65,25 @@ cdef void stream_free(Stream *s) noexcept:
     s.receipt_ns = s.deliver_ns = NULL
     s.seen = NULL
     s.publisher_at = NULL
+
+
+cdef uint32_t frame_put(uint8_t *to, uint32_t opcode, const uint8_t *body, uint32_t size, uint32_t key) noexcept nogil:
+    """One whole client frame, masked; its size. `to` has room for 14 bytes more than the body."""
+    cdef uint32_t head = 2
+    to[0] = 0x80 | opcode
+    if size < 126:
+        to[1] = 0x80 | size
+    elif size < 65536:
+        to[1], to[2], to[3] = 0x80 | 126, size >> 8, size & 0xFF
+        head = 4
+    else:
+        to[1] = 0x80 | 127
+        store_be64(to + 2, size)
+        head = 10
+    memcpy(to + head, &key, 4)
+    memcpy(to + head + 4, body, size)
+    mask_bytes(to + head + 4, size, key)
+    return head + 4 + size
 
 
 cdef void stamp_put(uint8_t *payload, uint32_t stream, uint32_t connection, uint32_t counter, uint64_t index,

@@ -15,11 +15,11 @@ from libc.string cimport memcmp, memcpy
 
 from ext.c_load cimport (
     EAGAIN, EINTR, EPOLL_CLOEXEC, EPOLLIN, EPOLLOUT, MSG_NOSIGNAL, close, connect_from, epoll_create1,
-    epoll_event, errno, find_bytes, load_be64, mask_bytes, now_ns, recv, send, sharp_timers, socket_error, store_be64,
+    epoll_event, errno, find_bytes, load_be64, now_ns, recv, send, sharp_timers, socket_error, store_be64,
     wait_ns, watch)
 from ext.loadcheck cimport (
-    BUCKETS, EVENT_BROKEN, EVENT_CORRUPT, EVENT_OURS, Event, Stream, bucket_of, event_arrived, event_check, stamp_put,
-    stream_free)
+    BUCKETS, EVENT_BROKEN, EVENT_CORRUPT, EVENT_OURS, Event, Stream, bucket_of, event_arrived, event_check, frame_put,
+    stamp_put, stream_free)
 
 cdef enum:
     READY = 512                 # sockets that one wait may name
@@ -301,26 +301,11 @@ cdef class LoadLoop:
     # ---- sending --------------------------------------------------------------------------------------------------
 
     cdef uint32_t _frame(self, uint8_t *to, uint32_t opcode, const uint8_t *body, uint32_t size) noexcept nogil:
-        """A masked client frame; its size."""
-        cdef uint32_t head = 2, key
-        to[0] = 0x80 | opcode
-        if size < 126:
-            to[1] = 0x80 | size
-        elif size < 65536:
-            to[1], to[2], to[3] = 0x80 | 126, size >> 8, size & 0xFF
-            head = 4
-        else:
-            to[1] = 0x80 | 127
-            store_be64(to + 2, size)
-            head = 10
+        """A masked client frame; its size. Masks need to differ, not to be secret: xorshift."""
         self.random ^= self.random << 13
         self.random ^= self.random >> 7
         self.random ^= self.random << 17
-        key = <uint32_t>(self.random >> 16)
-        memcpy(to + head, &key, 4)
-        memcpy(to + head + 4, body, size)
-        mask_bytes(to + head + 4, size, key)
-        return head + 4 + size
+        return frame_put(to, opcode, body, size, <uint32_t>(self.random >> 16))
 
     cdef int _send(self, uint32_t k, const uint8_t *data, uint32_t size) except -1 nogil:
         """Sends, or keeps what the kernel does not take."""

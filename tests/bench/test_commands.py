@@ -1,0 +1,53 @@
+"""Every `gonets bench` command in its smoke size: it works, it verifies, it reports in the one shape."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WITH_LIMIT = ("append", "publish", "fanout")
+
+
+def smoke(name: str, folder: Path) -> dict[str, Any]:
+    """The object that a command prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gonets", "bench", name, "--smoke", "--json", "--folder", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("name", ["append", "open", "publish", "fanout", "latency", "connections"])
+def test_smoke(name: str, tmp_path: Path) -> None:
+    """Results in the shape of the documentation, the machine beside them, nothing left behind."""
+    found = smoke(name, tmp_path)
+    assert found["results"] and found["machine"]["filesystem"]
+    for case in found["results"]:
+        assert case["case"] and case["durability"] and case["runs"] >= 1
+        low, high = case["spread"]
+        assert low <= high
+        if "value" in case:
+            assert case["unit"]
+        else:
+            assert case["rate_per_s"] > 0
+        if name in WITH_LIMIT:
+            assert case["limit_per_s"] > 0 and case["ratio"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """No traceback for what a person can mend."""
+    with pytest.raises(AssertionError, match=r"gonets: bench: .*nowhere"):
+        smoke("publish", tmp_path / "nowhere")

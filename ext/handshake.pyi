@@ -1,0 +1,3 @@
+def read_head(
+    data: bytes, looked: int = 0, head_bytes_max: int = 8_192, path: bytes = b"/v1", any_client: bool = False
+) -> tuple[int, int, int, int, bytes]: ...

@@ -58,5 +58,5 @@ class EngineRig:
     def close(self) -> None:
         """Closes and checks everything that is on the disk."""
         self.engine.close()
-        problems = check_log(self.path)
+        problems = check_log(self.path)["problems"]
         assert not problems, problems

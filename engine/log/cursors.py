@@ -1,0 +1,121 @@
+"""Delivered and read marks of users in conversations: not events, latest wins, written every few seconds.
+
+Moved by gateway/cursors.py on the loop; a thread writes what has moved in one transaction an interval. A crash loses
+at most that interval, which is allowed: clients say their marks again after hello.
+
+Invariants: a mark that `put` has taken is what `get` gives, before and after it is written; reads never see half an
+interval. Cost: a dictionary entry per mark that moved; a look-up in LMDB for one that did not.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+
+from engine.errors import LogVersion, StateDamaged
+
+FORMAT_VERSION: Final = 1
+LMDB_ENGINE: Final = 0
+MAP_BYTES: Final = 1 << 38
+FORMAT_KEY: Final = b"format"  # shorter than any key of two numbers
+_KEY = struct.Struct(">QQ")  # conversation, user
+_VALUE = struct.Struct("<QQ")  # delivered, read: conversation sequences
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[int, int]
+
+
+class CursorStore:
+    """`get` and `put` from one thread (the loop); the writer's thread is its own."""
+
+    def __init__(self, env: lmdb.Environment, interval_s: float) -> None:
+        self._env = env
+        self._interval_s = interval_s
+        self._lock = threading.Lock()
+        self._moved: dict[Key, tuple[int, int]] = {}
+        self._writing: dict[Key, tuple[int, int]] = {}
+        self._stop = threading.Event()
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="cursors", daemon=True)
+
+    @classmethod
+    def open(cls, path: Path, *, interval_s: float) -> CursorStore:
+        """Opens or makes the environment in a directory, and begins to write. Raises LogVersion, StateDamaged."""
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            env = lmdb.open(str(path), map_size=MAP_BYTES, max_spare_txns=2, lib_version=LMDB_ENGINE)
+            env.reader_check()
+            with env.begin(write=True) as txn:
+                found = txn.get(FORMAT_KEY)
+                if found is None:
+                    txn.put(FORMAT_KEY, bytes([FORMAT_VERSION]))
+        except lmdb.Error as error:
+            raise StateDamaged(f"the cursors in {path} can't be opened: {error}",
+                               hint="move the directory away: clients say their marks again") from error
+        if found not in (None, bytes([FORMAT_VERSION])):
+            env.close()
+            raise LogVersion(f"the cursors in {path} have format {found.hex()}, not {FORMAT_VERSION:02x}")
+        store = cls(env, interval_s)
+        store._thread.start()
+        return store
+
+    def get(self, conversation: int, user: int) -> tuple[int, int]:
+        """(delivered, read) as conversation sequences; (0, 0) if there is no mark."""
+        key = (conversation, user)
+        with self._lock:
+            found = self._moved.get(key) or self._writing.get(key)
+        if found is not None:
+            return found
+        with self._env.begin() as txn:
+            data = txn.get(_KEY.pack(conversation, user))
+        return _VALUE.unpack(data) if data is not None else (0, 0)  # type: ignore[return-value]
+
+    def put(self, conversation: int, user: int, delivered: int, read: int) -> None:
+        """The newest word on a mark."""
+        with self._lock:
+            self._moved[conversation, user] = (delivered, read)
+
+    def write(self) -> int:
+        """Writes what has moved since the last call; how many marks."""
+        with self._lock:
+            self._writing, self._moved = self._moved, {}
+        if self._writing:
+            rows: list[Any] = [(_KEY.pack(*key), _VALUE.pack(*value)) for key, value in sorted(self._writing.items())]
+            with self._env.begin(write=True) as txn, txn.cursor() as cursor:
+                consumed, _ = cursor.putmulti(rows)
+                if consumed != len(rows):
+                    raise StateDamaged(f"{consumed} of {len(rows)} cursors were taken")
+        with self._lock:
+            count, self._writing = len(self._writing), {}
+        return count
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            try:
+                self.write()
+            except Exception as error:  # marks are no promise: the engine goes on without storing them
+                self.failure = error
+                _log.exception("cursors can't be written any more; they are kept in memory")
+                self._take_back()
+                return
+
+    def _take_back(self) -> None:
+        with self._lock:
+            self._moved = {**self._writing, **self._moved}
+            self._writing = {}
+
+    def close(self) -> None:
+        """Writes what is left and ends."""
+        self._stop.set()
+        self._thread.join()
+        try:
+            if self.failure is None:
+                self.write()
+        finally:
+            self._env.close()

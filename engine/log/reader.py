@@ -1,0 +1,173 @@
+"""A reader of the log: blocks in order, single records, and walks back along a conversation.
+
+Everybody who delivers reads through this: the tail, resuming and slow sessions, history, the saver, verbs. It asks
+the files each time ("what is there after N?") and keeps nothing between calls, so that it can't miss a roll.
+
+Invariants: what is returned is a copy and has passed its checksums; blocks are contiguous; a sequence is looked for
+in the one segment that can hold it. Cost: a transaction and a look-up a call, about 0.1 ms a megabyte of blocks, and
+a few microseconds a hop of a walk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.errors import LogDamaged, RecordDamaged, Trimmed
+from engine.log import format as fmt
+from engine.log.segments import Segments
+from ext import block as blocks
+
+_CONVERSATION = slice(11, 19)  # engine/LOG_FORMAT.md, Record
+_PREVIOUS = slice(29, 37)
+
+
+class Reader:
+    """One thread at a time; any number side by side."""
+
+    def __init__(self, segments: Segments) -> None:
+        self._segments = segments
+
+    @property
+    def first_sequence(self) -> int:
+        """The first sequence that is kept."""
+        return self._segments.firsts[0]
+
+    def last_sequence(self) -> int:
+        """The last synced sequence; one less than the first kept if there is none."""
+        segments = self._segments
+        first = segments.firsts[-1]
+        while (following := segments.after(first)) is not None:
+            first = following
+        with segments.reading(first) as txn:
+            cursor = txn.cursor()
+            if not cursor.last() or len(cursor.key()) != 8:
+                return first - 1
+            head = blocks.header(cursor.value())
+            return head.first_sequence + head.count - 1
+
+    def blocks_after(self, sequence: int, limit_bytes: int = 1 << 20) -> list[bytes]:
+        """Contiguous blocks, the first one holding sequence + 1, until they hold limit_bytes; [] at the end.
+
+        Raises Trimmed, LogDamaged.
+        """
+        found: list[bytes] = []
+        wanted, held = sequence + 1, 0
+        while True:
+            first = self._segments.at(wanted)
+            with self._segments.reading(first) as txn:
+                cursor = txn.cursor()
+                there = _seek(cursor, wanted)
+                while there:
+                    block = self._checked(first, cursor, wanted, exactly=bool(found))
+                    if block is None:
+                        break
+                    found.append(block)
+                    held += len(block)
+                    head = blocks.header(block)
+                    wanted = head.first_sequence + head.count
+                    if held >= limit_bytes:
+                        return found
+                    there = cursor.next()
+            following = self._segments.after(first)
+            if following is None:
+                return found
+            if following > wanted:
+                if self._ends_at(first, wanted):  # else it grew between the two looks: look again
+                    raise LogDamaged(f"segment {self._segments.path(first).name} ends before sequence {wanted}, the next"
+                                     f" one begins with {following}")
+
+    def _ends_at(self, first: int, wanted: int) -> bool:
+        with self._segments.reading(first) as txn:
+            return not _seek(cursor := txn.cursor(), wanted) or not blocks.holds(cursor.value(), wanted)
+
+    def _checked(self, first: int, cursor: Any, wanted: int, exactly: bool) -> bytes | None:
+        """The block at the cursor if `wanted` lies in it (exactly: begins it); None where the segment ends before."""
+        key, name = int.from_bytes(cursor.key(), "big"), self._segments.path(first).name
+        if exactly and key != wanted:
+            raise LogDamaged(f"segment {name}: after sequence {wanted - 1} the next block begins with {key}")
+        if not exactly and not blocks.holds(cursor.value(), wanted):
+            if cursor.next():
+                raise LogDamaged(f"segment {name}: block {key} does not hold sequence {wanted}, the next one begins with"
+                                 f" {int.from_bytes(cursor.key(), 'big')}")
+            return None
+        block, fault, index = blocks.copy_checked(cursor.value())
+        if block is None:
+            raise LogDamaged(fmt.fault_text(name, key, fault, index))
+        if (begins := blocks.header(block).first_sequence) != key:
+            raise LogDamaged(f"segment {name}, block {key}: it says that it begins with {begins}")
+        return block
+
+    def record(self, sequence: int) -> bytes | None:
+        """One record, checked by itself; None beyond the end. Raises Trimmed, RecordDamaged."""
+        if sequence < 1:
+            raise Trimmed(f"sequence {sequence}: sequences begin at 1")
+        first = self._segments.at(sequence)
+        while True:
+            with self._segments.reading(first) as txn:
+                cursor = txn.cursor()
+                if _seek(cursor, sequence) and blocks.holds(cursor.value(), sequence):
+                    return self._found(first, cursor, sequence)
+                if cursor.next():
+                    raise self._no_block(first, sequence)
+            following = self._segments.after(first)
+            if following is None:
+                return None
+            if following > sequence:
+                raise self._no_block(first, sequence)
+            first = self._segments.at(sequence)
+
+    def _no_block(self, first: int, sequence: int) -> RecordDamaged:
+        name = self._segments.path(first).name
+        return RecordDamaged(f"segment {name}: no block holds sequence {sequence}, though later ones are there")
+
+    def _found(self, first: int, cursor: Any, sequence: int) -> bytes:
+        record, fault = blocks.find(cursor.value(), sequence)
+        if record is None:
+            key = int.from_bytes(cursor.key(), "big")
+            raise RecordDamaged(fmt.fault_text(self._segments.path(first).name, key, fault, sequence - key))
+        return record
+
+    def walk(self, head: int, conversation: int, after: int, limit: int) -> list[bytes]:
+        """The chain from head back while sequence > after, newest first, at most `limit`.
+
+        Raises Trimmed where it leads below what is kept, RecordDamaged.
+        """
+        found: list[bytes] = []
+        while head > after and len(found) < limit:
+            first = self._segments.at(head)
+            with self._segments.reading(first) as txn:
+                head = self._walk_in(txn, first, head, conversation, max(after, first - 1), limit, found)
+        return found
+
+    def _walk_in(
+        self, txn: Any, first: int, head: int, conversation: int, after: int, limit: int, found: list[bytes]
+    ) -> int:
+        """Walks inside one segment; where to go on."""
+        cursor = txn.cursor()
+        value: Any = None
+        while head > after and len(found) < limit:
+            if value is None or not blocks.holds(value, head):
+                if not _seek(cursor, head):
+                    raise self._no_block(first, head)
+                value = cursor.value()
+                if not blocks.holds(value, head):
+                    raise self._no_block(first, head)
+            record = self._found(first, cursor, head)
+            previous = int.from_bytes(record[_PREVIOUS], "big")
+            if int.from_bytes(record[_CONVERSATION], "big") != conversation or previous >= head:
+                raise RecordDamaged(f"the chain of conversation {conversation} leads to sequence {head}, which is not of it")
+            found.append(record)
+            head = previous
+        return head
+
+
+def _seek(cursor: Any, sequence: int) -> bool:
+    """Puts the cursor on the last block that begins at or before a sequence; False if there is none."""
+    key = fmt.key_of(sequence)
+    if cursor.set_range(key):
+        if bytes(cursor.key()) == key:
+            return True
+        there = cursor.prev()
+    else:
+        there = cursor.last()
+    return bool(there) and len(cursor.key()) == 8

@@ -1,0 +1,42 @@
+"""What the verbs of `gonets log` share: a data directory opened for reading, beside a running server or without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.errors import BadArgument, DataUntrusted
+from engine.log import format as fmt
+from engine.log.segments import Segments
+from engine.log.writer import SEGMENT_BYTES, map_bytes_of
+from engine.state.saved import SavedState
+
+
+@contextmanager
+def opened(data: Path) -> Iterator[Segments]:
+    """The segments of a data directory. Raises BadArgument where there are none."""
+    segments = Segments(data / fmt.FOLDER, shard=None, map_bytes=map_bytes_of(SEGMENT_BYTES))
+    if not segments.folder.is_dir():
+        raise BadArgument(f"{data} holds no log", hint="name the directory that `gonets serve --data` was given")
+    segments.scan()
+    try:
+        if not segments.firsts:
+            raise BadArgument(f"{segments.folder} holds no segment", hint="was the log ever opened by `gonets serve`?")
+        yield segments
+    finally:
+        segments.close()
+
+
+def saved_position(data: Path, shard: int) -> int | None:
+    """The sequence up to which the state was saved; None if there is no state that can be opened."""
+    if not (data / "state" / "data.mdb").exists():
+        return None
+    try:
+        saved = SavedState.open(data / "state", shard=shard, read_only=True)
+    except DataUntrusted:
+        return None
+    try:
+        return saved.position()
+    finally:
+        saved.close()

@@ -1,0 +1,21 @@
+# Verifying records against each other: one pass over the blocks of a log, with a table of conversations and devices.
+# One thread. For `gonets log check`; nothing in the data path uses it.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from ext.tables cimport HeadTable, WindowTable
+
+cdef enum Disagreement:
+    AGREES = 0
+    CONVERSATION_SEQUENCE = 1  # not one more than the conversation's last
+    PREVIOUS = 2  # not the conversation's last event
+    TIME = 3  # before that of the event before it
+    SHARD = 4  # a conversation of another shard, or none
+    COUNTER = 5  # the device has published with this counter before
+
+cdef class Verifier:
+    cdef readonly uint64_t events
+    cdef uint64_t shard, time_us
+    cdef HeadTable heads
+    cdef WindowTable windows
+
+    cdef Disagreement _one(self, const uint8_t *record, uint32_t size) except? COUNTER nogil

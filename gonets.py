@@ -107,16 +107,30 @@ def serve(
         if as_json:
             _print_json(addresses)
         else:
-            print(f"gonets: clients {addresses['url']}  admin {addresses['admin'] or '(none)'}"
-                  f"  data {addresses['data']}  durability {addresses['durability']}")
+            print(
+                f"gonets: clients {addresses['url']}  admin {addresses['admin'] or '(none)'}"
+                f"  data {addresses['data']}  durability {addresses['durability']}"
+            )
             if demo:
                 _print_demo(loaded.config, addresses)
         sys.stdout.flush()
 
     try:
-        run(loaded.config, ready, reload=lambda: configuration.load(config, os.environ, {
-            "server.data": data, "server.listen": listen, "server.admin": admin,
-        }).config)
+        run(
+            loaded.config,
+            ready,
+            reload=lambda: (
+                configuration.load(
+                    config,
+                    os.environ,
+                    {
+                        "server.data": data,
+                        "server.listen": listen,
+                        "server.admin": admin,
+                    },
+                ).config
+            ),
+        )
     except StartError as error:
         fail(str(error))
 
@@ -129,14 +143,15 @@ def _print_demo(config: configuration.Config, addresses: dict[str, str]) -> None
 
     for user in DEMO_USERS:
         token = development_token(
-            Path(config.server.data), user, DEMO_TOKEN_S, config.auth.audience, config.auth.issuer)
+            Path(config.server.data), user, DEMO_TOKEN_S, config.auth.audience, config.auth.issuer
+        )
         print(f"token of user {user}: {token}")
     where = "" if addresses["url"] == DEFAULT_URL else f" --url {addresses['url']}"
     data = "" if config.server.data == "./data" else f" --data {config.server.data}"
     program = os.path.relpath(sys.argv[0])
     print("try in a second terminal, then in a third:")
     print(f"  {program} listen --user {DEMO_USERS[1]}{where}{data}")
-    print(f"  {program} send --user {DEMO_USERS[0]} --to {DEMO_USERS[1]}{where}{data} \"hello from the log\"")
+    print(f'  {program} send --user {DEMO_USERS[0]} --to {DEMO_USERS[1]}{where}{data} "hello from the log"')
 
 
 DEFAULT_URL = "ws://127.0.0.1:8800/v1"
@@ -174,7 +189,8 @@ def _development_token(config: configuration.Config, user: int, device: int | No
         fail(f"--lifetime-s {lifetime_s}: must be at least 1")
     try:
         return development_token(
-            Path(config.server.data), user, lifetime_s, config.auth.audience, config.auth.issuer, device)
+            Path(config.server.data), user, lifetime_s, config.auth.audience, config.auth.issuer, device
+        )
     except (KeysError, OSError) as error:
         fail(str(error))
 
@@ -203,8 +219,15 @@ def check(
         "Options (● = taken by a reload, SIGHUP)",
         ("option", "value", "unit", "limits", "from", "", "meaning"),
         (
-            (row.option, row.value if row.value != "" else "(empty)", row.unit, row.limits, row.source,
-             "●" if row.reloadable else "", row.meaning)
+            (
+                row.option,
+                row.value if row.value != "" else "(empty)",
+                row.unit,
+                row.limits,
+                row.source,
+                "●" if row.reloadable else "",
+                row.meaning,
+            )
             for row in rows
         ),
     )
@@ -255,7 +278,16 @@ def read(
         _print_json({"events": events})
         return
     columns = (
-        "sequence", "conversation", "conversation_sequence", "previous", "time", "sender", "device", "counter", "type")
+        "sequence",
+        "conversation",
+        "conversation_sequence",
+        "previous",
+        "time",
+        "sender",
+        "device",
+        "counter",
+        "type",
+    )
     _table(f"Events from {from_sequence}", columns, ([event[name] for name in columns] for event in events))
 
 
@@ -326,8 +358,10 @@ def send(
     if as_json:
         _print_json(receipt)
     else:
-        print(f"{receipt['status']}: conversation {receipt['conversation']}, its event"
-              f" {receipt['conversation_sequence']}, sequence {receipt['sequence']} in the log")
+        print(
+            f"{receipt['status']}: conversation {receipt['conversation']}, its event"
+            f" {receipt['conversation_sequence']}, sequence {receipt['sequence']} in the log"
+        )
     if receipt["status"] not in ("appended", "repeat"):
         raise SystemExit(1)
 

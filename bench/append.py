@@ -18,7 +18,7 @@ from typing import Any, Final
 import lmdb
 
 from bench.proposals import DialogLoad, Listener, batches
-from engine.engine import Engine
+from engine import Engine
 
 RECORD_BYTES: Final = 300
 RUNS: Final = 5
@@ -85,8 +85,14 @@ class Ours:
         self.listener = Listener()
         self.committed = 0
         self.engine = Engine.open(
-            folder, on_answers=self.listener.hear, on_committed=lambda sequence: None, segment_bytes=SEGMENT_BYTES,
-            intake_bytes_max=64 << 20, tables_bytes_max=1 << 30, save_interval_s=save_interval_s)
+            folder,
+            on_answers=self.listener.hear,
+            on_committed=lambda sequence: None,
+            segment_bytes=SEGMENT_BYTES,
+            intake_bytes_max=64 << 20,
+            tables_bytes_max=1 << 30,
+            save_interval_s=save_interval_s,
+        )
         self.load = DialogLoad(dialogs, users, record_bytes=RECORD_BYTES)
         self._push(batches(self.load.first_messages(), BATCH), dialogs)
         self.load.learn(self._checked(dialogs))
@@ -142,14 +148,20 @@ def _case(ours: Ours, bare: Bare, folder: Path, each: int, events: int) -> dict[
     record_bytes = RUNS * events * RECORD_BYTES
     rate, limit = statistics.median(rates), statistics.median(limits)
     return {
-        "case": f"append {each} a commit", "rate_per_s": round(rate), "limit_per_s": round(limit),
-        "ratio": round(rate / limit, 3), "spread": [round(min(rates)), round(max(rates))],
-        "limit_spread": [round(min(limits)), round(max(limits))], "runs": RUNS, "events_per_run": events,
+        "case": f"append {each} a commit",
+        "rate_per_s": round(rate),
+        "limit_per_s": round(limit),
+        "ratio": round(rate / limit, 3),
+        "spread": [round(min(rates)), round(max(rates))],
+        "limit_spread": [round(min(limits)), round(max(limits))],
+        "runs": RUNS,
+        "events_per_run": events,
         "bytes_per_record_byte": round((device or written) / record_bytes, 3),
         "bytes_source": "device" if device else "process write_bytes",
         "process_write_bytes_per_record_byte": round(written / record_bytes, 3),
         "process_given_bytes_per_record_byte": round(given / record_bytes, 3),
-        "durability": ours.engine.durability, "filesystem": ours.engine.filesystem,
+        "durability": ours.engine.durability,
+        "filesystem": ours.engine.filesystem,
     }
 
 
@@ -160,8 +172,9 @@ def run(smoke: bool, folder: Path | None = None) -> list[dict[str, Any]]:
     try:
         ours, bare = Ours(place / "data", dialogs, users, 0.2 if smoke else 10.0), Bare(place)
         try:
-            return [_case(ours, bare, place, each, events)
-                    for each, events in (SMOKE_SIZES if smoke else SIZES).items()]
+            return [
+                _case(ours, bare, place, each, events) for each, events in (SMOKE_SIZES if smoke else SIZES).items()
+            ]
         finally:
             bare.close()
             ours.engine.close()

@@ -52,7 +52,7 @@ def visible(history: Sequence[Placed], start: Iterable[int]) -> dict[int, Sequen
         if event.kind == "join":
             since.setdefault(event.subject, at)
         elif event.kind == "leave" and event.subject in since:
-            parts.setdefault(event.subject, []).append(sequences[since.pop(event.subject):at + 1])
+            parts.setdefault(event.subject, []).append(sequences[since.pop(event.subject) : at + 1])
     for user, at in since.items():
         parts.setdefault(user, []).append(sequences[at:])
     return {user: np.concatenate(some) for user, some in parts.items()}
@@ -78,8 +78,12 @@ def judge(expected: Sequences, got: Sequences, filled: Sequences = NOTHING) -> V
     everything = np.union1d(unique, filled)
     deliveries = int(got.size + filled.size)
     return Verdict(
-        expected.size, deliveries, int(np.setdiff1d(expected, everything).size), deliveries - int(everything.size),
-        disordered, np.setdiff1d(everything, expected),
+        expected.size,
+        deliveries,
+        int(np.setdiff1d(expected, everything).size),
+        deliveries - int(everything.size),
+        disordered,
+        np.setdiff1d(everything, expected),
     )
 
 
@@ -110,6 +114,8 @@ class Latencies:
     def summary(self) -> dict[str, float | None]:
         """What the report shows."""
         return {
-            "p50": self.percentile_ms(0.50), "p99": self.percentile_ms(0.99), "p999": self.percentile_ms(0.999),
+            "p50": self.percentile_ms(0.50),
+            "p99": self.percentile_ms(0.99),
+            "p999": self.percentile_ms(0.999),
             "max": self._max_us / 1000 if self._max_us else None,
         }

@@ -17,7 +17,7 @@ import time
 from array import array
 from typing import NamedTuple
 
-from engine.fanout import Fanout
+from engine import Fanout
 from ext.interest import Interest
 from ext.session_table import SessionTable
 from ext.sessionprobe import bare_drain, bare_sends, probe_close, probe_open
@@ -82,8 +82,14 @@ def interest_lookups(entries: int = 10_000_000, lookups: int = 2_000_000, seed: 
     if (hits, misses, interest.entries) != (lookups, 0, 0):
         raise AssertionError(f"{hits} of {lookups} found, {misses} of none, {interest.entries} left")
     total = sessions * each
-    return Lookups(total, memory / total, lookups / (hit - added), lookups / (missed - hit),
-                   total / (added - began), total / (dropped - missed))
+    return Lookups(
+        total,
+        memory / total,
+        lookups / (hit - added),
+        lookups / (missed - hit),
+        total / (added - began),
+        total / (dropped - missed),
+    )
 
 
 def fanout_flush(sessions: int, events: int, rounds: int = 20, payload_bytes: int = 32) -> Flush:
@@ -143,10 +149,14 @@ def _pairs(count: int) -> list[tuple[socket.socket, socket.socket]]:
 def _block(first: int, count: int, payload: bytes) -> tuple[bytes, int]:
     """A block of messages, and the bytes of their frames. Checksums are left out: nobody here reads them."""
     records = [
-        b"\x9a" + b"".join(
+        b"\x9a"
+        + b"".join(
             b"\xcf" + struct.pack(">Q", number)
             for number in (first + k, CONVERSATION, first + k, first + k - 1, 1, 2, 3, first + k)
-        ) + b"\xd9\x07message\xc6" + struct.pack(">I", len(payload)) + payload
+        )
+        + b"\xd9\x07message\xc6"
+        + struct.pack(">I", len(payload))
+        + payload
         for k in range(count)
     ]
     size = len(records[0])

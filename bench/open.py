@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.proposals import DialogLoad, Listener, batches
-from engine.answers import pack_proposal
-from engine.engine import Engine
-from engine.state.saved import SavedState
+from engine import Engine, pack_proposal, saved_position
 
 RECORD_BYTES: Final = 120
 EVENTS: Final = 10_000_000
@@ -30,8 +28,13 @@ FOLDED_MAX: Final = 1_000_000  # events of the log that is folded from its begin
 def fill(data: Path, events: int, dialogs: int, save_events_max: int) -> Engine:
     """An engine whose log has at least so many events, over so many dialogs."""
     listener = Listener()
-    engine = Engine.open(data, on_answers=listener.hear, on_committed=lambda sequence: None,
-                         save_events_max=save_events_max, tables_bytes_max=1 << 30)
+    engine = Engine.open(
+        data,
+        on_answers=listener.hear,
+        on_committed=lambda sequence: None,
+        save_events_max=save_events_max,
+        tables_bytes_max=1 << 30,
+    )
     load = DialogLoad(dialogs, max(dialogs // 10, 50), record_bytes=RECORD_BYTES)
     _publish(engine, listener, load.first_messages())
     load.learn(listener.take())
@@ -89,15 +92,19 @@ def run(smoke: bool, folder: Path | None = None) -> list[dict[str, Any]]:
     try:
         data = place / "data"
         _killed(data, events, dialogs, save_events_max)
-        saved = SavedState.open(data / "state", shard=0)
-        position = saved.position()
-        saved.close()
+        position = saved_position(data, shard=0) or 0
         opened, answered, stats, durability, filesystem = _opened(data)
         case = {
-            "case": f"open a log of {events} events after kill -9", "value": round(opened, 3), "unit": "s",
-            "first_receipt_s": round(answered, 3), "events": stats["log_sequence"],
-            "replayed_events": stats["log_sequence"] - 2 - position, "runs": 1, "spread": [round(opened, 3)] * 2,
-            "durability": durability, "filesystem": filesystem,
+            "case": f"open a log of {events} events after kill -9",
+            "value": round(opened, 3),
+            "unit": "s",
+            "first_receipt_s": round(answered, 3),
+            "events": stats["log_sequence"],
+            "replayed_events": stats["log_sequence"] - 2 - position,
+            "runs": 1,
+            "spread": [round(opened, 3)] * 2,
+            "durability": durability,
+            "filesystem": filesystem,
         }
         whole = place / "whole"
         folded = min(events, FOLDED_MAX)
@@ -105,9 +112,15 @@ def run(smoke: bool, folder: Path | None = None) -> list[dict[str, Any]]:
         shutil.rmtree(whole / "state")
         opened, answered, stats, durability, filesystem = _opened(whole)
         compared = {
-            "case": f"fold {folded} events from the beginning", "value": round(opened, 3), "unit": "s",
-            "first_receipt_s": round(answered, 3), "events": stats["log_sequence"], "runs": 1,
-            "spread": [round(opened, 3)] * 2, "durability": durability, "filesystem": filesystem,
+            "case": f"fold {folded} events from the beginning",
+            "value": round(opened, 3),
+            "unit": "s",
+            "first_receipt_s": round(answered, 3),
+            "events": stats["log_sequence"],
+            "runs": 1,
+            "spread": [round(opened, 3)] * 2,
+            "durability": durability,
+            "filesystem": filesystem,
         }
         return [case, compared]
     finally:

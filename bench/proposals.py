@@ -11,13 +11,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.engine import Engine
+from engine import Engine
 
 RECORD_OVERHEAD: Final = 80  # fixed part of a record; type and payload come on top
-ANSWER: Final = np.dtype([
-    ("origin", "<u8"), ("counter", "<u8"), ("conversation", "<u8"), ("sequence", "<u8"),
-    ("conversation_sequence", "<u8"), ("time", "<u8"), ("status", "<u2"), ("zero", "<u2"), ("extra", "<u4"),
-])
+ANSWER: Final = np.dtype(
+    [
+        ("origin", "<u8"),
+        ("counter", "<u8"),
+        ("conversation", "<u8"),
+        ("sequence", "<u8"),
+        ("conversation_sequence", "<u8"),
+        ("time", "<u8"),
+        ("status", "<u2"),
+        ("zero", "<u2"),
+        ("extra", "<u4"),
+    ]
+)
 Array = np.ndarray[Any, Any]
 TYPE: Final = b"message"
 PERSON: Final = 1
@@ -56,12 +65,23 @@ class DialogLoad:
     def __init__(self, dialogs: int, users: int, *, record_bytes: int = 300, seed: int = 1) -> None:
         self.random = np.random.default_rng(seed)
         payload = record_bytes - RECORD_OVERHEAD - len(TYPE)
-        self.layout = np.dtype([
-            ("length", "<u4"), ("flags", "<u4"), ("origin", "<u8"), ("user", "<u8"), ("device", "<u8"),
-            ("counter", "<u8"), ("target", "<u8"), ("expected", "<u8"), ("type_bytes", "<u2"), ("zero", "<u2"),
-            ("payload_bytes", "<u4"),
-            ("type", f"S{len(TYPE)}"), ("payload", f"V{payload}"),
-        ])
+        self.layout = np.dtype(
+            [
+                ("length", "<u4"),
+                ("flags", "<u4"),
+                ("origin", "<u8"),
+                ("user", "<u8"),
+                ("device", "<u8"),
+                ("counter", "<u8"),
+                ("target", "<u8"),
+                ("expected", "<u8"),
+                ("type_bytes", "<u2"),
+                ("zero", "<u2"),
+                ("payload_bytes", "<u4"),
+                ("type", f"S{len(TYPE)}"),
+                ("payload", f"V{payload}"),
+            ]
+        )
         first, second = self._pairs(dialogs, users)
         self.first, self.second = first, second
         self.conversations = np.zeros(dialogs, "<u8")
@@ -121,4 +141,4 @@ class DialogLoad:
 
 def batches(proposals: Array, each: int) -> list[bytes]:
     """Cuts proposals into batches of bytes."""
-    return [proposals[at:at + each].tobytes() for at in range(0, len(proposals), each)]
+    return [proposals[at : at + each].tobytes() for at in range(0, len(proposals), each)]

@@ -69,8 +69,10 @@ def replay(
     seed: Annotated[int, Parameter(help="of generated logs and of chaos")] = 1,
     token_key: Annotated[
         Path | None,
-        Parameter(help="with --url: the private key (PEM) that tokens are signed with; a development key is"
-                       f" DATA/{DEVELOPMENT_KEY}"),
+        Parameter(
+            help="with --url: the private key (PEM) that tokens are signed with; a development key is"
+            f" DATA/{DEVELOPMENT_KEY}"
+        ),
     ] = None,
 ) -> None:
     """Replays chat logs through real sockets and verifies every delivery."""
@@ -91,7 +93,12 @@ def passed(report: dict[str, Any]) -> bool:
 
 
 def run(
-    path: Path | None, url: str | None, speed: float | None, devices_per_user: int, chaos: bool, seed: int,
+    path: Path | None,
+    url: str | None,
+    speed: float | None,
+    devices_per_user: int,
+    chaos: bool,
+    seed: int,
     token_key: Path | None,
 ) -> dict[str, Any]:
     """Everything but the printing."""
@@ -100,11 +107,16 @@ def run(
     if chaos and url is not None:
         raise ValueError("--chaos kills the server: leave --url out, and it starts one of its own")
     if url is not None and token_key is None:
-        raise ValueError(f"--url needs --token-key FILE: the private key of its tokens (DATA/{DEVELOPMENT_KEY} with"
-                         " development tokens)")
+        raise ValueError(
+            f"--url needs --token-key FILE: the private key of its tokens (DATA/{DEVELOPMENT_KEY} with"
+            " development tokens)"
+        )
     found = _load(path, seed)
-    cast = Cast([traces.plan(one) for one in found], devices_per_user,
-                OWN_USERS if url is None else 10**12 + secrets.randbelow(2**52 - 10**12))
+    cast = Cast(
+        [traces.plan(one) for one in found],
+        devices_per_user,
+        OWN_USERS if url is None else 10**12 + secrets.randbelow(2**52 - 10**12),
+    )
     sessions_max = _raise_descriptors()
     parts = waves(cast.groups, sessions_max)
     folder = Path(tempfile.mkdtemp(prefix="gonets-replay-"))
@@ -136,8 +148,11 @@ def _load(path: Path | None, seed: int) -> list[traces.Trace]:
         return [traces.parse(traces.generate(seed, name), name) for name in names]
     found, passed_over = traces.load(path)
     if passed_over:
-        print(f"gonets: replay: passed over, no chat logs: {', '.join(passed_over[:5])}"
-              f"{' …' if len(passed_over) > 5 else ''}", file=sys.stderr)
+        print(
+            f"gonets: replay: passed over, no chat logs: {', '.join(passed_over[:5])}"
+            f"{' …' if len(passed_over) > 5 else ''}",
+            file=sys.stderr,
+        )
     return found
 
 
@@ -167,7 +182,12 @@ def _target(url: str, key: Path) -> Target:
 
 
 def _replay(
-    cast: Cast, parts: list[list[Group]], target: Target, server: OwnServer | None, speed: float | None, chaos: bool,
+    cast: Cast,
+    parts: list[list[Group]],
+    target: Target,
+    server: OwnServer | None,
+    speed: float | None,
+    chaos: bool,
     seed: int,
 ) -> dict[str, Any]:
     driver, tally = Driver(target, cast.devices, speed, seed), Tally()
@@ -175,8 +195,10 @@ def _replay(
     disturb = Chaos(driver, server, writes, seed) if chaos and server is not None else None
     for number, groups in enumerate(parts):
         _wave(driver, groups, server, disturb, tally)
-        _say(f"wave {number + 1} of {len(parts)}: {len(groups)} groups, {tally.counts['deliveries']:,} deliveries"
-             f" so far, {tally.seconds:.1f} s")
+        _say(
+            f"wave {number + 1} of {len(parts)}: {len(groups)} groups, {tally.counts['deliveries']:,} deliveries"
+            f" so far, {tally.seconds:.1f} s"
+        )
     if tally.first_wrong:
         print(f"gonets: replay: first thing wrong: {tally.first_wrong}", file=sys.stderr)
     report: dict[str, Any] = {"events": driver.receipts}
@@ -191,9 +213,7 @@ def _replay(
     return report
 
 
-def _wave(
-    driver: Driver, groups: list[Group], server: OwnServer | None, disturb: Chaos | None, tally: Tally
-) -> None:
+def _wave(driver: Driver, groups: list[Group], server: OwnServer | None, disturb: Chaos | None, tally: Tally) -> None:
     """Connects who is needed, plays the groups, waits for everything, judges."""
     needed = sorted(set().union(*(group.devices for group in groups)), key=lambda device: device.index)
     keep = set(needed)
@@ -206,8 +226,14 @@ def _wave(
         disturb.begin(needed, writes)
     began = time.monotonic()
     driver.begin(groups)
-    _until(driver, server, disturb, lambda: driver.receipts >= goal,
-           lambda: (driver.receipts, driver.live, driver.wire.deliveries), "receipts")
+    _until(
+        driver,
+        server,
+        disturb,
+        lambda: driver.receipts >= goal,
+        lambda: (driver.receipts, driver.live, driver.wire.deliveries),
+        "receipts",
+    )
     while disturb is not None and disturb.cutting:
         disturb.strike(all_due=True)
         driver.turn()
@@ -215,8 +241,14 @@ def _wave(
     total = sum(must.get(device.user, NOTHING).size for device in needed)
     try:
         got = _got(driver, needed)
-        _until(driver, server, None, lambda: got() >= total and driver.live >= len(needed),
-               lambda: (driver.wire.deliveries, driver.live), "deliveries")
+        _until(
+            driver,
+            server,
+            None,
+            lambda: got() >= total and driver.live >= len(needed),
+            lambda: (driver.wire.deliveries, driver.live),
+            "deliveries",
+        )
         ends = time.monotonic()
     except Stalled as stalled:
         _say(str(stalled))  # what is missing will be counted
@@ -246,8 +278,10 @@ def _until(
         if now != last or driver.timers_only:
             last, since = now, time.monotonic()
         elif time.monotonic() - since > STALL_S:
-            raise Stalled(f"no progress for {STALL_S:.0f} s while waiting for {what}: {now}; {driver.in_flight} writes"
-                          f" are unanswered, {driver.live} sessions live")
+            raise Stalled(
+                f"no progress for {STALL_S:.0f} s while waiting for {what}: {now}; {driver.in_flight} writes"
+                f" are unanswered, {driver.live} sessions live"
+            )
         if server is not None:
             server.check_alive()
 
@@ -329,14 +363,19 @@ def _misplaced(driver: Driver, groups: Sequence[Group]) -> int:
             driver.note_wrong(f"the event {event} is not where its receipt says: {step.receipt}")
             wrong += 1
     for group in groups:
-        history = sorted((step.receipt.conversation_sequence, step.receipt.sequence)
-                         for step in group.steps if step.receipt is not None)
+        history = sorted(
+            (step.receipt.conversation_sequence, step.receipt.sequence)
+            for step in group.steps
+            if step.receipt is not None
+        )
         previous = 0
         for number, (conversation_sequence, sequence) in enumerate(history, 1):
             known = driver.seen.get(sequence)
-            if conversation_sequence != number or known is not None and known[0].previous != previous:
-                driver.note_wrong(f"{group.title}: event {number} has conversation sequence {conversation_sequence}"
-                                  f" after {previous}: {known[0] if known else 'not seen'}")
+            if conversation_sequence != number or (known is not None and known[0].previous != previous):
+                driver.note_wrong(
+                    f"{group.title}: event {number} has conversation sequence {conversation_sequence}"
+                    f" after {previous}: {known[0] if known else 'not seen'}"
+                )
                 wrong += 1
             previous = sequence
     return wrong

@@ -41,9 +41,13 @@ class Chaos:
         count = min(len(devices), int(len(devices) * CUT_PART) + 1)
         first = self._driver.receipts
         self._cuts_due = sorted(
-            ((first + self._random.randrange(writes * 9 // 10 + 1), device)
-             for device in self._random.sample(list(devices), count)),
-            key=lambda due: due[0], reverse=True)
+            (
+                (first + self._random.randrange(writes * 9 // 10 + 1), device)
+                for device in self._random.sample(list(devices), count)
+            ),
+            key=lambda due: due[0],
+            reverse=True,
+        )
 
     def strike(self, all_due: bool = False) -> None:
         """Does what is due: after each turn, and once with `all_due` when a wave has its last receipt."""
@@ -72,5 +76,10 @@ class Chaos:
 
     def summary(self) -> dict[str, object]:
         """The counts for the report."""
-        return {"sessions": len(self._driver.devices), "sessions_cut": len(self.cut_devices), "cuts": dict(self.cuts),
-                "kills": self.kills, "in_flight_at_kills": self.killed_in_flight}
+        return {
+            "sessions": len(self._driver.devices),
+            "sessions_cut": len(self.cut_devices),
+            "cuts": dict(self.cuts),
+            "kills": self.kills,
+            "in_flight_at_kills": self.killed_in_flight,
+        }

@@ -58,9 +58,11 @@ class Target:
 
     def upgrade(self, encoding: codec.Encoding) -> bytes:
         """The handshake; its key is the RFC's example, which the wire expects to be answered."""
-        return (f"GET {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nUpgrade: websocket\r\n"
-                "Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-                f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {codec.SUBPROTOCOLS[encoding]}\r\n\r\n").encode()
+        return (
+            f"GET {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nUpgrade: websocket\r\n"
+            "Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {codec.SUBPROTOCOLS[encoding]}\r\n\r\n"
+        ).encode()
 
 
 def signer(private: object, algorithm: str) -> Callable[[dict[str, object]], str]:
@@ -183,8 +185,14 @@ class Driver:
             if not device.token:
                 device.token = self.target.token(device.user)
             try:
-                self.wire.connect(device.index, int(device.encoding == "json"), self.target.host, self.target.port,
-                                  source, self.target.upgrade(device.encoding))
+                self.wire.connect(
+                    device.index,
+                    int(device.encoding == "json"),
+                    self.target.host,
+                    self.target.port,
+                    source,
+                    self.target.upgrade(device.encoding),
+                )
             except ConnectionRefusedError:
                 self._again(device, 0)
                 continue
@@ -202,8 +210,17 @@ class Driver:
         if device.base is not None:
             at = device.held if device.held is not None else max(device.base, self.wire.position(device.index))
             positions = [{"shard": self.shard, "epoch": self.epoch, "sequence": at}]
-        self._say(device, {"op": "hello", "token": device.token, "device": device.device, "protocol": 1,
-                           "client": "gonets-replay", "positions": positions})
+        self._say(
+            device,
+            {
+                "op": "hello",
+                "token": device.token,
+                "device": device.device,
+                "protocol": 1,
+                "client": "gonets-replay",
+                "positions": positions,
+            },
+        )
 
     def _welcomed(self, device: Device, body: dict[str, object]) -> None:
         device.state = "resuming"
@@ -242,8 +259,9 @@ class Driver:
 
     def _say(self, device: Device, command: dict[str, object]) -> None:
         if self.wire.is_open(device.index):  # else its end is on its way to us, and the next welcome says it again
-            self.wire.send(device.index, TEXT if device.encoding == "json" else BINARY,
-                           codec.encode(device.encoding, command))
+            self.wire.send(
+                device.index, TEXT if device.encoding == "json" else BINARY, codec.encode(device.encoding, command)
+            )
 
     # ---- what comes ----------------------------------------------------------------------------------------------
 
@@ -278,7 +296,7 @@ class Driver:
         """The first frame of an event in this encoding: is it what was sent?"""
         encoding = int(device.encoding == "json")
         try:
-            name, event = codec.decode(device.encoding, self.wire.frame(slot, encoding))
+            _, event = codec.decode(device.encoding, self.wire.frame(slot, encoding))
             right = isinstance(event, Event) and self._is_right(event)
         except codec.BadPush as error:
             self.note_wrong(f"an event that can't be read: {error}")
@@ -382,8 +400,13 @@ class Driver:
     def _command(self, step: Step) -> dict[str, object]:
         command: dict[str, object] = {"op": _STEP[step.kind], "counter": step.counter}
         if step.kind == "create":
-            return {**command, "kind": "group", "title": step.group.title, "members": step.group.start,
-                    "history": False}
+            return {
+                **command,
+                "kind": "group",
+                "title": step.group.title,
+                "members": step.group.start,
+                "history": False,
+            }
         command["conversation"] = step.group.conversation
         if step.kind == "say":
             command["payload"] = step.payload
@@ -421,8 +444,10 @@ class Driver:
     def _refused(self, step: Step, status: str, pause_ms: int) -> None:
         """Passing refusals are tried again with the same counter; others mean that the replay can't be true."""
         if not STATUSES.get(status, (False, ""))[0]:
-            raise ReplayError(f"{step.group.title}: {step.kind} of user {step.publisher.user}, counter {step.counter}"
-                              f" was refused: {status} ({pause_ms})")
+            raise ReplayError(
+                f"{step.group.title}: {step.kind} of user {step.publisher.user}, counter {step.counter}"
+                f" was refused: {status} ({pause_ms})"
+            )
         step.refused += 1
         again = step.refused
 

@@ -26,8 +26,21 @@ class Device:
     """One device of a user, and the state of its session."""
 
     __slots__ = (
-        "base", "blocked", "counter", "device", "encoding", "failures", "filled", "gaps", "held", "index", "opened_ns",
-        "state", "token", "unanswered", "user",
+        "base",
+        "blocked",
+        "counter",
+        "device",
+        "encoding",
+        "failures",
+        "filled",
+        "gaps",
+        "held",
+        "index",
+        "opened_ns",
+        "state",
+        "token",
+        "unanswered",
+        "user",
     )
 
     def __init__(self, index: int, user: int, device: int) -> None:
@@ -53,7 +66,16 @@ class Step:
     """One write: from the trace, to its receipt."""
 
     __slots__ = (
-        "counter", "due_s", "floor", "group", "kind", "payload", "publisher", "receipt", "refused", "sent_ns",
+        "counter",
+        "due_s",
+        "floor",
+        "group",
+        "kind",
+        "payload",
+        "publisher",
+        "receipt",
+        "refused",
+        "sent_ns",
         "subject",
     )
 
@@ -79,8 +101,11 @@ class Step:
             return event.type == "member.left" and data.get("user") == self.subject
         members = data.get("members")
         return (
-            event.type == "conversation.created" and data.get("kind") == "group" and data.get("history") is False
-            and data.get("title") == self.group.title and isinstance(members, list)
+            event.type == "conversation.created"
+            and data.get("kind") == "group"
+            and data.get("history") is False
+            and data.get("title") == self.group.title
+            and isinstance(members, list)
             and sorted(member[0] for member in members) == sorted([self.publisher.user, *self.group.start])
         )
 
@@ -89,14 +114,24 @@ class Step:
         receipt = self.receipt
         return receipt is not None and (
             (event.sequence, event.conversation, event.conversation_sequence, event.time)
-            == (receipt.sequence, receipt.conversation, receipt.conversation_sequence, receipt.time))
+            == (receipt.sequence, receipt.conversation, receipt.conversation_sequence, receipt.time)
+        )
 
 
 class Group:
     """One file."""
 
     __slots__ = (
-        "conversation", "devices", "floor", "keeper", "next", "outstanding", "start", "steps", "title", "turn_of",
+        "conversation",
+        "devices",
+        "floor",
+        "keeper",
+        "next",
+        "outstanding",
+        "start",
+        "steps",
+        "title",
+        "turn_of",
     )
 
     def __init__(self, title: str, keeper: Device) -> None:
@@ -136,8 +171,10 @@ class Cast:
 
     def _group(self, number: int, plan: Plan) -> Group:
         if plan.members_max + 1 > GROUP_MEMBERS_MAX:
-            raise TraceError(f"{plan.name}: {plan.members_max} people at once and a keeper; a group takes"
-                             f" {GROUP_MEMBERS_MAX}: split the file")
+            raise TraceError(
+                f"{plan.name}: {plan.members_max} people at once and a keeper; a group takes"
+                f" {GROUP_MEMBERS_MAX}: split the file"
+            )
         keeper = self._of_user[self._new_user(1)][0]
         group = Group(_title(plan.name, number), keeper)
         users = {nick: self._user(nick) for nick in plan.nicks}
@@ -167,7 +204,7 @@ def _title(name: str, number: int) -> str:
 
 def _pieces(text: bytes) -> list[bytes]:
     """A line longer than a payload may be becomes several messages."""
-    return [text[at:at + PAYLOAD_BYTES_MAX] for at in range(0, len(text), PAYLOAD_BYTES_MAX)] or [b""]
+    return [text[at : at + PAYLOAD_BYTES_MAX] for at in range(0, len(text), PAYLOAD_BYTES_MAX)] or [b""]
 
 
 def waves(groups: Iterable[Group], sessions_max: int) -> list[list[Group]]:
@@ -181,8 +218,10 @@ def waves(groups: Iterable[Group], sessions_max: int) -> list[list[Group]]:
             devices = together
             continue
         if len(group.devices) > sessions_max:
-            raise TraceError(f"{group.title}: {len(group.devices)} sessions at once, {sessions_max} are possible here:"
-                             " raise the limit of open files (ulimit -n), or lower --devices-per-user")
+            raise TraceError(
+                f"{group.title}: {len(group.devices)} sessions at once, {sessions_max} are possible here:"
+                " raise the limit of open files (ulimit -n), or lower --devices-per-user"
+            )
         out.append([group])
         devices = set(group.devices)
     return out

@@ -45,13 +45,29 @@ class OwnServer:
 
     def start(self, wait: bool = True) -> None:
         """Starts it; without waiting, connecting shows when it is there."""
-        command = [sys.executable, "-m", "gonets", "serve", "--json", "--data", str(self.data),
-                   "--listen", self._listen, "--admin", ""]
+        command = [
+            sys.executable,
+            "-m",
+            "gonets",
+            "serve",
+            "--json",
+            "--data",
+            str(self.data),
+            "--listen",
+            self._listen,
+            "--admin",
+            "",
+        ]
         with self._stderr.open("ab") as stderr:
             # A group of its own: Ctrl-C of the replay is for the replay, which then ends it in order.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True,
-                env={**os.environ, "GONETS_SERVER_DRAIN_S": "0"})
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+                env={**os.environ, "GONETS_SERVER_DRAIN_S": "0"},
+            )
         if wait:
             self._await_ready()
 

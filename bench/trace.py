@@ -189,9 +189,48 @@ def _steps(entries: Iterable[Entry], present: set[bytes]) -> Iterator[Step]:
 
 
 _WORDS = (
-    "the", "kernel", "of", "my", "machine", "says", "no", "but", "yours", "works", "how", "do", "i", "mount", "this",
-    "again", "try", "with", "sudo", "thanks", "it", "boots", "now", "anyone", "here", "who", "knows", "maybe", "später",
-    "ça", "marche", "привет", "всем", "спасибо", "谢谢", "ok", ":)", "package", "is", "broken", "see", "log",
+    "the",
+    "kernel",
+    "of",
+    "my",
+    "machine",
+    "says",
+    "no",
+    "but",
+    "yours",
+    "works",
+    "how",
+    "do",
+    "i",
+    "mount",
+    "this",
+    "again",
+    "try",
+    "with",
+    "sudo",
+    "thanks",
+    "it",
+    "boots",
+    "now",
+    "anyone",
+    "here",
+    "who",
+    "knows",
+    "maybe",
+    "später",
+    "ça",
+    "marche",
+    "привет",
+    "всем",
+    "спасибо",
+    "谢谢",
+    "ok",
+    ":)",
+    "package",
+    "is",
+    "broken",
+    "see",
+    "log",
 )
 _NOISE = (b"", b"=== mode/#ubuntu [+o crim]  by ChanServ", b"\xff\xfe what is this", b"[25:99] <x> y")
 
@@ -199,8 +238,10 @@ _NOISE = (b"", b"=== mode/#ubuntu [+o crim]  by ChanServ", b"\xff\xfe what is th
 def generate(seed: int, name: str = "", messages: int = 1_300, nicks: int = 100) -> bytes:
     """A log of the same shape as a real day, the same for the same seed."""
     chance = random.Random(f"{seed}/{name}")
-    people = [f"{chance.choice('abcdefghijklm')}{chance.choice(['ux', '[x]', '|off', '`', 'Linux'])}{number}"
-              for number in range(max(nicks, 2))]
+    people = [
+        f"{chance.choice('abcdefghijklm')}{chance.choice(['ux', '[x]', '|off', '`', 'Linux'])}{number}"
+        for number in range(max(nicks, 2))
+    ]
     weights = [1 / (rank + 1) for rank in range(len(people))]
     minute, out = chance.randrange(DAY_MINUTES // 2), list[bytes]()
     said = 0
@@ -212,7 +253,7 @@ def generate(seed: int, name: str = "", messages: int = 1_300, nicks: int = 100)
         if dice < 0.06:
             out.append(f"=== {who}  has joined #{chance.choice(['ubuntu', 'Ubuntu'])}".encode())
         elif dice < 0.08:
-            out.append(f"=== {who}  has left #ubuntu [\"Leaving\"]".encode())
+            out.append(f'=== {who}  has left #ubuntu ["Leaving"]'.encode())
         elif dice < 0.10:
             people[place] = f"{who.rstrip('_')}{'_' * chance.randrange(1, 3)}"
             out.append(f"=== {who} is now known as {people[place]}".encode())

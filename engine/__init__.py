@@ -1,1 +1,92 @@
 """The face of the engine: what gateway, adapters and benchmarks may import by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine import errors, history, schema
+    from engine.answers import pack_proposal
+    from engine.catchup import CatchUp
+    from engine.config import Config, ConfigError, config_changes, split_address
+    from engine.conversations import Right, may
+    from engine.engine import Engine
+    from engine.errors import OVERLOADED, CallerError, DataUntrusted, EngineError
+    from engine.fanout import Fanout
+    from engine.log import CursorStore, Log, saved_position
+    from engine.ports import Gap, LogReader
+    from engine.readers import ReaderPool
+    from engine.router import Router
+    from engine.state.rows import Conversation, Membership
+    from engine.state.view import View
+    from engine.tail import Tail
+
+__all__ = [
+    "OVERLOADED",
+    "CallerError",
+    "CatchUp",
+    "Config",
+    "ConfigError",
+    "Conversation",
+    "CursorStore",
+    "DataUntrusted",
+    "Engine",
+    "EngineError",
+    "Fanout",
+    "Gap",
+    "Log",
+    "LogReader",
+    "Membership",
+    "ReaderPool",
+    "Right",
+    "Router",
+    "Tail",
+    "View",
+    "config_changes",
+    "errors",
+    "history",
+    "may",
+    "pack_proposal",
+    "saved_position",
+    "schema",
+    "split_address",
+]
+
+_HOMES = {
+    "OVERLOADED": "engine.errors",
+    "CallerError": "engine.errors",
+    "CatchUp": "engine.catchup",
+    "Config": "engine.config",
+    "ConfigError": "engine.config",
+    "Conversation": "engine.state.rows",
+    "CursorStore": "engine.log",
+    "DataUntrusted": "engine.errors",
+    "Engine": "engine.engine",
+    "EngineError": "engine.errors",
+    "Fanout": "engine.fanout",
+    "Gap": "engine.ports",
+    "Log": "engine.log",
+    "LogReader": "engine.ports",
+    "Membership": "engine.state.rows",
+    "ReaderPool": "engine.readers",
+    "Right": "engine.conversations",
+    "Router": "engine.router",
+    "Tail": "engine.tail",
+    "View": "engine.state.view",
+    "config_changes": "engine.config",
+    "may": "engine.conversations",
+    "pack_proposal": "engine.answers",
+    "saved_position": "engine.log",
+    "split_address": "engine.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded at first use: who packs a proposal or reads a configuration doesn't pay for the whole engine."""
+    from importlib import import_module
+
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in __all__:
+        return import_module(f"engine.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,14 +40,34 @@ class Cut(NamedTuple):
 class Admitter:
     """Owner: one thread at a time."""
 
-    def __init__(self, saved: SavedState, *, shard: int, epoch: int, sequence: int, number: int, last_hash: bytes,
-                 block_events_max: int = 1 << 16, group_members_max: int = GROUP_MEMBERS_MAX) -> None:
+    def __init__(
+        self,
+        saved: SavedState,
+        *,
+        shard: int,
+        epoch: int,
+        sequence: int,
+        number: int,
+        last_hash: bytes,
+        block_events_max: int = 1 << 16,
+        group_members_max: int = GROUP_MEMBERS_MAX,
+    ) -> None:
         self.overlay = Overlay(saved, admission=True)
         self._builder = BlockBuilder()
         assert self.overlay.members is not None
         self._admission = Admission(
-            self.overlay.heads, self.overlay.windows, self.overlay.members, self.overlay.dialogs, self._builder,
-            sequence, number, shard, publish_rights(), BLOCK_BYTES_MAX, block_events_max)
+            self.overlay.heads,
+            self.overlay.windows,
+            self.overlay.members,
+            self.overlay.dialogs,
+            self._builder,
+            sequence,
+            number,
+            shard,
+            publish_rights(),
+            BLOCK_BYTES_MAX,
+            block_events_max,
+        )
         self._shard, self._epoch = shard, epoch
         self._last_hash = last_hash
         self._block: bytes | None = None  # the newest, until its hash is taken
@@ -103,7 +123,8 @@ class Admitter:
             return Cut(None, answers, repeats, self.sequence)
         self.take_hash()
         block = self._builder.finish(
-            first_sequence=self._first, shard=self._shard, epoch=self._epoch, previous_hash=self._last_hash)
+            first_sequence=self._first, shard=self._shard, epoch=self._epoch, previous_hash=self._last_hash
+        )
         self._first = self.sequence + 1
         self._block = block
         return Cut(block, answers, repeats, self.sequence)
@@ -128,8 +149,15 @@ class Admitter:
     def take_missing(self) -> tuple[bytes, Missing]:
         """The deferred proposals, in order, and the keys that they lack."""
         deferred, windows, heads, members, dialogs = self._admission.take_deferred()
-        missing = Missing(windows, heads, members, dialogs + self._lack_dialogs, frozenset(self._lack_rows),
-                          frozenset(self._lack_members), frozenset(self._lack_targets))
+        missing = Missing(
+            windows,
+            heads,
+            members,
+            dialogs + self._lack_dialogs,
+            frozenset(self._lack_rows),
+            frozenset(self._lack_members),
+            frozenset(self._lack_targets),
+        )
         self._lack_rows, self._lack_members, self._lack_targets, self._lack_dialogs = set(), set(), set(), b""
         return deferred, missing
 
@@ -172,9 +200,11 @@ class Admitter:
             conversation = self._admission.allocate()
         self.overlay.apply(self.sequence + 1, conversation, decision.payload)
         sequence, conversation_sequence = self._admission.emit(
-            conversation, time_us, user, device, counter, type_name, schema.pack(decision.payload))
+            conversation, time_us, user, device, counter, type_name, schema.pack(decision.payload)
+        )
         self._admission.answer(
-            origin, counter, conversation, sequence, conversation_sequence, time_us, errors.APPENDED, 0)
+            origin, counter, conversation, sequence, conversation_sequence, time_us, errors.APPENDED, 0
+        )
 
     def _is_ours(self, conversation: int) -> bool:
         return conversation >> SHARD_BITS == self._shard and conversation & NUMBER_MASK != 0
@@ -195,7 +225,8 @@ class Admitter:
                 self._lack_members.add(member)
                 lacks = True
         if 0 < keys.target <= self.sequence and (
-                keys.target not in self._targets or keys.target not in self.overlay.tombstones):
+            keys.target not in self._targets or keys.target not in self.overlay.tombstones
+        ):
             self._lack_targets.add(keys.target)
             lacks = True
         return lacks

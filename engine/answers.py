@@ -36,13 +36,34 @@ class Answer(NamedTuple):
     extra: int
 
 
-def pack_proposal(user: int, device: int, counter: int, target: int, type_name: str, payload: bytes, *, origin: int = 0,
-                  person: bool = False, expected: int | None = None) -> bytes:
+def pack_proposal(
+    user: int,
+    device: int,
+    counter: int,
+    target: int,
+    type_name: str,
+    payload: bytes,
+    *,
+    origin: int = 0,
+    person: bool = False,
+    expected: int | None = None,
+) -> bytes:
     """One proposal; target is a conversation, a person, or 0 for create."""
     name = type_name.encode()
     flags = (PERSON if person else 0) | (EXPECTED if expected is not None else 0)
-    head = _PROPOSAL.pack(_PROPOSAL.size + len(name) + len(payload), flags, origin, user, device, counter, target,
-                          expected or 0, len(name), 0, len(payload))
+    head = _PROPOSAL.pack(
+        _PROPOSAL.size + len(name) + len(payload),
+        flags,
+        origin,
+        user,
+        device,
+        counter,
+        target,
+        expected or 0,
+        len(name),
+        0,
+        len(payload),
+    )
     return head + name + payload
 
 
@@ -62,8 +83,10 @@ def _answer(fields: tuple[int, ...]) -> Answer:
 
 def fail_answers(answers: bytes) -> bytes:
     """The same proposals, all answered `unavailable`: what was admitted has been discarded."""
-    return b"".join(pack_answer(Answer(answer.origin, answer.counter, 0, 0, 0, 0, UNAVAILABLE, 0))
-                    for answer in unpack_answers(answers))
+    return b"".join(
+        pack_answer(Answer(answer.origin, answer.counter, 0, 0, 0, 0, UNAVAILABLE, 0))
+        for answer in unpack_answers(answers)
+    )
 
 
 def refuse_batch(batch: bytes, position: int, status: int = UNAVAILABLE, extra: int = 0) -> bytes:
@@ -89,6 +112,9 @@ def fill_repeats(answers: bytes, record: Callable[[int], bytes | None]) -> bytes
             continue
         if data is not None:
             first = decode(data)
-            filled[at:at + ANSWER_BYTES] = pack_answer(answer._replace(
-                conversation=first.conversation, conversation_sequence=first.conversation_sequence, time=first.time))
+            filled[at : at + ANSWER_BYTES] = pack_answer(
+                answer._replace(
+                    conversation=first.conversation, conversation_sequence=first.conversation_sequence, time=first.time
+                )
+            )
     return bytes(filled)

@@ -130,8 +130,11 @@ class CatchUp:
     def counters(self) -> dict[str, int]:
         """For the metrics."""
         return {
-            "resumes": self.resumes, "catchup_jobs": self.jobs, "walked_pages": self.walked_pages,
-            "forward_pages": self.forward_pages, "planned_sequences": self._planned,
+            "resumes": self.resumes,
+            "catchup_jobs": self.jobs,
+            "walked_pages": self.walked_pages,
+            "forward_pages": self.forward_pages,
+            "planned_sequences": self._planned,
         }
 
     def reading(self) -> int:

@@ -401,7 +401,7 @@ def describe(loaded: Loaded) -> list[Row]:
     return rows
 
 
-def changed(old: Config, new: Config) -> tuple[list[str], list[str]]:
+def config_changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """(options that a reload takes, options that need a restart) among those that differ."""
     taken: list[str] = []
     restart: list[str] = []

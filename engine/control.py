@@ -136,8 +136,9 @@ def _create(proposal: Proposal, payload: schema.Created, limits: Limits) -> sche
     most = limits.of(kind)
     if most and len(members) > most:
         raise _Refused(errors.MEMBER_LIMIT, most)
-    created = schema.Created(payload.kind, payload.title, payload.history,
-                             [(user, ROLE_NAMES[role]) for user, role in members.items()])
+    created = schema.Created(
+        payload.kind, payload.title, payload.history, [(user, ROLE_NAMES[role]) for user, role in members.items()]
+    )
     if len(schema.pack(created)) > schema.PAYLOAD_BYTES_MAX:
         raise _Refused(errors.PAYLOAD_TOO_LARGE)
     return created
@@ -186,8 +187,9 @@ def _change(proposal: Proposal, payload: schema.Payload, facts: Facts, limits: L
     return payload
 
 
-def _allow(proposal: Proposal, row: ConversationRow, role: Role, right: Right, facts: Facts, *,
-           also_closed: bool = False) -> None:
+def _allow(
+    proposal: Proposal, row: ConversationRow, role: Role, right: Right, facts: Facts, *, also_closed: bool = False
+) -> None:
     """Rights, then closed, then expected."""
     if right not in role_row(row.kind, role).rights:
         raise _Refused(errors.FORBIDDEN)
@@ -204,8 +206,9 @@ def _subject_role(user: int, conversation: int, facts: Facts) -> Role:
     return Role(membership.role) if membership is not None else Role.NONE
 
 
-def _added(proposal: Proposal, payload: schema.Added, row: ConversationRow, role: Role, facts: Facts,
-           limits: Limits) -> schema.Added:
+def _added(
+    proposal: Proposal, payload: schema.Added, row: ConversationRow, role: Role, facts: Facts, limits: Limits
+) -> schema.Added:
     kind = KINDS[row.kind]
     wanted = ROLE_BY_NAME.get(payload.role) if payload.role else kind.ordinary
     if wanted is None or wanted not in kind.roles:
@@ -228,8 +231,9 @@ def _added(proposal: Proposal, payload: schema.Added, row: ConversationRow, role
     return schema.Added(payload.user, ROLE_NAMES[wanted])
 
 
-def _removed(proposal: Proposal, payload: schema.Removed, row: ConversationRow, role: Role,
-             facts: Facts) -> schema.Removed:
+def _removed(
+    proposal: Proposal, payload: schema.Removed, row: ConversationRow, role: Role, facts: Facts
+) -> schema.Removed:
     _allow(proposal, row, role, Right.REMOVE, facts)
     subject = _subject_role(payload.user, proposal.conversation, facts)
     if subject is Role.NONE:
@@ -255,8 +259,14 @@ def _role(proposal: Proposal, payload: schema.Role, row: ConversationRow, role: 
     return payload
 
 
-def _deleted(proposal: Proposal, payload: schema.Deleted, row: ConversationRow, role: Role,
-             membership: MembershipRow | None, facts: Facts) -> None:
+def _deleted(
+    proposal: Proposal,
+    payload: schema.Deleted,
+    row: ConversationRow,
+    role: Role,
+    membership: MembershipRow | None,
+    facts: Facts,
+) -> None:
     rights = role_row(row.kind, role).rights
     _allow(proposal, row, role, Right.DELETE_ANY if Right.DELETE_ANY in rights else Right.DELETE_OWN, facts)
     target = _target(proposal, payload.target, membership, facts)
@@ -271,8 +281,9 @@ def _target(proposal: Proposal, sequence: int, membership: MembershipRow | None,
     target = facts.target(sequence)
     if target is None or target.conversation != proposal.conversation or is_engine_type(target.type):
         raise _Refused(errors.BAD_TARGET)
-    if membership is None or not any(first <= sequence and (last is None or sequence <= last)
-                                     for first, last in membership.intervals):
+    if membership is None or not any(
+        first <= sequence and (last is None or sequence <= last) for first, last in membership.intervals
+    ):
         raise _Refused(errors.BAD_TARGET)
     return target
 

@@ -72,21 +72,42 @@ GROUP_MEMBERS_MAX: Final = 5_000
 KINDS: Final[dict[int, KindRow]] = {
     row.number: row
     for row in (
-        KindRow(DIALOG, "dialog", False, Role.MEMBER, 2, {
-            Role.MEMBER: RoleRow(_SPEAK | Right.SEE_MEMBERS),
-        }),
-        KindRow(GROUP, "group", True, Role.MEMBER, GROUP_MEMBERS_MAX, {
-            Role.OWNER: RoleRow(_OWN, frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER})),
-            Role.ADMIN: RoleRow(_RUN, frozenset({Role.MEMBER})),
-            Role.MEMBER: RoleRow(_SPEAK | Right.LEAVE | Right.SEE_MEMBERS),
-        }),
-        KindRow(CHANNEL, "channel", True, Role.FOLLOWER, 0, {
-            Role.NONE: RoleRow(Right.JOIN),
-            Role.OWNER: RoleRow(_OWN, frozenset({Role.OWNER, Role.ADMIN, Role.WRITER, Role.FOLLOWER})),
-            Role.ADMIN: RoleRow(_RUN | Right.ASSIGN, frozenset({Role.WRITER, Role.FOLLOWER})),
-            Role.WRITER: RoleRow(_SPEAK | Right.LEAVE),
-            Role.FOLLOWER: RoleRow(Right.REACT | Right.LEAVE),
-        }),
+        KindRow(
+            DIALOG,
+            "dialog",
+            False,
+            Role.MEMBER,
+            2,
+            {
+                Role.MEMBER: RoleRow(_SPEAK | Right.SEE_MEMBERS),
+            },
+        ),
+        KindRow(
+            GROUP,
+            "group",
+            True,
+            Role.MEMBER,
+            GROUP_MEMBERS_MAX,
+            {
+                Role.OWNER: RoleRow(_OWN, frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER})),
+                Role.ADMIN: RoleRow(_RUN, frozenset({Role.MEMBER})),
+                Role.MEMBER: RoleRow(_SPEAK | Right.LEAVE | Right.SEE_MEMBERS),
+            },
+        ),
+        KindRow(
+            CHANNEL,
+            "channel",
+            True,
+            Role.FOLLOWER,
+            0,
+            {
+                Role.NONE: RoleRow(Right.JOIN),
+                Role.OWNER: RoleRow(_OWN, frozenset({Role.OWNER, Role.ADMIN, Role.WRITER, Role.FOLLOWER})),
+                Role.ADMIN: RoleRow(_RUN | Right.ASSIGN, frozenset({Role.WRITER, Role.FOLLOWER})),
+                Role.WRITER: RoleRow(_SPEAK | Right.LEAVE),
+                Role.FOLLOWER: RoleRow(Right.REACT | Right.LEAVE),
+            },
+        ),
     )
 }
 KIND_BY_NAME: Final[dict[str, KindRow]] = {row.name: row for row in KINDS.values()}
@@ -111,5 +132,6 @@ def may(kind: str, role: str, right: Right) -> bool:
 def publish_rights() -> bytes:
     """The low byte of the rights by kind × 8 + role, for native code."""
     roles = {role.value for role in Role}
-    return bytes(int(role_row(kind, role).rights) & 0xFF if role in roles else 0
-                 for kind in range(8) for role in range(8))
+    return bytes(
+        int(role_row(kind, role).rights) & 0xFF if role in roles else 0 for kind in range(8) for role in range(8)
+    )

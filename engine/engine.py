@@ -58,12 +58,28 @@ class Engine:
             saver = Saver(saved, log.reader(), events_max=save_events_max, interval_s=save_interval_s)
             saver.catch_up()
             admitter = Admitter(
-                saved, shard=shard, epoch=log.epoch, sequence=log.last_sequence, number=saver.number,
-                last_hash=log.last_hash, block_events_max=block_events_max, group_members_max=group_members_max)
+                saved,
+                shard=shard,
+                epoch=log.epoch,
+                sequence=log.last_sequence,
+                number=saver.number,
+                last_hash=log.last_hash,
+                block_events_max=block_events_max,
+                group_members_max=group_members_max,
+            )
             sequencer = Sequencer(
-                log, saved, admitter, saver, on_answers=on_answers, on_committed=on_committed,
-                intake_bytes_max=intake_bytes_max, tables_bytes_max=tables_bytes_max,
-                lag_events_max=LAG_SAVES * save_events_max, last_time_us=_last_time_us(log), clock=clock)
+                log,
+                saved,
+                admitter,
+                saver,
+                on_answers=on_answers,
+                on_committed=on_committed,
+                intake_bytes_max=intake_bytes_max,
+                tables_bytes_max=tables_bytes_max,
+                lag_events_max=LAG_SAVES * save_events_max,
+                last_time_us=_last_time_us(log),
+                clock=clock,
+            )
         except BaseException:
             if saved is not None:
                 saved.close()

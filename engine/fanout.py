@@ -123,6 +123,4 @@ class Fanout:
 
 def _member_at(membership: Membership, sequence: int) -> bool:
     """Whether the user is in at this sequence: what the router will still see happen does not count yet."""
-    return any(
-        first <= sequence and (last is None or last > sequence) for first, last in membership.intervals
-    )
+    return any(first <= sequence and (last is None or last > sequence) for first, last in membership.intervals)

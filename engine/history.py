@@ -81,7 +81,8 @@ def read(reader: LogReader, question: HistoryQuestion) -> HistoryPage:
                         return HistoryPage(events, sequence_of(record) if more else None, False, False)
     except ChainBroken as broken:
         events.extend(
-            record for record in broken.found
+            record
+            for record in broken.found
             if sequence_of(record) < question.before and visible(chain.membership, record)
         )
         return HistoryPage(events[: question.limit], None, broken.trimmed, not broken.trimmed)

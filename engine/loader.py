@@ -72,7 +72,7 @@ class Loaded(NamedTuple):
 
 def split_keys(data: bytes) -> list[bytes]:
     """Distinct 16-byte keys, ascending."""
-    return sorted({data[at:at + 16] for at in range(0, len(data), 16)})
+    return sorted({data[at : at + 16] for at in range(0, len(data), 16)})
 
 
 def load(saved: SavedState, records: RecordReader, missing: Missing) -> Loaded:
@@ -82,8 +82,14 @@ def load(saved: SavedState, records: RecordReader, missing: Missing) -> Loaded:
         windows = rows.get_many(b"windows", window_keys)
         dialog_keys = split_keys(missing.dialogs)
         dialogs_found = dict(rows.get_many(b"dialogs", dialog_keys))
-        dialogs = [(int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big"),
-                    int.from_bytes(dialogs_found.get(key, b""), "big")) for key in dialog_keys]
+        dialogs = [
+            (
+                int.from_bytes(key[:8], "big"),
+                int.from_bytes(key[8:], "big"),
+                int.from_bytes(dialogs_found.get(key, b""), "big"),
+            )
+            for key in dialog_keys
+        ]
         publishers = split_keys(missing.heads)
         wanted = {key[:8] for key in publishers} | set(dialogs_found.values())
         wanted |= {key1(conversation) for conversation in missing.conversations}
@@ -112,8 +118,10 @@ def _heads(rows: SavedReader, keys: list[bytes]) -> tuple[list[bytes], list[tupl
 
 def _roles(rows: SavedReader, keys: list[bytes]) -> list[tuple[int, int, int]]:
     found = dict(rows.get_many(b"members", keys))
-    return [(int.from_bytes(key[8:], "big"), int.from_bytes(key[:8], "big"), found[key][0] if key in found else 0)
-            for key in keys]
+    return [
+        (int.from_bytes(key[8:], "big"), int.from_bytes(key[:8], "big"), found[key][0] if key in found else 0)
+        for key in keys
+    ]
 
 
 def _target(records: RecordReader, sequence: int) -> tuple[bool, Target | None]:
@@ -131,8 +139,12 @@ def _target(records: RecordReader, sequence: int) -> tuple[bool, Target | None]:
 class Loader:
     """The thread. `request` is called by admission, `on_loaded` by this thread."""
 
-    def __init__(self, saved: SavedState, records: Callable[[], RecordReader],
-                 on_loaded: Callable[[Loaded | BaseException], None]) -> None:
+    def __init__(
+        self,
+        saved: SavedState,
+        records: Callable[[], RecordReader],
+        on_loaded: Callable[[Loaded | BaseException], None],
+    ) -> None:
         self._saved = saved
         self._records = records
         self._on_loaded = on_loaded

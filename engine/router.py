@@ -61,12 +61,16 @@ class Router:
         if record.type == ADDED:
             self._follow(conversation, subject)
         if self._is_channel(conversation):
-            self._fanout.route_to(block, control.index, [
-                session
-                for user in {subject, record.sender}
-                if may_see(self._view.membership(user, conversation), "channel", record)
-                for session in self._sessions.of_user(user)
-            ])
+            self._fanout.route_to(
+                block,
+                control.index,
+                [
+                    session
+                    for user in {subject, record.sender}
+                    if may_see(self._view.membership(user, conversation), "channel", record)
+                    for session in self._sessions.of_user(user)
+                ],
+            )
         else:
             self._fanout.route(block, control.index, control.index + 1)
         if record.type in (REMOVED, LEFT):

@@ -112,8 +112,16 @@ class Reaction(Struct, frozen=True):
 Payload = Created | Renamed | Closed | Added | Removed | Left | Role | Edited | Deleted | Reaction
 
 SCHEMA: Final[dict[str, type[Payload]]] = {
-    CREATED: Created, RENAMED: Renamed, CLOSED: Closed, ADDED: Added, REMOVED: Removed, LEFT: Left, ROLE: Role,
-    EDITED: Edited, DELETED: Deleted, REACTION: Reaction,
+    CREATED: Created,
+    RENAMED: Renamed,
+    CLOSED: Closed,
+    ADDED: Added,
+    REMOVED: Removed,
+    LEFT: Left,
+    ROLE: Role,
+    EDITED: Edited,
+    DELETED: Deleted,
+    REACTION: Reaction,
 }
 TARGETED: Final = frozenset({EDITED, DELETED, REACTION})
 CONTROL: Final = frozenset(SCHEMA) - TARGETED

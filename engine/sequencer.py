@@ -52,10 +52,21 @@ class LogWriter(Protocol):
 class Sequencer:
     """`submit` from any thread; callbacks from the committer's thread, after the sync."""
 
-    def __init__(self, log: LogWriter, saved: SavedState, admitter: Admitter, saver: Saver, *,
-                 on_answers: Callable[[bytes], None], on_committed: Callable[[int], None], intake_bytes_max: int,
-                 tables_bytes_max: int, lag_events_max: int, last_time_us: int = 0,
-                 clock: Callable[[], int] = clock_us) -> None:
+    def __init__(
+        self,
+        log: LogWriter,
+        saved: SavedState,
+        admitter: Admitter,
+        saver: Saver,
+        *,
+        on_answers: Callable[[bytes], None],
+        on_committed: Callable[[int], None],
+        intake_bytes_max: int,
+        tables_bytes_max: int,
+        lag_events_max: int,
+        last_time_us: int = 0,
+        clock: Callable[[], int] = clock_us,
+    ) -> None:
         self._log_writer = log
         self._admitter = admitter
         self._saver = saver
@@ -83,8 +94,10 @@ class Sequencer:
         self._loading = False
         self._answered = 0  # of the admitter's, handed over
         self.commits = self.committed_bytes = 0
-        self._threads = [threading.Thread(target=self._admit, name="admission", daemon=True),
-                         threading.Thread(target=self._commit, name="committer", daemon=True)]
+        self._threads = [
+            threading.Thread(target=self._admit, name="admission", daemon=True),
+            threading.Thread(target=self._commit, name="committer", daemon=True),
+        ]
 
     # Any thread.
 
@@ -236,8 +249,14 @@ class Sequencer:
     def _is_drained(self) -> bool:
         if self._failure is not None:
             return not self._intake
-        return not (self._work or self._intake or self._loading or self._admitter.lacks() or self._admitter.events
-                    or self._admitter.answered != self._answered)
+        return not (
+            self._work
+            or self._intake
+            or self._loading
+            or self._admitter.lacks()
+            or self._admitter.events
+            or self._admitter.answered != self._answered
+        )
 
     def _refuse_all(self) -> None:
         """After a failure: nobody waits in vain."""

@@ -27,11 +27,13 @@ class Admin:
     async def start(self, bound: socket.socket) -> None:
         """Serves from now on."""
         app = web.Application()
-        app.add_routes([
-            web.get("/metrics", self._metrics),
-            web.get("/healthz", self._healthz),
-            web.get("/readyz", self._readyz),
-        ])
+        app.add_routes(
+            [
+                web.get("/metrics", self._metrics),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+            ]
+        )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         await web.SockSite(self._runner, bound).start()
@@ -53,4 +55,3 @@ class Admin:
     async def _readyz(self, request: web.Request) -> web.Response:
         ready, text = self._readiness()
         return web.Response(status=200 if ready else 503, text=text + "\n")
-

@@ -23,6 +23,7 @@ import jwt
 import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.types import Options
 
 ID_MAX = 2**53 - 1
 TOKEN_BYTES_MAX = 8_192
@@ -110,7 +111,7 @@ class Verifier:
         self._issuer = issuer or None
         self._leeway_s = leeway_s
         # nbf and exp are checked by PyJWT with the leeway; iat says nothing about validity.
-        self._options: dict[str, Any] = {"require": ["exp", "sub", "aud"], "verify_iat": False}
+        self._options: Options = {"require": ["exp", "sub", "aud"], "verify_iat": False}
 
     def verify(self, token: str) -> Identity:
         """The identity in a good token; TokenRefused for every other string."""
@@ -118,8 +119,13 @@ class Verifier:
         key = self.keys.choose(header.get("kid"), header.get("alg"))
         try:
             claims = jwt.decode(
-                token, key.public, algorithms=[key.algorithm], audience=self._audience, issuer=self._issuer,
-                leeway=self._leeway_s, options=self._options,
+                token,
+                key.public,
+                algorithms=[key.algorithm],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=self._leeway_s,
+                options=self._options,
             )
         except jwt.ExpiredSignatureError:
             raise TokenRefused("the token has expired", expired=True) from None

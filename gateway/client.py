@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from gateway import client_codec as codec
-from gateway.client_link import Item, Link, TokenSource
+from gateway.client_link import Link, TokenSource
+from gateway.client_stream import Item
 from gateway.client_types import (
     Busy,
     ClientError,
@@ -52,9 +53,30 @@ from gateway.client_types import (
 )
 
 __all__ = [
-    "Busy", "Client", "ClientError", "CommandFailed", "Conflict", "Conversation", "ConversationClosed", "Event",
-    "Forbidden", "Gap", "HistoryPage", "HistoryReplaced", "Incomplete", "Member", "MemberLimit", "Receipt", "Refused",
-    "Reset", "SessionEnded", "Signal", "TokenSource", "TooOld", "Unchanged", "UnknownConversation",
+    "Busy",
+    "Client",
+    "ClientError",
+    "CommandFailed",
+    "Conflict",
+    "Conversation",
+    "ConversationClosed",
+    "Event",
+    "Forbidden",
+    "Gap",
+    "HistoryPage",
+    "HistoryReplaced",
+    "Incomplete",
+    "Member",
+    "MemberLimit",
+    "Receipt",
+    "Refused",
+    "Reset",
+    "SessionEnded",
+    "Signal",
+    "TokenSource",
+    "TooOld",
+    "Unchanged",
+    "UnknownConversation",
 ]
 
 ID_MAX = 2**53 - 1
@@ -97,8 +119,16 @@ class Client:
         _check_id("device", device)
         self._given = positions_of(positions)
         self._link = Link(
-            url, token, device, encoding, None if self._given is None else dict(self._given), name=name,
-            receive=receive, queue_events=queue_events, retry_timeout_s=retry_timeout_s, open_timeout_s=open_timeout_s,
+            url,
+            token,
+            device,
+            encoding,
+            None if self._given is None else dict(self._given),
+            name=name,
+            receive=receive,
+            queue_events=queue_events,
+            retry_timeout_s=retry_timeout_s,
+            open_timeout_s=open_timeout_s,
             on_signal=on_signal,
         )
         self._encoding: codec.Encoding = encoding
@@ -145,8 +175,10 @@ class Client:
         It stands still while a resume is under way (from hello until all that was missed has been handed over),
         because a gap may still be announced: a program that dies in between gets those events again.
         """
-        return [{"shard": shard, "epoch": epoch, "sequence": sequence}
-                for shard, (epoch, sequence) in sorted((self._handed or {}).items())]
+        return [
+            {"shard": shard, "epoch": epoch, "sequence": sequence}
+            for shard, (epoch, sequence) in sorted((self._handed or {}).items())
+        ]
 
     # ---- receiving -----------------------------------------------------------------------------------------------
 
@@ -185,7 +217,7 @@ class Client:
 
     async def _next(self) -> Item:
         """The next item; positions move with its hand-over."""
-        item = await self._link.next()
+        item = await self._link.stream.next()
         assert self._handed is not None
         if isinstance(item, Event):
             if self._handed_live:
@@ -255,10 +287,18 @@ class Client:
         if len(body) > PAYLOAD_BYTES_MAX:
             raise ValueError(f"a payload of {len(body)} bytes; at most {PAYLOAD_BYTES_MAX}, larger things by reference")
         _check_id("conversation or user", conversation if user is None else user)
-        return await self._link.write({
-            "op": "publish", "conversation": conversation, "user": user, "payload": body, "type": type,
-            "expected": expected, "target": target,
-        }, counter)
+        return await self._link.write(
+            {
+                "op": "publish",
+                "conversation": conversation,
+                "user": user,
+                "payload": body,
+                "type": type,
+                "expected": expected,
+                "target": target,
+            },
+            counter,
+        )
 
     async def edit(self, conversation: int, target: int, payload: bytes) -> Receipt:
         """A new body for one's message."""
@@ -279,7 +319,8 @@ class Client:
     ) -> Receipt:
         """A new group or channel; its id is in the receipt. `history`: new members see what came before."""
         return await self._link.write(
-            {"op": "create", "kind": kind, "title": title, "members": list(members), "history": history}, counter)
+            {"op": "create", "kind": kind, "title": title, "members": list(members), "history": history}, counter
+        )
 
     async def add(
         self, conversation: int, user: int, role: str | None = None, *, counter: int | None = None
@@ -356,8 +397,7 @@ class Client:
         await self._mark("read", conversation, conversation_sequence)
 
     async def _mark(self, op: str, conversation: int, conversation_sequence: int) -> None:
-        await self._link.tell(
-            {"op": op, "conversation": conversation, "conversation_sequence": conversation_sequence})
+        await self._link.tell({"op": op, "conversation": conversation, "conversation_sequence": conversation_sequence})
 
     async def typing(self, conversation: int) -> None:
         """Shows the other members that are connected that one is writing; never stored."""

@@ -32,8 +32,23 @@ Encoding = Literal["msgpack", "json"]
 SUBPROTOCOLS: dict[str, str] = {"msgpack": "gonets.v1.msgpack", "json": "gonets.v1.json"}
 
 NAMES = (
-    "", "event", "receipt", "welcome", "gap", "reset", "advice", "error", "cursor", "typing", "presence", "pong",
-    "conversations", "members", "history", "refreshed", "live",
+    "",
+    "event",
+    "receipt",
+    "welcome",
+    "gap",
+    "reset",
+    "advice",
+    "error",
+    "cursor",
+    "typing",
+    "presence",
+    "pong",
+    "conversations",
+    "members",
+    "history",
+    "refreshed",
+    "live",
 )
 SCHEMA_TYPES = ("message.edited", "message.deleted", "message.reaction")
 _RECEIPT = ("counter", "status", "conversation", "sequence", "conversation_sequence", "time", "extra")
@@ -72,8 +87,11 @@ def decode(encoding: Encoding, message: bytes | str) -> tuple[str, Any]:
             name = body["op"] if body["op"] in NAMES else ""
         return name, _typed(encoding, name, body)
     except (msgspec.MsgspecError, ValueError, TypeError, KeyError, IndexError, RecursionError, binascii.Error) as error:
-        raise BadPush(f"{type(error).__name__}: {error}; the message begins with {bytes(message[:40])!r}"
-                      if isinstance(message, bytes) else f"{type(error).__name__}: {error}") from None
+        raise BadPush(
+            f"{type(error).__name__}: {error}; the message begins with {bytes(message[:40])!r}"
+            if isinstance(message, bytes)
+            else f"{type(error).__name__}: {error}"
+        ) from None
 
 
 def _typed(encoding: Encoding, name: str, body: Any) -> Any:
@@ -83,8 +101,13 @@ def _typed(encoding: Encoding, name: str, body: Any) -> Any:
         values = body if encoding == "msgpack" else [body[key] for key in _RECEIPT]
         return Receipt(*values[:7])
     if name == "gap":
-        return Gap(body["conversation"], body["after"], body["before"],
-                   tuple(event(encoding, one) for one in body["newest"]), body["next"])
+        return Gap(
+            body["conversation"],
+            body["after"],
+            body["before"],
+            tuple(event(encoding, one) for one in body["newest"]),
+            body["next"],
+        )
     if name == "reset":
         return Reset(body["shard"], body["epoch"], body["sequence"])
     if name == "live":
@@ -110,8 +133,17 @@ def event(encoding: Encoding, body: Any) -> Event:
             return _make(head, b"", _from_msgpack.decode(payload))
         return _make(head, payload, {})
     type = body["type"]
-    head = (body["sequence"], body["conversation"], body["conversation_sequence"], body["previous"], body["time"],
-            body["sender"], body["device"], body["counter"], type)
+    head = (
+        body["sequence"],
+        body["conversation"],
+        body["conversation_sequence"],
+        body["previous"],
+        body["time"],
+        body["sender"],
+        body["device"],
+        body["counter"],
+        type,
+    )
     if has_schema(type):
         data = dict(body["data"])
         if isinstance(data.get("body"), str):
@@ -122,15 +154,26 @@ def event(encoding: Encoding, body: Any) -> Event:
 
 def history_page(encoding: Encoding, body: Mapping[str, Any]) -> HistoryPage:
     """The answer to `history`."""
-    return HistoryPage(body["conversation"], tuple(event(encoding, one) for one in body["events"]), body["next"],
-                       bool(body["trimmed"]))
+    return HistoryPage(
+        body["conversation"], tuple(event(encoding, one) for one in body["events"]), body["next"], bool(body["trimmed"])
+    )
 
 
 def conversation(item: Mapping[str, Any]) -> Conversation:
     """An entry of `conversations`; keys that are not known are passed over."""
     return Conversation(
-        item["conversation"], item["kind"], item["title"], item["role"], item["member_count"], item["head"],
-        item["conversation_sequence"], item["unread"], item["delivered"], item["read"], item["history"], item["closed"],
+        item["conversation"],
+        item["kind"],
+        item["title"],
+        item["role"],
+        item["member_count"],
+        item["head"],
+        item["conversation_sequence"],
+        item["unread"],
+        item["delivered"],
+        item["read"],
+        item["history"],
+        item["closed"],
         item.get("peer"),
     )
 

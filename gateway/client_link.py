@@ -7,10 +7,8 @@ same counter, in order of counter, and unanswered questions again as they are.
     down ──connect──► hello ──welcome──► resuming ──live──► live          any ──break──► down
     any ──close 45xx, or a token that cannot be renewed──► ended          any ──close()──► ended
 
-Invariants: an event is put into the queue once, whatever the server repeats; the positions said in hello never pass
-an event that might not have come (they stand still from welcome until `live`, because a gap may still follow).
-Reading pauses while the queue is full and nothing is being asked: a slow application costs the server nothing.
-Cost: a dictionary entry an unanswered write, one integer an event of an unfinished resume.
+Invariants: what has been received is client_stream.py's alone; reading pauses while its queue is full and nothing is
+being asked: a slow application costs the server nothing. Cost: a dictionary entry an unanswered write.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import inspect
 import random
 import re
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -29,9 +26,9 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from gateway import client_codec as codec
+from gateway.client_stream import Stream
 from gateway.client_types import (
     APPENDED,
-    SHARD_SHIFT,
     STATUSES,
     ClientError,
     CommandFailed,
@@ -41,14 +38,12 @@ from gateway.client_types import (
     Positions,
     Receipt,
     Reset,
-    Resuming,
     SessionEnded,
     Signal,
     refusal,
 )
 
 TokenSource = Callable[[], str | Awaitable[str]]
-Item = Event | Gap | Reset | Live | Resuming
 
 PROTOCOL = 1
 UNANSWERED_MAX = 64
@@ -75,24 +70,27 @@ class Link:
     """The connection of one device. Made and used by Client only."""
 
     def __init__(
-        self, url: str, token: str | TokenSource, device: int, encoding: codec.Encoding, positions: Positions | None, *,
-        name: str, receive: bool, queue_events: int, retry_timeout_s: float, open_timeout_s: float,
+        self,
+        url: str,
+        token: str | TokenSource,
+        device: int,
+        encoding: codec.Encoding,
+        positions: Positions | None,
+        *,
+        name: str,
+        receive: bool,
+        queue_events: int,
+        retry_timeout_s: float,
+        open_timeout_s: float,
         on_signal: Callable[[Signal], None] | None,
     ) -> None:
         self._url, self._token, self._device, self._encoding = url, token, device, encoding
-        self._name, self._receive, self._queue_events = name, receive, queue_events
+        self._name = name
         self._retry_timeout_s, self._open_timeout_s, self._on_signal = retry_timeout_s, open_timeout_s, on_signal
-        # where it stands
         self.welcome: Mapping[str, Any] = {}
-        self.received: Positions | None = positions
-        self._live = False
-        self._ahead: set[int] = set()  # sequences got in a resume that is not complete yet
-        self._gaps: dict[int, int] = {}  # conversation → `before` of the gap already queued in that resume
-        # what waits
-        self.queue: deque[Item] = deque()
         self.ended: Exception | None = None
-        self._stirred = asyncio.Event()  # something for the consumer
         self._space = asyncio.Event()  # the reader may go on
+        self.stream = Stream(positions, receive=receive, queue_events=queue_events, on_space=self._space.set)
         # what was asked
         self._writes: dict[int, Write] = {}
         self._questions: dict[int, tuple[dict[str, Any], asyncio.Future[Any]]] = {}
@@ -140,7 +138,7 @@ class Link:
         for _, done in self._questions.values():
             if not done.done():
                 done.set_exception(error)
-        self._stirred.set()
+        self.stream.end(error)
         self._space.set()
         self._room.set()
 
@@ -150,7 +148,7 @@ class Link:
             pause: float | None = None
             try:
                 pause = await self._session(first)
-                failures = 0 if self._live else failures + 1
+                failures = 0 if self.stream.live else failures + 1
             except (OSError, TimeoutError, InvalidHandshake, codec.BadPush) as error:
                 failures += 1
                 if not first.done() and failures >= attempts:
@@ -163,12 +161,12 @@ class Link:
                 if not first.done():
                     first.set_exception(error)
                 self._end(error)
-            except Exception as error:  # noqa: BLE001 a mistake of ours must reach the application, not die in a task
+            except Exception as error:  # a mistake of ours must reach the application, not die in a task
                 if not first.done():
                     first.set_exception(error)
                 self._end(error)
             finally:
-                self._live, self._socket = False, None
+                self.stream.live, self._socket = False, None
             if self.ended is None:
                 ceiling = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2 ** min(failures, 16))
                 await asyncio.sleep(random.uniform(0, ceiling) if pause is None else pause)
@@ -176,17 +174,34 @@ class Link:
     async def _session(self, first: asyncio.Future[None]) -> float | None:
         """One connection from hello to its end; the pause that the server asked for, if any."""
         async with connect(
-            self._url, subprotocols=[Subprotocol(codec.SUBPROTOCOLS[self._encoding])], compression=None, proxy=None,
-            max_size=MESSAGE_BYTES_MAX, ping_interval=None, open_timeout=self._open_timeout_s, close_timeout=2,
+            self._url,
+            subprotocols=[Subprotocol(codec.SUBPROTOCOLS[self._encoding])],
+            compression=None,
+            proxy=None,
+            max_size=MESSAGE_BYTES_MAX,
+            ping_interval=None,
+            open_timeout=self._open_timeout_s,
+            close_timeout=2,
         ) as socket:
-            positions = None if self.received is None else [
-                {"shard": shard, "epoch": epoch, "sequence": sequence}
-                for shard, (epoch, sequence) in sorted(self.received.items())
-            ]
-            await self._say(socket, {
-                "op": "hello", "token": await self._fresh_token(), "device": self._device, "protocol": PROTOCOL,
-                "client": self._name, "positions": positions,
-            })
+            positions = (
+                None
+                if self.stream.positions is None
+                else [
+                    {"shard": shard, "epoch": epoch, "sequence": sequence}
+                    for shard, (epoch, sequence) in sorted(self.stream.positions.items())
+                ]
+            )
+            await self._say(
+                socket,
+                {
+                    "op": "hello",
+                    "token": await self._fresh_token(),
+                    "device": self._device,
+                    "protocol": PROTOCOL,
+                    "client": self._name,
+                    "positions": positions,
+                },
+            )
             refused: CommandFailed | None = None
             helpers: list[asyncio.Task[None]] = []
             try:
@@ -231,12 +246,7 @@ class Link:
     async def _welcomed(self, socket: ClientConnection, body: Mapping[str, Any]) -> None:
         self.welcome = body
         stands = {p["shard"]: (p["epoch"], p["sequence"]) for p in body["shards"]}
-        if self.received is None:
-            self.received, self._live = stands, True  # a new device: nothing to resume
-        else:
-            self._put(Resuming())
-        for shard, position in stands.items():  # a shard that is new since
-            self.received.setdefault(shard, position)
+        self.stream.welcomed(stands)
         self._counter = max(self._counter, body["counter"])
         self._socket = socket
         for write in [write for _, write in sorted(self._writes.items()) if not write.waiting]:
@@ -247,12 +257,10 @@ class Link:
 
     async def _take(self, name: str, body: Any) -> None:
         """One push after welcome."""
-        if isinstance(body, Event):
-            self._event(body)
+        if isinstance(body, (Event, Gap, Reset, Live)):
+            self.stream.take(body)
         elif isinstance(body, Receipt):
             await self._receipt(body)
-        elif isinstance(body, (Gap, Reset, Live)):
-            self._turned(body)
         elif name == "error":
             await self._error(body)
         elif name in ("pong", "conversations", "members", "history", "refreshed"):
@@ -262,70 +270,9 @@ class Link:
         elif name in ("cursor", "typing", "presence", "advice") and self._on_signal is not None:
             self._on_signal(Signal(name, body.get("conversation", 0), body.get("user", 0), body))
 
-    def _event(self, event: Event) -> None:
-        assert self.received is not None
-        shard, sequence = event.conversation >> SHARD_SHIFT, event.sequence
-        epoch, position = self.received.get(shard, (0, 0))
-        if sequence <= position or sequence in self._ahead:
-            return
-        if self._live:
-            self.received[shard] = (epoch, sequence)
-        else:
-            self._ahead.add(sequence)
-        self._put(event)
-
-    def _turned(self, item: Gap | Reset | Live) -> None:
-        """What changes where the stream stands."""
-        assert self.received is not None
-        if isinstance(item, Gap):
-            known = self._gaps.get(item.conversation, item.after)  # of a resume that broke off before `live`
-            self._gaps[item.conversation] = item.before
-            if item.before - 1 > known:
-                after = max(item.after, known - 1 if known > item.after else known)
-                self._put(Gap(item.conversation, after, item.before,
-                              tuple(e for e in item.newest if e.sequence > after), item.next))
-        elif isinstance(item, Reset):
-            self.received[item.shard] = (item.epoch, item.sequence)
-            self._ahead.clear()
-            self._gaps.clear()
-            kept = [x for x in self.queue if not (
-                isinstance(x, Event) and x.shard == item.shard and x.sequence > item.sequence)]
-            self.queue.clear()
-            self.queue.extend(kept)
-            self._put(item)
-        else:
-            for shard, epoch, sequence in item.positions:
-                self.received[shard] = (epoch, max(sequence, self.received.get(shard, (0, 0))[1]))
-            self._live = True
-            self._ahead.clear()
-            self._gaps.clear()
-            self._put(item)
-
-    # ---- the queue -----------------------------------------------------------------------------------------------
-
-    def _put(self, item: Item) -> None:
-        if self._receive:
-            if isinstance(item, Live):  # a resume that brought nothing leaves nothing but its end
-                while self.queue and isinstance(self.queue[-1], (Live, Resuming)):
-                    self.queue.pop()
-            self.queue.append(item)
-            self._stirred.set()
-
-    async def next(self) -> Item:
-        """The next thing of the stream; raises what ended it once the queue is empty."""
-        while not self.queue:
-            if self.ended is not None:
-                raise self.ended
-            self._stirred.clear()
-            await self._stirred.wait()
-        item = self.queue.popleft()
-        if len(self.queue) < self._queue_events // 2:
-            self._space.set()
-        return item
-
     async def _hear(self, socket: ClientConnection, welcomed: bool) -> bytes | str:
         """The next message; waits with reading while the application has enough and asks nothing."""
-        while welcomed and len(self.queue) >= self._queue_events and not (self._writes or self._questions):
+        while welcomed and self.stream.full and not (self._writes or self._questions):
             self._paused = True
             self._space.clear()
             await self._space.wait()
@@ -489,8 +436,12 @@ class Link:
 
 
 def _failed(body: Mapping[str, Any]) -> CommandFailed:
-    return CommandFailed(str(body.get("code", "error")), str(body.get("message", "")), str(body.get("hint", "")),
-                         bool(body.get("retryable")))
+    return CommandFailed(
+        str(body.get("code", "error")),
+        str(body.get("message", "")),
+        str(body.get("hint", "")),
+        bool(body.get("retryable")),
+    )
 
 
 def _seconds(text: str | None) -> float | None:

@@ -228,8 +228,11 @@ class HistoryReplaced(ClientError):
     """Raised once while iterating: discard what you hold of `shard` after `sequence`; iterating again goes on."""
 
     def __init__(self, reset: Reset) -> None:
-        super().__init__("reset", f"shard {reset.shard} was replaced after sequence {reset.sequence}",
-                         "discard the events after it, then go on iterating")
+        super().__init__(
+            "reset",
+            f"shard {reset.shard} was replaced after sequence {reset.sequence}",
+            "discard the events after it, then go on iterating",
+        )
         self.reset = reset
 
 
@@ -238,8 +241,11 @@ class Incomplete(ClientError):
     with what there is of it."""
 
     def __init__(self, gap: Gap, code: str) -> None:
-        super().__init__(code, f"events of conversation {gap.conversation} between {gap.after} and {gap.before}",
-                         "what could be had of them follows; use stream() to treat gaps yourself")
+        super().__init__(
+            code,
+            f"events of conversation {gap.conversation} between {gap.after} and {gap.before}",
+            "what could be had of them follows; use stream() to treat gaps yourself",
+        )
         self.gap = gap
 
 
@@ -268,8 +274,13 @@ STATUSES: dict[str, tuple[bool, str]] = {
 }
 
 _CLASSES: dict[str, type[Refused]] = {
-    "conflict": Conflict, "too_old": TooOld, "forbidden": Forbidden, "unknown_conversation": UnknownConversation,
-    "closed": ConversationClosed, "member_limit": MemberLimit, "unchanged": Unchanged,
+    "conflict": Conflict,
+    "too_old": TooOld,
+    "forbidden": Forbidden,
+    "unknown_conversation": UnknownConversation,
+    "closed": ConversationClosed,
+    "member_limit": MemberLimit,
+    "unchanged": Unchanged,
 }
 
 

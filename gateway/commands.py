@@ -14,12 +14,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from engine import CallerError, Conversation, DataUntrusted, Membership, Right, may, schema
 from engine import errors as statuses
 from engine import history as log_history
-from engine import schema
-from engine.conversations import Right, may
-from engine.errors import CallerError, DataUntrusted
-from engine.state.rows import Conversation, Membership
 from ext.jsonevent import json_event
 from gateway import cursors, hello, proposals, pushes, requests
 from gateway.session import OPEN, Door, log
@@ -37,8 +34,12 @@ def handle(door: Door, session: int, message: bytes) -> None:
         return
     except requests.BadRequest as error:
         if door.sessions.state(session) == OPEN:
-            door.refuse(session, "hello_first", "the first command must be a hello that can be read: "
-                        + error.message, id=error.id)
+            door.refuse(
+                session,
+                "hello_first",
+                "the first command must be a hello that can be read: " + error.message,
+                id=error.id,
+            )
         else:
             door.refuse(session, error.code, error.message, id=error.id, counter=error.counter)
         return
@@ -51,14 +52,18 @@ def handle(door: Door, session: int, message: bytes) -> None:
 # ---- writes ----------------------------------------------------------------------------------------------------------
 
 
-def _propose(
-    door: Door, session: int, counter: int, target: int, type_name: str, payload: bytes, **flags: Any
-) -> None:
+def _propose(door: Door, session: int, counter: int, target: int, type_name: str, payload: bytes, **flags: Any) -> None:
     sessions = door.sessions
     if not door.poller.begin_unanswered(session, counter):
         return  # over the limit: the poller has answered too_many_unanswered
     door.pending += proposals.pack(
-        sessions.origin(session), sessions.user(session), sessions.device(session), counter, target, type_name, payload,
+        sessions.origin(session),
+        sessions.user(session),
+        sessions.device(session),
+        counter,
+        target,
+        type_name,
+        payload,
         **flags,
     )
 
@@ -91,8 +96,16 @@ def publish(door: Door, session: int, request: requests.Publish) -> None:
         return
     target = request.conversation if request.user is None else request.user
     assert target is not None
-    _propose(door, session, request.counter, target, request.type, body, to_person=request.user is not None,
-             expected=request.expected)
+    _propose(
+        door,
+        session,
+        request.counter,
+        target,
+        request.type,
+        body,
+        to_person=request.user is not None,
+        expected=request.expected,
+    )
 
 
 def _targeted(type_name: str, target: int, body: bytes) -> schema.Payload:
@@ -161,7 +174,8 @@ def conversations(door: Door, session: int, request: requests.Conversations) -> 
     user = door.sessions.user(session)
     limit = min(request.limit, door.config.gateway.conversations_page_max)
     wanted = [
-        membership for membership in door.view.memberships(user)
+        membership
+        for membership in door.view.memberships(user)
         if membership.conversation > request.after and (request.former or membership.role)
     ]
     items = []
@@ -176,9 +190,18 @@ def conversations(door: Door, session: int, request: requests.Conversations) -> 
 def _conversation_item(door: Door, user: int, membership: Membership, row: Conversation) -> dict[str, Any]:
     delivered, read = door.cursors.store.get(row.conversation, user)
     item: dict[str, Any] = {
-        "conversation": row.conversation, "kind": row.kind, "title": row.title, "role": membership.role or "former",
-        "member_count": row.member_count, "head": row.head, "conversation_sequence": row.conversation_sequence,
-        "unread": 0, "delivered": delivered, "read": read, "history": row.history, "closed": row.closed,
+        "conversation": row.conversation,
+        "kind": row.kind,
+        "title": row.title,
+        "role": membership.role or "former",
+        "member_count": row.member_count,
+        "head": row.head,
+        "conversation_sequence": row.conversation_sequence,
+        "unread": 0,
+        "delivered": delivered,
+        "read": read,
+        "history": row.history,
+        "closed": row.closed,
     }
     if membership.role:
         item["unread"] = max(0, row.conversation_sequence - max(read, _hidden_before(door, membership, row)))
@@ -224,26 +247,35 @@ def members(door: Door, session: int, request: requests.Members) -> None:
             item["delivered"], item["read"] = door.cursors.store.get(request.conversation, member)
         items.append(item)
     following = found[limit - 1][0] if len(found) > limit else None
-    _reply(door, session, request, pushes.MEMBERS,
-           {"conversation": request.conversation, "items": items, "next": following})
+    _reply(
+        door,
+        session,
+        request,
+        pushes.MEMBERS,
+        {"conversation": request.conversation, "items": items, "next": following},
+    )
 
 
 def history(door: Door, session: int, request: requests.History) -> None:
     """A page of the log, newest first, read by the pool."""
     origin = door.sessions.origin(session)
     question = log_history.ask(
-        door.view, door.sessions.user(session), request.conversation, request.before,
-        min(request.limit, door.config.gateway.history_page_max))
+        door.view,
+        door.sessions.user(session),
+        request.conversation,
+        request.before,
+        min(request.limit, door.config.gateway.history_page_max),
+    )
     if question is None:
         door.refuse(session, "unknown_conversation", f"conversation {request.conversation}", id=request.id)
         return
     if not door.begin_job(origin):
         limit = door.config.gateway.jobs_per_session_max
-        door.refuse(session, "too_many_jobs", f"{limit} history commands are under way", id=request.id,
-                    retry_after_ms=100)
+        door.refuse(
+            session, "too_many_jobs", f"{limit} history commands are under way", id=request.id, retry_after_ms=100
+        )
         return
-    door.pool.submit(
-        partial(log_history.read, question=question), partial(_history_answer, door, origin, request))
+    door.pool.submit(partial(log_history.read, question=question), partial(_history_answer, door, origin, request))
 
 
 def _history_answer(
@@ -275,8 +307,12 @@ def mark(door: Door, session: int, request: requests.Delivered | requests.Read) 
     user = door.sessions.user(session)
     code = door.cursors.move(session, user, request.conversation, kind, request.conversation_sequence)
     if code:
-        door.refuse(session, code, f"conversation {request.conversation}, conversation_sequence"
-                    f" {request.conversation_sequence}", id=request.id)
+        door.refuse(
+            session,
+            code,
+            f"conversation {request.conversation}, conversation_sequence {request.conversation_sequence}",
+            id=request.id,
+        )
 
 
 def typing(door: Door, session: int, request: requests.Typing) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from engine.state.rows import Conversation
+from engine import Conversation
 from gateway import pushes
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ class Drain:
         batches = max(1, int(self._drain_s / BATCH_S))
         size = max(BATCH_SESSIONS_MIN, -(-len(origins) // batches))
         for start in range(0, len(origins), size):
-            for origin in origins[start:start + size]:
+            for origin in origins[start : start + size]:
                 self._door.end(origin, close_codes.DRAIN, pauses[origin])
             self._flush()
             if start + size < len(origins):

@@ -18,7 +18,7 @@ from gateway.auth import Identity, TokenRefused
 from gateway.session import OPEN, READER, Door
 
 if TYPE_CHECKING:
-    from engine.config import Config
+    from engine import Config
 
 PROTOCOL = 1
 PROTOCOL_MIN = 1
@@ -32,8 +32,12 @@ def hello(door: Door, session: int, request: requests.Hello) -> None:
         return
     if request.protocol < PROTOCOL_MIN:
         door.counters.refused_hellos += 1
-        door.refuse(session, "client_too_old", f"protocol {request.protocol}; this server speaks {PROTOCOL_MIN}"
-                    f" to {PROTOCOL}", id=request.id)
+        door.refuse(
+            session,
+            "client_too_old",
+            f"protocol {request.protocol}; this server speaks {PROTOCOL_MIN} to {PROTOCOL}",
+            id=request.id,
+        )
         return
     identity = identify(door, session, request.token, request.device, request.id)
     if identity is None or not _admit(door, session, identity.user, request):
@@ -65,8 +69,12 @@ def _start_of(door: Door, session: int, request: requests.Hello) -> Start | None
     shards = [position.shard for position in request.positions]
     if len(set(shards)) != len(shards) or not known.issuperset(shards):
         door.counters.refused_hellos += 1
-        door.refuse(session, "bad_position", f"positions of shards {shards}; this server has {sorted(known)},"
-                    " one position each", id=request.id)
+        door.refuse(
+            session,
+            "bad_position",
+            f"positions of shards {shards}; this server has {sorted(known)}, one position each",
+            id=request.id,
+        )
         return None
     if not request.positions:
         return Start(door.fanout.sequence, False)  # a new device: live from now on

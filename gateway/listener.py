@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from engine.config import split_address
+from engine import split_address
 
 BACKLOG = 4_096
 
@@ -25,7 +25,8 @@ def bind(option: str, address: str) -> socket.socket:
     host, port = split_address(address)
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
     except OSError as error:
         raise StartError(f"{option} = {address!r}: {error.strerror or error}") from None
     bound = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+
+from engine import Config, Engine
 from ext.poller import Poller
 from ext.session_table import SessionTable
-
-from engine.config import Config
-from engine.engine import Engine
 from gateway.auth import KeySet, Verifier
 
 
@@ -64,5 +63,6 @@ def merged(old: Config, new: Config, taken: list[str]) -> Config:
         fields = [option.split(".")[1] for option in taken if option.startswith(name + ".")]
         section = getattr(new, name)
         sections[name] = msgspec.structs.replace(
-            getattr(old, name), **{field: getattr(section, field) for field in fields})
+            getattr(old, name), **{field: getattr(section, field) for field in fields}
+        )
     return msgspec.structs.replace(old, **sections)

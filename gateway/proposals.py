@@ -22,16 +22,37 @@ RETRY_AFTER_MS = 200  # what a full intake needs to drain, many times over
 
 
 def pack(
-    origin: int, user: int, device: int, counter: int, target: int, type_name: str, payload: bytes,
-    *, to_person: bool = False, expected: int | None = None,
+    origin: int,
+    user: int,
+    device: int,
+    counter: int,
+    target: int,
+    type_name: str,
+    payload: bytes,
+    *,
+    to_person: bool = False,
+    expected: int | None = None,
 ) -> bytes:
     """One proposal."""
     name = type_name.encode()
     flags = (TO_PERSON if to_person else 0) | (HAS_EXPECTED if expected is not None else 0)
-    return PROPOSAL.pack(
-        PROPOSAL.size + len(name) + len(payload), flags, origin, user, device, counter, target, expected or 0,
-        len(name), 0, len(payload),
-    ) + name + payload
+    return (
+        PROPOSAL.pack(
+            PROPOSAL.size + len(name) + len(payload),
+            flags,
+            origin,
+            user,
+            device,
+            counter,
+            target,
+            expected or 0,
+            len(name),
+            0,
+            len(payload),
+        )
+        + name
+        + payload
+    )
 
 
 def answer(origin: int, counter: int, status: int, conversation: int = 0, extra: int = 0) -> bytes:
@@ -41,8 +62,7 @@ def answer(origin: int, counter: int, status: int, conversation: int = 0, extra:
 
 def refuse(batch: bytes, status: int, retry_after_ms: int = RETRY_AFTER_MS) -> bytes:
     """The same refusal for every proposal of a batch that was not taken in."""
-    return b"".join(
-        answer(origin, counter, status, 0, retry_after_ms) for origin, counter in _origins(batch))
+    return b"".join(answer(origin, counter, status, 0, retry_after_ms) for origin, counter in _origins(batch))
 
 
 def count(batch: bytes) -> int:

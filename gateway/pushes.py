@@ -22,9 +22,22 @@ EVENT, RECEIPT, WELCOME, GAP, RESET, ADVICE, ERROR, CURSOR, TYPING, PRESENCE = r
 PONG, CONVERSATIONS, MEMBERS, HISTORY, REFRESHED, LIVE = range(11, 17)
 
 NAMES: dict[int, str] = {
-    EVENT: "event", RECEIPT: "receipt", WELCOME: "welcome", GAP: "gap", RESET: "reset", ADVICE: "advice",
-    ERROR: "error", CURSOR: "cursor", TYPING: "typing", PRESENCE: "presence", PONG: "pong",
-    CONVERSATIONS: "conversations", MEMBERS: "members", HISTORY: "history", REFRESHED: "refreshed", LIVE: "live",
+    EVENT: "event",
+    RECEIPT: "receipt",
+    WELCOME: "welcome",
+    GAP: "gap",
+    RESET: "reset",
+    ADVICE: "advice",
+    ERROR: "error",
+    CURSOR: "cursor",
+    TYPING: "typing",
+    PRESENCE: "presence",
+    PONG: "pong",
+    CONVERSATIONS: "conversations",
+    MEMBERS: "members",
+    HISTORY: "history",
+    REFRESHED: "refreshed",
+    LIVE: "live",
 }
 
 _msgpack = msgspec.msgpack.Encoder()
@@ -50,9 +63,7 @@ def records(encoding: int, stored: list[bytes], to_json: Callable[[bytes], bytes
     return [msgspec.Raw(to_json(record)) for record in stored]
 
 
-def error(
-    encoding: int, code: str, message: str, hint: str, retryable: bool, **more: Any
-) -> bytes:
+def error(encoding: int, code: str, message: str, hint: str, retryable: bool, **more: Any) -> bytes:
     """An error push; `more` carries id, counter or retry_after_ms where there is one."""
     body = {"code": code, "message": message, "hint": hint, "retryable": retryable}
     body.update((name, value) for name, value in more.items() if value is not None)

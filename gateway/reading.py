@@ -34,12 +34,14 @@ def readings(gateway: Gateway) -> dict[str, float]:
     for source in (gateway.poller.counters(), gateway.fanout.counters(), gateway.engine.stats()):
         for name, value in source.items():
             values[name] = values.get(name, 0) + value
-    values.update({
-        "sessions": gateway.sessions.open_count,
-        "reader_sessions": door.catchup.reading(),
-        "ring_bytes": gateway.fanout.ring.bytes_room,
-        "delivered_sequence": gateway.fanout.sequence,
-        "token_keys": len(door.verifier.keys.keys),
-        "writer_fenced": float(gateway.engine.sequencer.failure is not None),
-    })
+    values.update(
+        {
+            "sessions": gateway.sessions.open_count,
+            "reader_sessions": door.catchup.reading(),
+            "ring_bytes": gateway.fanout.ring.bytes_room,
+            "delivered_sequence": gateway.fanout.sequence,
+            "token_keys": len(door.verifier.keys.keys),
+            "writer_fenced": float(gateway.engine.sequencer.failure is not None),
+        }
+    )
     return values

@@ -155,14 +155,33 @@ class Ping(Request, tag="ping"):
 
 
 AnyRequest = (
-    Hello | Refresh | Publish | Create | Add | Remove | Leave | SetRole | Rename | Close | Follow | Unfollow
-    | Members | Conversations | History | Delivered | Read | Typing | Presence | Ping
+    Hello
+    | Refresh
+    | Publish
+    | Create
+    | Add
+    | Remove
+    | Leave
+    | SetRole
+    | Rename
+    | Close
+    | Follow
+    | Unfollow
+    | Members
+    | Conversations
+    | History
+    | Delivered
+    | Read
+    | Typing
+    | Presence
+    | Ping
 )
 
 OPS: tuple[str, ...] = tuple(sorted(cls.__struct_config__.tag for cls in AnyRequest.__args__))
 
 _decoders: dict[int, Any] = {
-    pushes.MSGPACK: msgspec.msgpack.Decoder(AnyRequest), pushes.JSON: msgspec.json.Decoder(AnyRequest)
+    pushes.MSGPACK: msgspec.msgpack.Decoder(AnyRequest),
+    pushes.JSON: msgspec.json.Decoder(AnyRequest),
 }
 _lenient: dict[int, Any] = {pushes.MSGPACK: msgspec.msgpack.Decoder(), pushes.JSON: msgspec.json.Decoder()}
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
@@ -202,7 +221,7 @@ def _judge(encoding: int, message: bytes, error: Exception) -> Exception:
     if not isinstance(fields, dict) or not isinstance(fields.get("op"), str):
         return Malformed("a message must be a map with a string `op`")
     given, counter = fields.get("id"), fields.get("counter")
-    id = given if isinstance(given, str) and len(given) <= 64 or type(given) is int and 0 <= given < 2**53 else None
+    id = given if (isinstance(given, str) and len(given) <= 64) or (type(given) is int and 0 <= given < 2**53) else None
     counter = counter if type(counter) is int and 0 <= counter < 2**64 else None
     if fields["op"] not in OPS:
         return BadRequest("unknown_op", f"no command {fields['op'][:32]!r}", id, counter)

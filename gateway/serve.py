@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from engine.config import Config, ConfigError
+from engine import Config, ConfigError
 from gateway import logs
 from gateway.listener import StartError
 from gateway.server import Gateway
@@ -22,9 +22,7 @@ from gateway.session import log
 SPARE_DESCRIPTORS = 512  # segments, state, threads, the admin's connections
 
 
-def serve(
-    config: Config, ready: Callable[[dict[str, str]], None], reload: Callable[[], Config] | None = None
-) -> None:
+def serve(config: Config, ready: Callable[[dict[str, str]], None], reload: Callable[[], Config] | None = None) -> None:
     """Runs until told to stop. `ready` gets the addresses; `reload` reads the configuration again."""
     logs.configure(config.logging.level, config.logging.format)
     raise_descriptor_limit(config.gateway.sessions_max + SPARE_DESCRIPTORS)
@@ -43,13 +41,15 @@ def raise_descriptor_limit(wanted: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < goal:
         resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
     if goal < wanted:
-        log.info("descriptors", allowed=goal, wanted=wanted,
-                 hint="gateway.sessions_max can't be reached; raise the hard limit (ulimit -Hn)")
+        log.info(
+            "descriptors",
+            allowed=goal,
+            wanted=wanted,
+            hint="gateway.sessions_max can't be reached; raise the hard limit (ulimit -Hn)",
+        )
 
 
-async def _run(
-    gateway: Gateway, ready: Callable[[dict[str, str]], None], reload: Callable[[], Config] | None
-) -> None:
+async def _run(gateway: Gateway, ready: Callable[[dict[str, str]], None], reload: Callable[[], Config] | None) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     again = asyncio.Event()

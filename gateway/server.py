@@ -19,17 +19,20 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.log.cursors import CursorStore
+from engine import (
+    OVERLOADED,
+    CatchUp,
+    Config,
+    CursorStore,
+    EngineError,
+    Fanout,
+    ReaderPool,
+    Router,
+    Tail,
+    config_changes,
+)
 from ext.poller import Batch
 from ext.session_table import SessionTable
-
-from engine.catchup import CatchUp
-from engine.config import Config, changed
-from engine.errors import OVERLOADED, EngineError
-from engine.fanout import Fanout
-from engine.readers import ReaderPool
-from engine.router import Router
-from engine.tail import Tail
 from gateway import auth, commands, listener, logs, proposals
 from gateway.admin import Admin
 from gateway.cursors import TELL_INTERVAL_S, Cursors
@@ -38,7 +41,7 @@ from gateway.listener import StartError
 from gateway.metrics import exposition
 from gateway.parts import make_poller, merged, open_engine, verifier_of
 from gateway.reading import readiness, readings
-from gateway.session import Door, log
+from gateway.session import CLOSING, Door, log
 from gateway.signals import Signals
 
 COLD_SLICE_S = 0.001
@@ -98,7 +101,8 @@ class Gateway:
         self.door.reader = reader
         self.door.verifier = verifier_of(keys, config)
         self.cursor_store = CursorStore.open(
-            Path(config.server.data) / "cursors", interval_s=config.log.cursors_interval_s)
+            Path(config.server.data) / "cursors", interval_s=config.log.cursors_interval_s
+        )
         self.door.cursors = Cursors(self.door, self.cursor_store)
         self.door.signals = Signals(self.door)
 
@@ -112,9 +116,15 @@ class Gateway:
 
         self.pool = ReaderPool(engine.log.reader, post, config.fanout.pool_threads)
         self.catchup = door.catchup = CatchUp(
-            door.view, self.fanout, door.reader, self.pool, door,
-            resume_events_max=config.fanout.resume_events_max, resume_hops_max=config.fanout.resume_hops_max,
-            gap_newest_events=config.fanout.gap_newest_events)
+            door.view,
+            self.fanout,
+            door.reader,
+            self.pool,
+            door,
+            resume_events_max=config.fanout.resume_events_max,
+            resume_hops_max=config.fanout.resume_hops_max,
+            gap_newest_events=config.fanout.gap_newest_events,
+        )
         door.pool = self.pool
         self.tail.advance(ROUTE_SLICE_US)
         loop.add_reader(self._wake, self._on_engine)
@@ -218,13 +228,18 @@ class Gateway:
         if not self._cold:
             return False
         until = time.perf_counter() + COLD_SLICE_S
+        count = size_bytes = 0
         while self._cold:
             origin, message = self._cold.popleft()
+            count += 1
+            size_bytes += len(message)
             session = self.sessions.resolve(origin)
-            if session:
+            # Whoever we have sent away is not heard any more; who closes has sent this before, and has still its user.
+            if session and (self.sessions.state(session) != CLOSING or self.sessions.user(session)):
                 self._command(session, message)
             if time.perf_counter() >= until:
                 break
+        self.poller.handled(count, size_bytes)  # what their sessions send from now on may be hot again
         self.door.loaded = len(self._cold) > COLD_LOADED
         return bool(self._cold)
 
@@ -260,7 +275,7 @@ class Gateway:
 
     def reload(self, config: Config) -> None:
         """Takes what may change while running; says what needs a restart."""
-        taken, restart = changed(self._config, config)
+        taken, restart = config_changes(self._config, config)
         self._config = self.door.config = merged(self._config, config, taken)
         self.door.verifier = verifier_of(self.door.verifier.keys, self._config)
         logs.configure(self._config.logging.level, self._config.logging.format)

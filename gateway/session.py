@@ -25,16 +25,9 @@ from ext.jsonevent import json_event
 from gateway import close_codes, errors, pushes
 
 if TYPE_CHECKING:
+    from engine import CatchUp, Config, Engine, Fanout, Gap, LogReader, ReaderPool, View
     from ext.poller import Poller
     from ext.session_table import SessionTable
-
-    from engine.catchup import CatchUp
-    from engine.config import Config
-    from engine.engine import Engine
-    from engine.fanout import Fanout
-    from engine.ports import Gap, LogReader
-    from engine.readers import ReaderPool
-    from engine.state.view import View
     from gateway.auth import Verifier
     from gateway.cursors import Cursors
     from gateway.signals import Signals
@@ -68,7 +61,13 @@ class Door:
     """Everything that a handler of commands may use; made by server.py, lives as long as the gateway."""
 
     def __init__(
-        self, config: Config, engine: Engine, view: View, sessions: SessionTable, poller: Poller, fanout: Fanout,
+        self,
+        config: Config,
+        engine: Engine,
+        view: View,
+        sessions: SessionTable,
+        poller: Poller,
+        fanout: Fanout,
     ) -> None:
         self.config, self.engine, self.view = config, engine, view
         self.sessions, self.poller, self.fanout = sessions, poller, fanout
@@ -91,7 +90,13 @@ class Door:
         self.poller.push(session, pushes.encode(encoding, number, body))
 
     def refuse(
-        self, session: int, code: str, message: str, *, id: str | int | None = None, counter: int | None = None,
+        self,
+        session: int,
+        code: str,
+        message: str,
+        *,
+        id: str | int | None = None,
+        counter: int | None = None,
         retry_after_ms: int | None = None,
     ) -> None:
         """An error push, and the end of the session if the code's row says so."""
@@ -128,10 +133,17 @@ class Door:
         """A conversation of which too much was missed."""
         newest = pushes.records(self.sessions.encoding(session), gap.newest, json_event)
         self.counters.gaps += 1
-        self.push(session, pushes.GAP, {
-            "conversation": gap.conversation, "after": gap.after, "before": gap.before, "newest": newest,
-            "next": gap.next,
-        })
+        self.push(
+            session,
+            pushes.GAP,
+            {
+                "conversation": gap.conversation,
+                "after": gap.after,
+                "before": gap.before,
+                "newest": newest,
+                "next": gap.next,
+            },
+        )
 
     def live(self, session: int, resumed: bool) -> None:
         """What follows comes as it happens."""

@@ -28,8 +28,11 @@ def position_file(data: Path, user: int, device: int) -> Path:
 def event_fields(event: Event) -> dict[str, Any]:
     """An event as plain data, its payload as text where it is text."""
     fields: dict[str, Any] = {
-        "sequence": event.sequence, "conversation": event.conversation,
-        "conversation_sequence": event.conversation_sequence, "time": event.time, "sender": event.sender,
+        "sequence": event.sequence,
+        "conversation": event.conversation,
+        "conversation_sequence": event.conversation_sequence,
+        "time": event.time,
+        "sender": event.sender,
         "type": event.type,
     }
     payload = bytes(event.payload or b"")
@@ -89,6 +92,10 @@ async def send(
     async with Client(url, token, device) as client:
         receipt = await client.publish(text=text, user=to, conversation=conversation)
         return {
-            "status": receipt.status, "conversation": receipt.conversation, "sequence": receipt.sequence,
-            "conversation_sequence": receipt.conversation_sequence, "time": receipt.time, "counter": receipt.counter,
+            "status": receipt.status,
+            "conversation": receipt.conversation,
+            "sequence": receipt.sequence,
+            "conversation_sequence": receipt.conversation_sequence,
+            "time": receipt.time,
+            "counter": receipt.counter,
         }

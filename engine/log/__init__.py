@@ -1,6 +1,8 @@
 """The log: segments of blocks of records, one writer, any number of readers. Format: engine/LOG_FORMAT.md."""
 
+from engine.log.cursors import CursorStore
 from engine.log.reader import Reader
+from engine.log.verbs import saved_position
 from engine.log.writer import Log
 
-__all__ = ["Log", "Reader"]
+__all__ = ["CursorStore", "Log", "Reader", "saved_position"]

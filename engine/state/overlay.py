@@ -89,7 +89,8 @@ class Overlay:
             return
         self.heads.create(conversation, kind.number, sequence, payload.history)
         self.conversations[conversation] = ConversationRow(
-            kind.number, False, payload.history, len(payload.members), sequence, sequence, 0, 0, payload.title)
+            kind.number, False, payload.history, len(payload.members), sequence, sequence, 0, 0, payload.title
+        )
         for user, name in payload.members:
             self._put(user, conversation, MembershipRow(ROLE_BY_NAME[name], kind.number, ((sequence, None),), sequence))
 
@@ -187,8 +188,12 @@ class Overlay:
 
     # Loading and shedding.
 
-    def load_rows(self, conversations: dict[int, ConversationRow | None],
-                  memberships: dict[tuple[int, int], MembershipRow | None], tombstones: dict[int, int]) -> None:
+    def load_rows(
+        self,
+        conversations: dict[int, ConversationRow | None],
+        memberships: dict[tuple[int, int], MembershipRow | None],
+        tombstones: dict[int, int],
+    ) -> None:
         """Takes saved rows in; never over what is known here."""
         for conversation, row in conversations.items():
             self.conversations.setdefault(conversation, row)

@@ -26,7 +26,14 @@ LMDB_ENGINE: Final = 0  # the 0.9 series; its files and those of 1.0 can't read 
 MAP_BYTES: Final = 1 << 40
 READERS_MAX: Final = 1024
 DATABASES: Final = (
-    b"meta", b"heads", b"conversations", b"dialogs", b"members", b"member_index", b"windows", b"tombstones",
+    b"meta",
+    b"heads",
+    b"conversations",
+    b"dialogs",
+    b"members",
+    b"member_index",
+    b"windows",
+    b"tombstones",
 )
 
 _CONVERSATION = struct.Struct("<BBHIQQQQ")
@@ -82,7 +89,7 @@ def pack_conversation(row: ConversationRow) -> bytes:
 def unpack_conversation(data: bytes) -> ConversationRow:
     """The conversation of stored bytes."""
     kind, flags, _, count, created, changed_at, first, second = _CONVERSATION.unpack_from(data)
-    title = data[_CONVERSATION.size:].decode()
+    title = data[_CONVERSATION.size :].decode()
     closed, history = bool(flags & _CLOSED), bool(flags & _HISTORY)
     return ConversationRow(kind, closed, history, count, created, changed_at, first, second, title)
 
@@ -96,7 +103,7 @@ def pack_membership(row: MembershipRow) -> bytes:
 def unpack_membership(data: bytes) -> MembershipRow:
     """The membership of stored bytes."""
     role, kind, _, _, changed_at = _MEMBERSHIP.unpack_from(data)
-    intervals = tuple((first, last or None) for first, last in _PAIR.iter_unpack(data[_MEMBERSHIP.size:]))
+    intervals = tuple((first, last or None) for first, last in _PAIR.iter_unpack(data[_MEMBERSHIP.size :]))
     return MembershipRow(role, kind, intervals, changed_at)
 
 
@@ -185,8 +192,14 @@ class SavedState:
             path.mkdir(parents=True, exist_ok=True)
         try:
             env = lmdb.open(
-                str(path), map_size=MAP_BYTES, max_dbs=len(DATABASES), max_readers=READERS_MAX, max_spare_txns=4,
-                readonly=read_only, create=not read_only, lib_version=LMDB_ENGINE,
+                str(path),
+                map_size=MAP_BYTES,
+                max_dbs=len(DATABASES),
+                max_readers=READERS_MAX,
+                max_spare_txns=4,
+                readonly=read_only,
+                create=not read_only,
+                lib_version=LMDB_ENGINE,
             )
         except lmdb.Error as error:
             raise StateDamaged(f"the state in {path} can't be opened: {error}") from error

@@ -137,7 +137,7 @@ def save_overlay(txn: Any, databases: dict[bytes, Any], overlay: Overlay) -> Non
     with txn.cursor(databases[b"heads"]) as cursor:
         slabs = heads.slabs()
         for at in range(0, len(slabs), ROWS):
-            part = slabs[at:at + ROWS]
+            part = slabs[at : at + ROWS]
             saved = dict(cursor.getmulti([key for key, _ in part]))
             _put(cursor, [(key, heads.patch(start, saved.get(key))) for key, start in part])
     windows = SortedWindows(overlay.windows)

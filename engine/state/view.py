@@ -64,8 +64,18 @@ class View:
             return None
         head, conversation_sequence = self.head(conversation)
         peers = (row.first, row.second) if row.kind == DIALOG else None
-        return Conversation(conversation, KIND_NAMES[row.kind], row.title, row.history, row.closed, row.created,
-                            row.member_count, head, conversation_sequence, peers)
+        return Conversation(
+            conversation,
+            KIND_NAMES[row.kind],
+            row.title,
+            row.history,
+            row.closed,
+            row.created,
+            row.member_count,
+            head,
+            conversation_sequence,
+            peers,
+        )
 
     def head(self, conversation: int) -> tuple[int, int]:
         """(sequence, conversation sequence) of its last event; (0, 0) if unknown."""
@@ -97,8 +107,11 @@ class View:
             return []
         if row.kind == DIALOG:
             return [(user, "member") for user in (row.first, row.second) if user > after][:limit]
-        changed = {user: self._overlay.memberships[user, conversation]
-                   for user in self._overlay.rosters.get(conversation, ()) if user > after}
+        changed = {
+            user: self._overlay.memberships[user, conversation]
+            for user in self._overlay.rosters.get(conversation, ())
+            if user > after
+        }
         here = sorted((user, row.role) for user, row in changed.items() if row is not None and row.role)
         with self._saved.read() as reader:
             there = ((user, role) for user, role in reader.members(conversation, after) if user not in changed)

@@ -52,7 +52,15 @@ def counts(report: dict[str, Any]) -> dict[str, int]:
 def test_a_good_server_passes(fake: FakeGateway, logs: Path) -> None:
     report = run(fake, logs)
     assert set(report) == {
-        "events", "expected", "deliveries", *COUNTS, "publish_to_deliver_ms", "seconds", "durability", "filesystem"}
+        "events",
+        "expected",
+        "deliveries",
+        *COUNTS,
+        "publish_to_deliver_ms",
+        "seconds",
+        "durability",
+        "filesystem",
+    }
     assert set(report["publish_to_deliver_ms"]) == {"p50", "p99", "p999", "max"}
     assert replay.passed(report) and report["events"] == len(fake.events)
     plans = [trace.plan(one) for one in trace.load(logs)[0]]
@@ -60,13 +68,16 @@ def test_a_good_server_passes(fake: FakeGateway, logs: Path) -> None:
     assert sorted(e["payload"] for e in fake.events if e["type"] == "message") == sorted(said)
     expected = 0
     for event in fake.events:
-        members = {user for (conversation, user), _ in fake.intervals.items()
-                   if conversation == event["conversation"] and fake._sees(user, event)}
+        members = {
+            user
+            for (conversation, user), _ in fake.intervals.items()
+            if conversation == event["conversation"] and fake._sees(user, event)
+        }
         keeper = next(e["sender"] for e in fake.events if e["conversation"] == event["conversation"])
         expected += 2 * len(members) - (keeper in members)
     assert report["deliveries"] == expected
     encodings = [hello["device"] for hello in fake.hellos]
-    assert len(encodings) == len(set((h["token"], h["device"]) for h in fake.hellos))
+    assert len(encodings) == len({(h["token"], h["device"]) for h in fake.hellos})
 
 
 @pytest.mark.parametrize("kind", ["join", "say"])
@@ -97,19 +108,23 @@ def other(event: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {**event, **fields}
 
 
-@pytest.mark.parametrize(("change", "verdict"), [
-    (lambda session, event: [], {"missing": 1}),
-    (lambda session, event: [event, event], {"duplicated": 1}),
-    (lambda session, event: [other(event, payload=event["payload"] + b"!")], {"corrupted": 1}),
-    (lambda session, event: [other(event, payload=event["payload"][:-1])], {"corrupted": 1}),
-    (lambda session, event: [other(event, sender=event["sender"] + 1)], {"corrupted": 1}),
-    (lambda session, event: [other(event, previous=event["previous"] + 1)], {"corrupted": 1}),
-    (lambda session, event: [other(event, time=event["time"] + 1)], {"corrupted": 1}),
-    (lambda session, event: [other(event, conversation=event["conversation"] + 7)], {"corrupted": 1}),
-])
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (lambda session, event: [], {"missing": 1}),
+        (lambda session, event: [event, event], {"duplicated": 1}),
+        (lambda session, event: [other(event, payload=event["payload"] + b"!")], {"corrupted": 1}),
+        (lambda session, event: [other(event, payload=event["payload"][:-1])], {"corrupted": 1}),
+        (lambda session, event: [other(event, sender=event["sender"] + 1)], {"corrupted": 1}),
+        (lambda session, event: [other(event, previous=event["previous"] + 1)], {"corrupted": 1}),
+        (lambda session, event: [other(event, time=event["time"] + 1)], {"corrupted": 1}),
+        (lambda session, event: [other(event, conversation=event["conversation"] + 7)], {"corrupted": 1}),
+    ],
+)
 @pytest.mark.parametrize("skip", [0, 41])
-def test_one_bad_delivery_is_found(fake: FakeGateway, logs: Path, change: Tamper, verdict: dict[str, int], skip: int,
-                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_delivery_is_found(
+    fake: FakeGateway, logs: Path, change: Tamper, verdict: dict[str, int], skip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(replay, "STALL_S", 0.5)
     fake.tamper = once(change, skip)
     report = run(fake, logs)
@@ -138,8 +153,10 @@ def test_swapped_deliveries_are_found(fake: FakeGateway, logs: Path) -> None:
 def test_a_leak_is_found(fake: FakeGateway, logs: Path) -> None:
     """Somebody who has left goes on receiving."""
     sees = fake._sees
-    fake._sees = lambda user, event: sees(user, event) or (  # type: ignore[method-assign]
-        any(last < event["sequence"] for _, last in fake.intervals.get((event["conversation"], user), ())))
+    fake._sees = lambda user, event: (  # type: ignore[method-assign]
+        sees(user, event)
+        or (any(last < event["sequence"] for _, last in fake.intervals.get((event["conversation"], user), ())))
+    )
     report = run(fake, logs)
     assert report["corrupted"] > 0 and report["deliveries"] > report["expected"]
 
@@ -205,13 +222,19 @@ def test_command_line(fake: FakeGateway, logs: Path, capsys: pytest.CaptureFixtu
     assert ended.value.code == 1 and json.loads(capsys.readouterr().out)["duplicated"] == 1
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"url": "ws://127.0.0.1:1/v1"}, "--token-key"), ({"speed": "fast"}, "--speed fast"), ({"speed": "0"}, "--speed 0"),
-    ({"devices_per_user": 0}, "1 to 16"), ({"url": "ws://x", "chaos": True}, "--chaos"),
-    ({"trace": Path("/nowhere")}, "/nowhere can't be read"),
-    ({"url": "http://x/", "token_key": Path(__file__)}, "ws://"),
-    ({"url": "ws://127.0.0.1:1/v1", "token_key": Path(__file__)}, "no private key"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "ws://127.0.0.1:1/v1"}, "--token-key"),
+        ({"speed": "fast"}, "--speed fast"),
+        ({"speed": "0"}, "--speed 0"),
+        ({"devices_per_user": 0}, "1 to 16"),
+        ({"url": "ws://x", "chaos": True}, "--chaos"),
+        ({"trace": Path("/nowhere")}, "/nowhere can't be read"),
+        ({"url": "http://x/", "token_key": Path(__file__)}, "ws://"),
+        ({"url": "ws://127.0.0.1:1/v1", "token_key": Path(__file__)}, "no private key"),
+    ],
+)
 def test_bad_options_are_one_clear_line(
     options: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

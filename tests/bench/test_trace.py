@@ -36,34 +36,51 @@ def test_texts_are_kept_exactly(lines: list[tuple[bytes, bytes]], end: bytes) ->
     assert [(e.nick, e.text) for e in trace.parse(data).entries] == [(trace.nick_key(n), t) for n, t in lines]
 
 
-@pytest.mark.parametrize(("line", "entry"), [
-    (b"[09:14] <Bob> hi there ", Entry("say", 554, b"bob", b"hi there ")),
-    (b"[09:14] <drcode>", Entry("say", 554, b"drcode", b"")),
-    (b"[09:14:33] <bob> x", Entry("say", 554, b"bob", b"x")),
-    (b"[09:14] <[ANF] MasterNinja> x", Entry("say", 554, b"{anf}masterninja", b"x")),
-    (b"[09:14] <starscream[2] > x", Entry("say", 554, b"starscream{2}", b"x")),
-    (b"[13:56]  * genii sips a coffee", Entry("say", 836, b"genii", b"sips a coffee")),
-    (b"[13:56] * genii sips", Entry("say", 836, b"genii", b"sips")),
-    (b"[13:56]  * genii", Entry("say", 836, b"genii", b"")),
-    (b"=== L0sT  has joined #ubuntu", Entry("join", 0, b"l0st")),
-    (b"=== nick has joined #x", Entry("join", 0, b"nick")),
-    (b"=== nick has joined", Entry("join", 0, b"nick")),
-    (b"=== bur[n] er  has joined #ubuntu", Entry("join", 0, b"bur{n}er")),
-    (b"=== sivang  has left #ubuntu [\"Leaving\"]", Entry("leave", 0, b"sivang")),
-    (b"=== nick  has left", Entry("leave", 0, b"nick")),
-    (b"=== natea is now known as natea|nyc", Entry("rename", 0, b"natea", other=b"natea|nyc")),
-    (b"=== [bM] Neg is now known as neg", Entry("rename", 0, b"{bm}neg", other=b"neg")),
-])
+@pytest.mark.parametrize(
+    ("line", "entry"),
+    [
+        (b"[09:14] <Bob> hi there ", Entry("say", 554, b"bob", b"hi there ")),
+        (b"[09:14] <drcode>", Entry("say", 554, b"drcode", b"")),
+        (b"[09:14:33] <bob> x", Entry("say", 554, b"bob", b"x")),
+        (b"[09:14] <[ANF] MasterNinja> x", Entry("say", 554, b"{anf}masterninja", b"x")),
+        (b"[09:14] <starscream[2] > x", Entry("say", 554, b"starscream{2}", b"x")),
+        (b"[13:56]  * genii sips a coffee", Entry("say", 836, b"genii", b"sips a coffee")),
+        (b"[13:56] * genii sips", Entry("say", 836, b"genii", b"sips")),
+        (b"[13:56]  * genii", Entry("say", 836, b"genii", b"")),
+        (b"=== L0sT  has joined #ubuntu", Entry("join", 0, b"l0st")),
+        (b"=== nick has joined #x", Entry("join", 0, b"nick")),
+        (b"=== nick has joined", Entry("join", 0, b"nick")),
+        (b"=== bur[n] er  has joined #ubuntu", Entry("join", 0, b"bur{n}er")),
+        (b'=== sivang  has left #ubuntu ["Leaving"]', Entry("leave", 0, b"sivang")),
+        (b"=== nick  has left", Entry("leave", 0, b"nick")),
+        (b"=== natea is now known as natea|nyc", Entry("rename", 0, b"natea", other=b"natea|nyc")),
+        (b"=== [bM] Neg is now known as neg", Entry("rename", 0, b"{bm}neg", other=b"neg")),
+    ],
+)
 def test_forms(line: bytes, entry: Entry) -> None:
     assert trace.parse(line).entries == [entry]
     assert trace.parse(b"\xef\xbb\xbf" + line + b"\r\n\r\n").entries == [entry]
 
 
-@pytest.mark.parametrize("line", [
-    b"", b"   ", b"hello", b"[25:00] <a> x", b"[12:60] <a> x", b"=== mode/#ubuntu [+o x]  by ChanServ", b"===",
-    b"=== netjoined: irc.freenode.net -> kornbluth.freenode.net", b"=== Adrenal sighs", b"[12:00] < > x", b"=======",
-    b"=== bob is now known as the best of all", b"=== you has joined the club", b"- `[HH:MM] <nick> text`",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"   ",
+        b"hello",
+        b"[25:00] <a> x",
+        b"[12:60] <a> x",
+        b"=== mode/#ubuntu [+o x]  by ChanServ",
+        b"===",
+        b"=== netjoined: irc.freenode.net -> kornbluth.freenode.net",
+        b"=== Adrenal sighs",
+        b"[12:00] < > x",
+        b"=======",
+        b"=== bob is now known as the best of all",
+        b"=== you has joined the club",
+        b"- `[HH:MM] <nick> text`",
+    ],
+)
 def test_unknown_lines_are_passed_over(line: bytes) -> None:
     found = trace.parse(line)
     assert found.entries == [] and found.skipped == bool(line.strip())
@@ -71,30 +88,48 @@ def test_unknown_lines_are_passed_over(line: bytes) -> None:
 
 def test_clock() -> None:
     found = trace.parse(
-        b"=== a has joined #x\n[23:58] <a> 1\n[23:57] <a> 2\n=== b has joined #x\n[00:01] <a> 3\n[00:00] <b> 4")
+        b"=== a has joined #x\n[23:58] <a> 1\n[23:57] <a> 2\n=== b has joined #x\n[00:01] <a> 3\n[00:00] <b> 4"
+    )
     assert [entry.minute for entry in found.entries] == [1438, 1438, 1438, 1438, 1441, 1441]
 
 
 def test_membership_is_made_explicit() -> None:
-    plan = trace.plan(trace.parse(b"\n".join([
-        b"[10:00] <anna> hi",                # from the start
-        b"=== BOB has joined #x",
-        b"=== bob has joined #x",            # again: nothing
-        b"[10:01] <Bob> hi",
-        b"=== carl has left #x",             # from the start
-        b"=== carl has left #x",             # again: nothing
-        b"[10:02] <carl> back",              # has come back unseen
-        b"=== bob is now known as bob_",
-        b"[10:03] <bob_> me",
-        b"=== bob_ is now known as dora",
-        b"=== anna is now known as Anna",    # only the case: leaves and joins
-        b"=== emil is now known as anna",    # emil was there; anna is
-    ])))
+    plan = trace.plan(
+        trace.parse(
+            b"\n".join(
+                [
+                    b"[10:00] <anna> hi",  # from the start
+                    b"=== BOB has joined #x",
+                    b"=== bob has joined #x",  # again: nothing
+                    b"[10:01] <Bob> hi",
+                    b"=== carl has left #x",  # from the start
+                    b"=== carl has left #x",  # again: nothing
+                    b"[10:02] <carl> back",  # has come back unseen
+                    b"=== bob is now known as bob_",
+                    b"[10:03] <bob_> me",
+                    b"=== bob_ is now known as dora",
+                    b"=== anna is now known as Anna",  # only the case: leaves and joins
+                    b"=== emil is now known as anna",  # emil was there; anna is
+                ]
+            )
+        )
+    )
     assert plan.start == [b"anna", b"carl", b"emil"]
     assert [(step.kind, step.nick) for step in plan.steps] == [
-        ("say", b"anna"), ("join", b"bob"), ("say", b"bob"), ("leave", b"carl"), ("join", b"carl"), ("say", b"carl"),
-        ("leave", b"bob"), ("join", b"bob_"), ("say", b"bob_"), ("leave", b"bob_"), ("join", b"dora"),
-        ("leave", b"anna"), ("join", b"anna"), ("leave", b"emil"),
+        ("say", b"anna"),
+        ("join", b"bob"),
+        ("say", b"bob"),
+        ("leave", b"carl"),
+        ("join", b"carl"),
+        ("say", b"carl"),
+        ("leave", b"bob"),
+        ("join", b"bob_"),
+        ("say", b"bob_"),
+        ("leave", b"bob_"),
+        ("join", b"dora"),
+        ("leave", b"anna"),
+        ("join", b"anna"),
+        ("leave", b"emil"),
     ]
     assert plan.members_max == 4
 
@@ -106,15 +141,20 @@ lines = st.tuples(st.sampled_from(["say", "join", "leave", "rename"]), st.intege
 @given(st.lists(lines, max_size=40))
 def test_plans_are_consistent(script: list[tuple[str, int, int]]) -> None:
     """Speakers and leavers are present, joiners absent; every message of the trace is said, in order."""
-    forms = {"say": b"[10:00] <n%d> %d", "join": b"=== n%d has joined #x%d", "leave": b"=== n%d has left #x%d",
-             "rename": b"=== n%d is now known as n%d"}
+    forms = {
+        "say": b"[10:00] <n%d> %d",
+        "join": b"=== n%d has joined #x%d",
+        "leave": b"=== n%d has left #x%d",
+        "rename": b"=== n%d is now known as n%d",
+    }
     plan = trace.plan(trace.parse(b"\n".join(forms[kind] % (who, what) for kind, who, what in script)))
     present = set(plan.start)
     for step in plan.steps:
         assert (step.nick in present) == (step.kind != "join")
         (present.add if step.kind == "join" else present.discard if step.kind == "leave" else id)(step.nick)
     assert [(s.nick, s.text) for s in plan.steps if s.kind == "say"] == [
-        (b"n%d" % who, b"%d" % what) for kind, who, what in script if kind == "say"]
+        (b"n%d" % who, b"%d" % what) for kind, who, what in script if kind == "say"
+    ]
 
 
 def test_directory_and_errors(tmp_path: Path) -> None:

@@ -84,17 +84,26 @@ def test_nothing_after_a_removal_even_if_they_come_back() -> None:
 def test_deleted_messages_and_their_edits_are_tombstones() -> None:
     world = World(1)
     edit = msgspec.msgpack.encode({"target": 2, "body": b"better"})
-    world.commit([
-        (1, "conversation.created", 1, created([1])), (1, "message", 1, b"regretted"), (1, "message", 1, b"kept"),
-        (1, "message.edited", 1, edit), (1, "message.deleted", 1, {"target": 2}),
-    ])
+    world.commit(
+        [
+            (1, "conversation.created", 1, created([1])),
+            (1, "message", 1, b"regretted"),
+            (1, "message", 1, b"kept"),
+            (1, "message.edited", 1, edit),
+            (1, "message.deleted", 1, {"target": 2}),
+        ]
+    )
     world.settle()
     outlet = world.connect(1, 0, position=0)
     world.settle()
     shown = [(body[0], body[8], body[9]) for _name, body in outlet.pushes()]  # type: ignore[index]
     assert [(s, t) for s, t, _p in shown] == [
-        (1, "conversation.created"), (2, "message.tombstone"), (3, "message"), (4, "message.tombstone"),
-        (5, "message.deleted")]
+        (1, "conversation.created"),
+        (2, "message.tombstone"),
+        (3, "message"),
+        (4, "message.tombstone"),
+        (5, "message.deleted"),
+    ]
     assert [payload for _s, kind, payload in shown if kind == "message.tombstone"] == [b"", b""]
     assert b"regretted" not in outlet.received
     assert b"better" not in outlet.received
@@ -125,7 +134,7 @@ def test_trimmed_events_become_a_gap_for_slow_sessions_too() -> None:
     world.log.trimmed_below = 30
     outlet = world.connect(1, 0, position=5)
     world.settle()
-    (conversation, after, before, newest, following), = told(world, outlet.origin)
+    ((conversation, after, before, newest, following),) = told(world, outlet.origin)
     assert (conversation, after, before) == (1, 5, 42)
     assert newest == [41, 40, 39, 38, 37]
     assert following == 37
@@ -164,7 +173,8 @@ def test_pages_of_a_long_backlog_cost_no_more_than_linear(others: int) -> None:
         hops = slow_hops(upto - position)
         log.hops = 0
         backlog, page, reached = answer(
-            log, question=question, backlog=None, budget=Budget(hops, hops, 0, gaps=False), page_bytes=20_000)
+            log, question=question, backlog=None, budget=Budget(hops, hops, 0, gaps=False), page_bytes=20_000
+        )
         assert log.hops <= hops
         got += [sequence_of(record) for record in page]
         more = backlog is not None and backlog.after(got[-1], 1)
@@ -191,9 +201,18 @@ def test_reading_forward_and_walking_back_find_the_same() -> None:
 def test_forward_reading_never_shows_hidden_intervals() -> None:
     log = NaiveLog()
     view = NaiveView(log)
-    view.apply(log.append([(1, "conversation.created", 1, created([1, 2])), (1, "member.left", 2, {"user": 2}),
-                           (1, "message", 1, b"hidden"), (1, "message", 1, b"hidden"),
-                           (1, "member.added", 1, {"user": 2, "role": "member"}), (1, "message", 1, b"shown")]))
+    view.apply(
+        log.append(
+            [
+                (1, "conversation.created", 1, created([1, 2])),
+                (1, "member.left", 2, {"user": 2}),
+                (1, "message", 1, b"hidden"),
+                (1, "message", 1, b"hidden"),
+                (1, "member.added", 1, {"user": 2, "role": "member"}),
+                (1, "message", 1, b"shown"),
+            ]
+        )
+    )
     for upto in range(1, 7):
         chains = chains_of(view, view.memberships(2), 0, upto, {})
         page, reached = read_forward(log, Question(0, upto, chains), 100_000)

@@ -26,8 +26,11 @@ def test_paging_back_shows_all_and_only_what_may_be_seen(seed: int) -> None:
     world.settle()
     for conversation in world.conversations:
         for user in range(1, 5):
-            visible = [event.sequence for event in reversed(world.log.events)
-                       if event.conversation == conversation and world.view.sees(user, event)]
+            visible = [
+                event.sequence
+                for event in reversed(world.log.events)
+                if event.conversation == conversation and world.view.sees(user, event)
+            ]
             if (user, conversation) not in world.view.members:
                 assert page(world, user, conversation, None, 10) is None
                 continue

@@ -16,7 +16,12 @@ from tests.support.naive_log import record_bytes
 
 IDS = st.integers(1, (1 << 64) - 1)
 DATA_TYPES = [
-    "conversation.created", "conversation.x", "member.added", "message.edited", "message.deleted", "message.reaction",
+    "conversation.created",
+    "conversation.x",
+    "member.added",
+    "message.edited",
+    "message.deleted",
+    "message.reaction",
 ]
 OPAQUE_TYPES = ["message", "message.tombstone", "members.x", "conversation", "education.homework.set", "a" * 64]
 VALUES = st.recursive(
@@ -73,19 +78,37 @@ def test_any_bytes_give_valid_json(record_type: str, payload: bytes) -> None:
         assert base64.b64decode(body["payload"]) == payload
 
 
-@pytest.mark.parametrize("broken", [
-    b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xe2\x82", b"a\x80b", b"\x7f\x00\x1f\"\\",
-])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"\xff",
+        b"\xc0\xaf",
+        b"\xed\xa0\x80",
+        b"\xf5\x80\x80\x80",
+        b"\xe2\x82",
+        b"a\x80b",
+        b'\x7f\x00\x1f"\\',
+    ],
+)
 def test_broken_text_becomes_replacement_characters(broken: bytes) -> None:
     payload = b"\x81\xa5title" + bytes([0xA0 | len(broken)]) + broken
     body = json.loads(json_event(record_bytes(1, 2, 3, 4, 5, 6, 7, 8, "conversation.renamed", payload)).decode("utf-8"))
     assert body["data"]["title"].replace("�", "") == broken.decode("utf-8", "ignore")
 
 
-@pytest.mark.parametrize("payload", [
-    b"\xdf\xff\xff\xff\xff", b"\xde\xff\xff", b"\x81" * 40, b"\x81\xa1a" * 40,
-    b"\x81\xa1a\xdd\xff\xff\xff\xff", b"\x81\x01\x01", b"\x81\xa1a\xdb\xff\xff\xff\xff", b"\x80\x80",
-])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xdf\xff\xff\xff\xff",
+        b"\xde\xff\xff",
+        b"\x81" * 40,
+        b"\x81\xa1a" * 40,
+        b"\x81\xa1a\xdd\xff\xff\xff\xff",
+        b"\x81\x01\x01",
+        b"\x81\xa1a\xdb\xff\xff\xff\xff",
+        b"\x80\x80",
+    ],
+)
 def test_maps_that_promise_too_much_are_shown_as_bytes(payload: bytes) -> None:
     body = json.loads(json_event(record_bytes(1, 2, 3, 4, 5, 6, 7, 8, "member.added", payload)))
     assert base64.b64decode(body["payload"]) == payload

@@ -62,5 +62,3 @@ def test_nothing_is_read_while_the_flush_is_behind() -> None:
     taker.congested = False
     assert not tail.advance(1000)
     assert tail.sequence == 1
-
-

@@ -52,7 +52,13 @@ class World:
         self.tail = Tail(self.log, self.router, 0)
         self.pool = SameThreadPool(self.log)
         self.catchup = CatchUp(
-            self.view, self.fanout, self.log, self.pool, self, page_bytes=limits.pop("page_bytes", 2000), **limits,
+            self.view,
+            self.fanout,
+            self.log,
+            self.pool,
+            self,
+            page_bytes=limits.pop("page_bytes", 2000),
+            **limits,
         )
         self.sessions: list[Outlet] = []
         self.gaps: dict[int, list[Gap]] = {}
@@ -120,8 +126,13 @@ class World:
             self.step()
             got = sum(outlet.read() for outlet in self.sessions)
             self.writable()
-            if (not got and self.tail.sequence == len(self.log.events) and not self.pool.waiting
-                    and not self.catchup.reading() and not self.fanout.flush(1000)):
+            if (
+                not got
+                and self.tail.sequence == len(self.log.events)
+                and not self.pool.waiting
+                and not self.catchup.reading()
+                and not self.fanout.flush(1000)
+            ):
                 break
         else:
             raise AssertionError(f"seed {self.seed}: never settled")
@@ -138,7 +149,8 @@ class World:
             return gap is not None and gap.after < event.sequence < gap.before
 
         expected = [
-            event.sequence for event in self.log.events
+            event.sequence
+            for event in self.log.events
             if outlet.start < event.sequence <= upto and self.view.sees(outlet.user, event) and not told(event)
         ]
         assert got == expected, f"seed {self.seed}: user {outlet.user} from {outlet.start} to {upto}"
@@ -161,8 +173,14 @@ class World:
                 self.conversations.append(conversation)
                 chosen = sorted({user, *(draw.randrange(1, users + 1) for _ in range(draw.randrange(4)))})
                 kind = draw.choice(["group", "group", "channel", "dialog"])
-                events.append((conversation, "conversation.created", user, {
-                    "kind": kind, "title": "ж\"", "history": False, "members": [[one, "member"] for one in chosen]}))
+                events.append(
+                    (
+                        conversation,
+                        "conversation.created",
+                        user,
+                        {"kind": kind, "title": 'ж"', "history": False, "members": [[one, "member"] for one in chosen]},
+                    )
+                )
                 members.update({(one, conversation): True for one in chosen})
             elif roll < 0.20:
                 if members.get((user, conversation)):

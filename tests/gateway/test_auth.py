@@ -40,8 +40,7 @@ def unsigned(header: dict[str, object], claims: dict[str, object]) -> str:
 def confused() -> str:
     """HMAC with the public key's PEM as the secret: what a library that believes `alg` would accept."""
     private = ISSUER.keys["rsa"][1]
-    pem = private.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    pem = private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     import hashlib
     import hmac
 
@@ -54,39 +53,42 @@ GOOD = {"sub": "1", "aud": "gonets", "exp": int(time.time()) + 9_999}
 NOW = int(time.time())
 
 
-@pytest.mark.parametrize(("token", "words"), [
-    (unsigned({"alg": "none"}, GOOD), "no key"),
-    (unsigned({"alg": "none", "kid": "ed"}, GOOD), "no key"),
-    (confused(), "no key"),
-    (OTHER.token(1), "signature"),
-    (ISSUER.token(1)[:-6] + "AAAAAA", "signature"),
-    (ISSUER.token(1, headers={"kid": "nobody"}), "no key"),
-    (ISSUER.token(1, headers={"kid": "rsa"}), "no key"),
-    (ISSUER.token(1, headers={"kid": "ed", "crit": ["x"], "x": 1}), ""),
-    (ISSUER.token(1, exp=NOW - 31), "expired"),
-    (ISSUER.token(1, exp=None), "no exp"),
-    (ISSUER.token(1, exp="soon"), ""),
-    (ISSUER.token(1, nbf=NOW + 300), "not valid yet"),
-    (ISSUER.token(1, aud="elsewhere"), "audience"),
-    (ISSUER.token(1, aud=None), ""),
-    (ISSUER.token("0"), "sub"),
-    (ISSUER.token("-4"), "sub"),
-    (ISSUER.token("01"), "sub"),
-    (ISSUER.token(" 7"), "sub"),
-    (ISSUER.token("7\n"), "sub"),
-    (ISSUER.token("٧"), "sub"),
-    (ISSUER.token("1e3"), "sub"),
-    (ISSUER.token(2**53), "sub"),
-    (ISSUER.token("9" * 40), "sub"),
-    (ISSUER.token(1, device=0), "device"),
-    (ISSUER.token(1, device="1"), "device"),
-    ("", "malformed"),
-    ("a.b.c", "malformed"),
-    ("....", "malformed"),
-    ("é.é.é", "malformed"),
-    ("x" * 9_000, "malformed"),
-    (unsigned({"alg": ["EdDSA"], "kid": {"a": 1}}, GOOD), "no key"),
-])
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        (unsigned({"alg": "none"}, GOOD), "no key"),
+        (unsigned({"alg": "none", "kid": "ed"}, GOOD), "no key"),
+        (confused(), "no key"),
+        (OTHER.token(1), "signature"),
+        (ISSUER.token(1)[:-6] + "AAAAAA", "signature"),
+        (ISSUER.token(1, headers={"kid": "nobody"}), "no key"),
+        (ISSUER.token(1, headers={"kid": "rsa"}), "no key"),
+        (ISSUER.token(1, headers={"kid": "ed", "crit": ["x"], "x": 1}), ""),
+        (ISSUER.token(1, exp=NOW - 31), "expired"),
+        (ISSUER.token(1, exp=None), "no exp"),
+        (ISSUER.token(1, exp="soon"), ""),
+        (ISSUER.token(1, nbf=NOW + 300), "not valid yet"),
+        (ISSUER.token(1, aud="elsewhere"), "audience"),
+        (ISSUER.token(1, aud=None), ""),
+        (ISSUER.token("0"), "sub"),
+        (ISSUER.token("-4"), "sub"),
+        (ISSUER.token("01"), "sub"),
+        (ISSUER.token(" 7"), "sub"),
+        (ISSUER.token("7\n"), "sub"),
+        (ISSUER.token("٧"), "sub"),
+        (ISSUER.token("1e3"), "sub"),
+        (ISSUER.token(2**53), "sub"),
+        (ISSUER.token("9" * 40), "sub"),
+        (ISSUER.token(1, device=0), "device"),
+        (ISSUER.token(1, device="1"), "device"),
+        ("", "malformed"),
+        ("a.b.c", "malformed"),
+        ("....", "malformed"),
+        ("é.é.é", "malformed"),
+        ("x" * 9_000, "malformed"),
+        (unsigned({"alg": ["EdDSA"], "kid": {"a": 1}}, GOOD), "no key"),
+    ],
+)
 def test_a_bad_token_is_refused(verifier: auth.Verifier, token: str, words: str) -> None:
     with pytest.raises(auth.TokenRefused) as caught:
         verifier.verify(token)
@@ -133,21 +135,24 @@ def p384() -> dict[str, object]:
     return dict(jwt.get_algorithm_by_name("ES384").to_jwk(key, as_dict=True))
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("", "not a JWKS"),
-    ("[]", "not a JWKS"),
-    ('{"keys": 3}', "not a JWKS"),
-    ('{"keys": []}', "no key"),
-    ('{"keys": [3]}', "not an object"),
-    ('{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}', "symmetric"),
-    ('{"keys": [{"kty": "EC", "crv": "P-256"}]}', "can't be read"),
-    ('{"keys": [{"kty": "new"}]}', "can't be read"),
-    (json.dumps({"keys": [private_jwk()]}), "private"),
-    (json.dumps({"keys": [p384()]}), "P-256"),
-    (json.dumps({"keys": [{**ISSUER.public("rsa"), "alg": "RS512"}]}), "RS256"),
-    (json.dumps({"keys": [ISSUER.public("ed"), ISSUER.public("ed")]}), "share a kid"),
-    (json.dumps({"keys": [{**ISSUER.public("rsa"), "use": "enc"}]}), "no key"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not a JWKS"),
+        ("[]", "not a JWKS"),
+        ('{"keys": 3}', "not a JWKS"),
+        ('{"keys": []}', "no key"),
+        ('{"keys": [3]}', "not an object"),
+        ('{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}', "symmetric"),
+        ('{"keys": [{"kty": "EC", "crv": "P-256"}]}', "can't be read"),
+        ('{"keys": [{"kty": "new"}]}', "can't be read"),
+        (json.dumps({"keys": [private_jwk()]}), "private"),
+        (json.dumps({"keys": [p384()]}), "P-256"),
+        (json.dumps({"keys": [{**ISSUER.public("rsa"), "alg": "RS512"}]}), "RS256"),
+        (json.dumps({"keys": [ISSUER.public("ed"), ISSUER.public("ed")]}), "share a kid"),
+        (json.dumps({"keys": [{**ISSUER.public("rsa"), "use": "enc"}]}), "no key"),
+    ],
+)
 def test_a_key_file_that_can_not_serve_is_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "keys.json"
     path.write_text(text)

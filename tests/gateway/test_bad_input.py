@@ -32,7 +32,8 @@ class RawSocket:
         key = base64.b64encode(os.urandom(16)).decode()
         self.socket.sendall(
             f"GET /v1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: {connection}\r\nSec-WebSocket-Key: {key}"
-            f"\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n".encode())
+            f"\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n".encode()
+        )
         return self.head()
 
     def head(self) -> bytes:
@@ -61,8 +62,8 @@ class RawSocket:
             while len(self.data) < start + size:
                 if not self._more():
                     return 1006
-            opcode, body = self.data[0] & 15, self.data[start:start + size]
-            self.data = self.data[start + size:]
+            opcode, body = self.data[0] & 15, self.data[start : start + size]
+            self.data = self.data[start + size :]
             if opcode == 8:
                 return int.from_bytes(body[:2])
 
@@ -107,31 +108,34 @@ BIG = 131_072
 HELLO = msgpack.packb({"op": "hello"})
 
 
-@pytest.mark.parametrize(("frames", "code"), [
-    ([frame(b"x", mask=False)], 1002),
-    ([frame(b"x", rsv=4)], 1002),
-    ([frame(b"x", rsv=1)], 1002),
-    ([frame(b"x", opcode=3)], 1002),
-    ([frame(b"x", opcode=11)], 1002),
-    ([frame(b"x", opcode=0)], 1002),
-    ([frame(b"x", fin=False), frame(b"y")], 1002),
-    ([frame(b"x", opcode=9, fin=False)], 1002),
-    ([frame(b"x" * 126, opcode=9)], 1002),
-    ([frame(b"x", opcode=8)], 1002),
-    ([frame(struct.pack(">H", 1005), opcode=8)], 1002),
-    ([frame(struct.pack(">H", 999), opcode=8)], 1002),
-    ([frame(struct.pack(">H", 1000) + b"\xff", opcode=8)], 1007),
-    ([frame(b"{}", opcode=1)], 1003),
-    ([frame(b"x" * (BIG + 1))], 1009),
-    ([struct.pack(">BBQ", 130, 255, 2**63 - 1) + b"mask"], 1009),
-    ([struct.pack(">BBQ", 130, 255, 2**63) + b"mask"], 1002),
-    ([frame(b"x" * 60_000, fin=False), frame(b"x" * 60_000, 0, fin=False), frame(b"x" * 60_000, 0)], 1009),
-    ([frame(b"")], 4503),
-    ([frame(b"\xc1")], 4503),
-    ([frame(msgpack.packb([1, 2]))], 4503),
-    ([frame(b"\x81" * 60_000)], 4503),
-    ([frame(HELLO)], 4503),
-])
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([frame(b"x", mask=False)], 1002),
+        ([frame(b"x", rsv=4)], 1002),
+        ([frame(b"x", rsv=1)], 1002),
+        ([frame(b"x", opcode=3)], 1002),
+        ([frame(b"x", opcode=11)], 1002),
+        ([frame(b"x", opcode=0)], 1002),
+        ([frame(b"x", fin=False), frame(b"y")], 1002),
+        ([frame(b"x", opcode=9, fin=False)], 1002),
+        ([frame(b"x" * 126, opcode=9)], 1002),
+        ([frame(b"x", opcode=8)], 1002),
+        ([frame(struct.pack(">H", 1005), opcode=8)], 1002),
+        ([frame(struct.pack(">H", 999), opcode=8)], 1002),
+        ([frame(struct.pack(">H", 1000) + b"\xff", opcode=8)], 1007),
+        ([frame(b"{}", opcode=1)], 1003),
+        ([frame(b"x" * (BIG + 1))], 1009),
+        ([struct.pack(">BBQ", 130, 255, 2**63 - 1) + b"mask"], 1009),
+        ([struct.pack(">BBQ", 130, 255, 2**63) + b"mask"], 1002),
+        ([frame(b"x" * 60_000, fin=False), frame(b"x" * 60_000, 0, fin=False), frame(b"x" * 60_000, 0)], 1009),
+        ([frame(b"")], 4503),
+        ([frame(b"\xc1")], 4503),
+        ([frame(msgpack.packb([1, 2]))], 4503),
+        ([frame(b"\x81" * 60_000)], 4503),
+        ([frame(HELLO)], 4503),
+    ],
+)
 def test_broken_frames(gateway: GatewayProcess, new_user: NewUser, frames: list[bytes], code: int) -> None:
     with undisturbed(gateway, new_user):
         raw = RawSocket(gateway.url)
@@ -144,15 +148,18 @@ def test_broken_frames(gateway: GatewayProcess, new_user: NewUser, frames: list[
         assert raw.close_code() == code
 
 
-@pytest.mark.parametrize(("frames", "code"), [
-    ([frame(b"x", opcode=2)], 1003),
-    ([frame(b"\xff", opcode=1)], 1007),
-    ([frame(b"\xed\xa0\x80", opcode=1)], 1007),
-    ([frame(b"\xce", opcode=1, fin=False), frame(b"x", opcode=0)], 1007),
-    ([frame(b"[]", opcode=1)], 4503),
-    ([frame(b"{", opcode=1)], 4503),
-    ([frame(b'{"op":' * 9_000, opcode=1)], 4503),
-])
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([frame(b"x", opcode=2)], 1003),
+        ([frame(b"\xff", opcode=1)], 1007),
+        ([frame(b"\xed\xa0\x80", opcode=1)], 1007),
+        ([frame(b"\xce", opcode=1, fin=False), frame(b"x", opcode=0)], 1007),
+        ([frame(b"[]", opcode=1)], 4503),
+        ([frame(b"{", opcode=1)], 4503),
+        ([frame(b'{"op":' * 9_000, opcode=1)], 4503),
+    ],
+)
 def test_broken_text(gateway: GatewayProcess, new_user: NewUser, frames: list[bytes], code: int) -> None:
     with undisturbed(gateway, new_user):
         raw = RawSocket(gateway.url)
@@ -166,43 +173,53 @@ def test_a_message_in_many_fragments_with_pings_between(gateway: GatewayProcess,
     raw = RawSocket(gateway.url)
     raw.upgrade(connection="Upgrade")
     message = msgpack.packb({"op": "hello", "token": gateway.token(new_user()), "device": 1, "protocol": 1})
-    pieces = [message[at:at + 50] for at in range(0, len(message), 50)]
+    pieces = [message[at : at + 50] for at in range(0, len(message), 50)]
     data = b""
     for place, piece in enumerate(pieces):
         data += frame(piece, 2 if place == 0 else 0, fin=place == len(pieces) - 1) + frame(b"p", opcode=9)
     for at in range(len(data)):
-        raw.socket.sendall(data[at:at + 1])
+        raw.socket.sendall(data[at : at + 1])
     while b"welcome" not in raw.data and b"ping_interval_s" not in raw.data:
         assert raw._more()
 
 
 def upgrade(path: str, key: str = "AAAAAAAAAAAAAAAAAAAAAA==", subprotocol: str = "") -> str:
     offer = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
-    return (f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n")
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n"
+    )
 
 
-@pytest.mark.parametrize(("request_text", "status"), [
-    (upgrade("/v1"), 400),
-    (upgrade("/v1", subprotocol="chat"), 400),
-    (upgrade("/v2", subprotocol="gonets.v1.json"), 404),
-    (upgrade("/v1", key="short", subprotocol="gonets.v1.json"), 400),
-    ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
-    ("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
-    ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-    ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-    ("POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
-])
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        (upgrade("/v1"), 400),
+        (upgrade("/v1", subprotocol="chat"), 400),
+        (upgrade("/v2", subprotocol="gonets.v1.json"), 404),
+        (upgrade("/v1", key="short", subprotocol="gonets.v1.json"), 400),
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        ("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        ("POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
+    ],
+)
 def test_plain_http_is_answered(gateway: GatewayProcess, request_text: str, status: int) -> None:
     raw = RawSocket(gateway.url)
     raw.socket.sendall(request_text.encode())
     assert raw.head().split(b" ")[1] == str(status).encode()
 
 
-@pytest.mark.parametrize("data", [
-    b"\x00" * 40_000, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20, b"GET " + b"a" * 40_000,
-    b"GET /v1 HTTP/1.1\r\n" + b"X: y\r\n" * 9_000,
-])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00" * 40_000,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20,
+        b"GET " + b"a" * 40_000,
+        b"GET /v1 HTTP/1.1\r\n" + b"X: y\r\n" * 9_000,
+    ],
+)
 def test_what_is_no_http_ends(gateway: GatewayProcess, new_user: NewUser, data: bytes) -> None:
     with undisturbed(gateway, new_user):
         raw = RawSocket(gateway.url)
@@ -217,8 +234,9 @@ def test_what_is_no_http_ends(gateway: GatewayProcess, new_user: NewUser, data: 
 
 
 def test_silence_after_the_handshake_ends_with_hello_timeout(data: Path) -> None:
-    with running(data, **{"gateway.hello_timeout_s": 1, "gateway.ping_interval_s": 1,
-                          "gateway.idle_timeout_s": 3}) as gateway:
+    with running(
+        data, **{"gateway.hello_timeout_s": 1, "gateway.ping_interval_s": 1, "gateway.idle_timeout_s": 3}
+    ) as gateway:
         silent, never_ending = Device(gateway.url), RawSocket(gateway.url)
         never_ending.upgrade()
         never_ending.socket.sendall(frame(b"x", fin=False))
@@ -264,7 +282,8 @@ def test_too_many_unanswered_is_refused_and_nothing_is_lost(gateway: GatewayProc
     device = gateway.device(a)
     data = b"".join(
         frame(msgpack.packb({"op": "publish", "counter": counter, "user": b, "payload": b"x"}))
-        for counter in range(1, 201))
+        for counter in range(1, 201)
+    )
     device.socket.socket.sendall(data)
     receipts = [device.expect("receipt", counter=counter) for counter in range(1, 201)]
     statuses = {receipt["status"] for receipt in receipts}

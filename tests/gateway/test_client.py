@@ -40,6 +40,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
 
 def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Runs a test that is a coroutine, in a loop of its own."""
+
     @functools.wraps(test)
     def run(*arguments: Any, **named: Any) -> None:
         asyncio.run(asyncio.wait_for(test(*arguments, **named), 30))
@@ -99,12 +100,13 @@ async def test_breaks_lose_and_double_nothing(fake: FakeGateway, encoding: Any) 
                 await asyncio.to_thread(fake.break_all)
 
         breaking = asyncio.create_task(breaks())
-        receipts = await asyncio.gather(*(
-            one.publish(conversation=conversation, payload=str(n).encode()) for n in range(200)))
+        receipts = await asyncio.gather(
+            *(one.publish(conversation=conversation, payload=str(n).encode()) for n in range(200))
+        )
         await breaking
         events = await take(two, 201)
         await two.ping()
-        assert not any(isinstance(item, Event) for item in two._link.queue)
+        assert not any(isinstance(item, Event) for item in two._link.stream.queue)
     sequences = [event.sequence for event in events]
     assert sequences == sorted(set(sequences))
     assert sorted(receipt.sequence for receipt in receipts) == sequences[1:]
@@ -305,7 +307,7 @@ async def test_slow_application_pauses_reading_but_not_answers(fake: FakeGateway
         for _ in range(50):
             await one.publish(conversation=conversation, text="x" * 1000)
         await asyncio.sleep(0.05)
-        assert len(two._link.queue) <= 6
+        assert len(two._link.stream.queue) <= 6
         await two.publish(conversation=conversation, text="mine")
         assert [event.sequence for event in await take(two, 52)] == list(range(1, 53))
 
@@ -320,7 +322,7 @@ async def test_signals_and_send_only(fake: FakeGateway) -> None:
         await asyncio.to_thread(fake.push, "pong", {"unknown": 1})
         await two.ping()
         assert [(signal.kind, signal.user) for signal in got] == [("typing", 1), ("advice", 0)]
-        assert not two._link.queue
+        assert not two._link.stream.queue
 
 
 @asynchronous
@@ -340,11 +342,18 @@ async def test_close_ends_iteration_and_waiters(fake: FakeGateway) -> None:
         await writing
 
 
-@pytest.mark.parametrize("bad", [
-    {}, {"conversation": 1, "user": 2}, {"user": 0, "text": "x"}, {"user": 2**53, "text": "x"},
-    {"user": 1, "text": "x", "payload": b"x"}, {"user": 1, "payload": b"x" * 65_537},
-    {"user": 1, "type": "message.edited"},
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"conversation": 1, "user": 2},
+        {"user": 0, "text": "x"},
+        {"user": 2**53, "text": "x"},
+        {"user": 1, "text": "x", "payload": b"x"},
+        {"user": 1, "payload": b"x" * 65_537},
+        {"user": 1, "type": "message.edited"},
+    ],
+)
 @asynchronous
 async def test_bad_arguments_are_refused_before_sending(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError):

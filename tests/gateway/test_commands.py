@@ -102,12 +102,31 @@ def test_a_group_lives_through_all_its_commands(gateway: GatewayProcess, new_use
     assert owner.write("publish", conversation=group, text="alone")["status"] == "appended"
     assert owner.write("close", conversation=group)["status"] == "appended"
     assert owner.write("publish", conversation=group, text="late")["status"] == "closed"
-    seen = {name: [push["type"] for push in device.settled() if push["op"] == "event"]
-            for name, device in (("owner", owner), ("member", member), ("late", late))}
-    assert seen["owner"] == ["conversation.created", "message", "conversation.renamed", "member.added", "member.role",
-                             "message", "member.removed", "member.left", "message", "conversation.closed"]
-    assert seen["member"] == ["message", "conversation.renamed", "member.added", "member.role", "message",
-                              "member.removed", "member.left"]
+    seen = {
+        name: [push["type"] for push in device.settled() if push["op"] == "event"]
+        for name, device in (("owner", owner), ("member", member), ("late", late))
+    }
+    assert seen["owner"] == [
+        "conversation.created",
+        "message",
+        "conversation.renamed",
+        "member.added",
+        "member.role",
+        "message",
+        "member.removed",
+        "member.left",
+        "message",
+        "conversation.closed",
+    ]
+    assert seen["member"] == [
+        "message",
+        "conversation.renamed",
+        "member.added",
+        "member.role",
+        "message",
+        "member.removed",
+        "member.left",
+    ]
     assert seen["late"] == ["member.added", "member.role", "message", "member.removed"]
 
 
@@ -152,7 +171,12 @@ def test_edit_delete_react_and_the_tombstone_in_history(
     two.send("history", conversation=conversation, id="h")
     page = two.expect("history", id="h")
     assert [event["type"] for event in page["events"]] == [
-        "message.deleted", "message.reaction", "message.tombstone", "message.tombstone", "conversation.created"]
+        "message.deleted",
+        "message.reaction",
+        "message.tombstone",
+        "message.tombstone",
+        "conversation.created",
+    ]
     assert page["events"][3]["sequence"] == target and page["events"][3]["payload"] == b""
     assert (page["next"], page["trimmed"]) == (None, False)
 
@@ -180,9 +204,11 @@ def test_mistakes_in_a_publish_are_named(gateway: GatewayProcess, new_user: NewU
         assert receipt["status"] == status, (fields, receipt)
         assert receipt["sequence"] == 0
     for fields, word in (
-        ({"conversation": group, "user": b, "text": "x"}, "either"), ({"text": "x"}, "either"),
+        ({"conversation": group, "user": b, "text": "x"}, "either"),
+        ({"text": "x"}, "either"),
         ({"conversation": group, "text": "x", "payload": b"x"}, "either"),
-        ({"conversation": 0, "text": "x"}, "conversation"), ({"conversation": 2**53, "text": "x"}, "conversation"),
+        ({"conversation": 0, "text": "x"}, "conversation"),
+        ({"conversation": 2**53, "text": "x"}, "conversation"),
     ):
         device.send("publish", counter=500, id="q", **fields)
         error = device.expect("error")
@@ -228,20 +254,44 @@ def test_a_new_device_finds_conversations_heads_unread_members_and_pages(
     assert page["next"] is None
     first, second = sorted(page["items"], key=lambda item: item["kind"])
     assert first == {
-        "conversation": dialog, "kind": "dialog", "title": "", "role": "member", "member_count": 2, "peer": a,
-        "head": first["head"], "conversation_sequence": 2, "unread": 2, "delivered": 0, "read": 0, "history": True,
-        "closed": False}
+        "conversation": dialog,
+        "kind": "dialog",
+        "title": "",
+        "role": "member",
+        "member_count": 2,
+        "peer": a,
+        "head": first["head"],
+        "conversation_sequence": 2,
+        "unread": 2,
+        "delivered": 0,
+        "read": 0,
+        "history": True,
+        "closed": False,
+    }
     assert second == {
-        "conversation": group, "kind": "group", "title": "g", "role": "member", "member_count": 3, "head": head,
-        "conversation_sequence": 8, "unread": 5, "delivered": 3, "read": 3, "history": True, "closed": False}
+        "conversation": group,
+        "kind": "group",
+        "title": "g",
+        "role": "member",
+        "member_count": 3,
+        "head": head,
+        "conversation_sequence": 8,
+        "unread": 5,
+        "delivered": 3,
+        "read": 3,
+        "history": True,
+        "closed": False,
+    }
     new.send("conversations", limit=1)
     paged = new.expect("conversations")
     new.send("conversations", after=paged["next"], limit=1)
     assert [paged["items"][0], new.expect("conversations")["items"][0]] == page["items"]
     new.send("members", conversation=group, limit=2)
     members = new.expect("members")
-    assert members["items"] == [{"user": a, "role": "owner", "delivered": 0, "read": 0},
-                                {"user": b, "role": "member", "delivered": 3, "read": 3}]
+    assert members["items"] == [
+        {"user": a, "role": "owner", "delivered": 0, "read": 0},
+        {"user": b, "role": "member", "delivered": 3, "read": 3},
+    ]
     new.send("members", conversation=group, after=members["next"])
     assert [item["user"] for item in new.expect("members")["items"]] == [c]
     new.send("history", conversation=group, limit=3)
@@ -264,7 +314,12 @@ def test_cursors_move_forward_only_and_reach_the_others(
     two.send("delivered", conversation=conversation, conversation_sequence=2)
     for device in (one, two_other):
         assert device.expect("cursor") == {
-            "op": "cursor", "conversation": conversation, "user": b, "delivered": 2, "read": 0}
+            "op": "cursor",
+            "conversation": conversation,
+            "user": b,
+            "delivered": 2,
+            "read": 0,
+        }
     two.send("read", conversation=conversation, conversation_sequence=1)
     assert one.expect("cursor")["read"] == 1
     two.send("delivered", conversation=conversation, conversation_sequence=1)

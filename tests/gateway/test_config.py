@@ -7,37 +7,62 @@ import pytest
 
 from engine import config
 
-UNITS = ("s", "us", "ms", "bytes", "events", "sessions", "1/s", "commands", "publishes", "entries", "jobs", "records",
-         "threads", "members", "path", "text", "host:port", "")
+UNITS = (
+    "s",
+    "us",
+    "ms",
+    "bytes",
+    "events",
+    "sessions",
+    "1/s",
+    "commands",
+    "publishes",
+    "entries",
+    "jobs",
+    "records",
+    "threads",
+    "members",
+    "path",
+    "text",
+    "host:port",
+    "",
+)
 
 
 def test_sources_override_each_other_in_order(tmp_path: Path) -> None:
     file = tmp_path / "gonets.toml"
     file.write_text("[gateway]\nrate_per_s = 5\nping_interval_s = 7\n[server]\ndata = 'a'\n")
     loaded = config.load(
-        file, {"GONETS_GATEWAY_PING_INTERVAL_S": "8", "GONETS_SERVER_DATA": "b", "GONETS_TOKEN": "no option"},
-        {"server.data": "c", "server.listen": None})
+        file,
+        {"GONETS_GATEWAY_PING_INTERVAL_S": "8", "GONETS_SERVER_DATA": "b", "GONETS_TOKEN": "no option"},
+        {"server.data": "c", "server.listen": None},
+    )
     gateway = loaded.config.gateway
     assert (gateway.rate_per_s, gateway.ping_interval_s, loaded.config.server.data) == (5, 8, "c")
     assert loaded.sources == {
-        "gateway.rate_per_s": str(file), "gateway.ping_interval_s": "GONETS_GATEWAY_PING_INTERVAL_S",
-        "server.data": "command line"}
+        "gateway.rate_per_s": str(file),
+        "gateway.ping_interval_s": "GONETS_GATEWAY_PING_INTERVAL_S",
+        "server.data": "command line",
+    }
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("[gateway]\nrate_per_s = 0\n", ["gateway.rate_per_s", "0", "1 to 1000000"]),
-    ("[gateway]\nrate_per_s = '9'\n", ["gateway.rate_per_s", "'9'", "1 to 1000000"]),
-    ("[gateway]\nrate_pers = 9\n", ["gateway.rate_pers", "did you mean gateway.rate_per_s"]),
-    ("[gate]\nx = 1\n", ["gate", "no such section", "gateway"]),
-    ("server = 4\n", ["server", "no such section"]),
-    ("[server]\nlisten = 'nowhere'\n", ["server.listen", "'nowhere'", "host:port"]),
-    ("[server]\nlisten = '127.0.0.1:99999'\n", ["server.listen", "0 to 65535"]),
-    ("[server]\nadmin = '127.0.0.1:8800'\n", ["server.admin", "must differ from server.listen"]),
-    ("[logging]\nlevel = 'loud'\n", ["logging.level", "'loud'", "debug, info, warning, error"]),
-    ("[gateway]\nidle_timeout_s = 30\n", ["gateway.idle_timeout_s", "30", "gateway.ping_interval_s"]),
-    ("[gateway]\nrate_per_s = 90000\n", ["gateway.rate_burst", "gateway.rate_per_s = 90000"]),
-    ("[gateway\n", ["--config", "is not TOML"]),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[gateway]\nrate_per_s = 0\n", ["gateway.rate_per_s", "0", "1 to 1000000"]),
+        ("[gateway]\nrate_per_s = '9'\n", ["gateway.rate_per_s", "'9'", "1 to 1000000"]),
+        ("[gateway]\nrate_pers = 9\n", ["gateway.rate_pers", "did you mean gateway.rate_per_s"]),
+        ("[gate]\nx = 1\n", ["gate", "no such section", "gateway"]),
+        ("server = 4\n", ["server", "no such section"]),
+        ("[server]\nlisten = 'nowhere'\n", ["server.listen", "'nowhere'", "host:port"]),
+        ("[server]\nlisten = '127.0.0.1:99999'\n", ["server.listen", "0 to 65535"]),
+        ("[server]\nadmin = '127.0.0.1:8800'\n", ["server.admin", "must differ from server.listen"]),
+        ("[logging]\nlevel = 'loud'\n", ["logging.level", "'loud'", "debug, info, warning, error"]),
+        ("[gateway]\nidle_timeout_s = 30\n", ["gateway.idle_timeout_s", "30", "gateway.ping_interval_s"]),
+        ("[gateway]\nrate_per_s = 90000\n", ["gateway.rate_burst", "gateway.rate_per_s = 90000"]),
+        ("[gateway\n", ["--config", "is not TOML"]),
+    ],
+)
 def test_an_error_names_option_value_and_limit(tmp_path: Path, text: str, words: list[str]) -> None:
     file = tmp_path / "gonets.toml"
     file.write_text(text)
@@ -66,5 +91,5 @@ def test_every_field_explains_itself() -> None:
 def test_the_defaults_agree_with_each_other_and_what_changes_is_told_apart() -> None:
     old = config.load(None, {}).config
     new = config.load(None, {"GONETS_SERVER_DRAIN_S": "3", "GONETS_SERVER_DATA": "x"}).config
-    assert config.changed(old, new) == (["server.drain_s"], ["server.data"])
+    assert config.config_changes(old, new) == (["server.drain_s"], ["server.data"])
     assert config.split_address("[::1]:80") == ("::1", 80)

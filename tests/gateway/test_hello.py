@@ -72,9 +72,14 @@ def test_a_removed_member_resumes_to_the_removal_and_no_further(
     back.expect("live")
     events = [push for push in back.backlog if push["op"] == "event"]
     assert [event["type"] for event in events if event["sequence"] > positions[0]["sequence"]] == [
-        event["type"] for event in events]
+        event["type"] for event in events
+    ]
     assert [(event["type"], event.get("payload")) for event in events if event["type"] != "conversation.created"] == [
-        ("message", b"1"), ("member.removed", None), ("member.added", None), ("message", b"2")]
+        ("message", b"1"),
+        ("member.removed", None),
+        ("member.added", None),
+        ("message", b"2"),
+    ]
     assert removal in [event["sequence"] for event in events]
     back.send("history", conversation=group, limit=100)
     texts = [event.get("payload") for event in back.expect("history")["events"]]
@@ -83,8 +88,15 @@ def test_a_removed_member_resumes_to_the_removal_and_no_further(
 
 @both_encodings
 def test_too_much_missed_is_a_gap_that_history_fills(data: Path, encoding: str) -> None:
-    with running(data, **{"fanout.resume_events_max": 20, "fanout.gap_newest_events": 5,
-                          "gateway.rate_per_s": 10_000, "gateway.rate_burst": 10_000}) as gateway:
+    with running(
+        data,
+        **{
+            "fanout.resume_events_max": 20,
+            "fanout.gap_newest_events": 5,
+            "gateway.rate_per_s": 10_000,
+            "gateway.rate_burst": 10_000,
+        },
+    ) as gateway:
         sender, receiver = gateway.device(1, 1, encoding), gateway.device(2, 1, encoding)
         group = sender.group(2)
         positions = [receiver.welcome["shards"][0]]
@@ -96,7 +108,7 @@ def test_too_much_missed_is_a_gap_that_history_fills(data: Path, encoding: str) 
         gap = next(push for push in back.backlog if push["op"] == "gap")
         assert gap["conversation"] == group
         newest = [event["sequence"] for event in gap["newest"]]
-        assert newest == sequences[-1:-len(newest) - 1:-1] and newest
+        assert newest == sequences[-1 : -len(newest) - 1 : -1] and newest
         found, before = list(newest), gap["next"]
         while before is not None:
             back.send("history", conversation=group, before=before, limit=100)
@@ -182,24 +194,27 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @both_encodings
-@pytest.mark.parametrize(("fields", "code", "close"), [
-    ({"token": ISSUER.token(5, exp=int(time.time()) - 99)}, "token_expired", 4003),
-    ({"token": ISSUER.token(5, aud="elsewhere")}, "bad_token", 4501),
-    ({"token": Issuer().token(5)}, "bad_token", 4501),
-    ({"token": "eyJhbGciOiJub25lIn0.eyJzdWIiOiI1In0."}, "bad_token", 4501),
-    ({"token": ""}, "bad_token", 4501),
-    ({"token": ISSUER.token(5, device=9)}, "bad_token", 4501),
-    ({"protocol": 0}, "client_too_old", 4502),
-    ({"device": 0}, "hello_first", 4503),
-    ({"device": "1"}, "hello_first", 4503),
-    ({"token": 7}, "hello_first", 4503),
-    ({"op": "ping"}, "hello_first", 4503),
-    ({"op": "publish", "counter": 1, "user": 6, "text": "x"}, "hello_first", 4503),
-    ({"op": "publish", "counter": 1, "user": 6, "payload": b"x"}, "hello_first", 4503),
-    ({"op": "read", "conversation": 1, "conversation_sequence": 1}, "hello_first", 4503),
-    ({"op": "typing", "conversation": 1}, "hello_first", 4503),
-    ({"op": "dance"}, "hello_first", 4503),
-])
+@pytest.mark.parametrize(
+    ("fields", "code", "close"),
+    [
+        ({"token": ISSUER.token(5, exp=int(time.time()) - 99)}, "token_expired", 4003),
+        ({"token": ISSUER.token(5, aud="elsewhere")}, "bad_token", 4501),
+        ({"token": Issuer().token(5)}, "bad_token", 4501),
+        ({"token": "eyJhbGciOiJub25lIn0.eyJzdWIiOiI1In0."}, "bad_token", 4501),
+        ({"token": ""}, "bad_token", 4501),
+        ({"token": ISSUER.token(5, device=9)}, "bad_token", 4501),
+        ({"protocol": 0}, "client_too_old", 4502),
+        ({"device": 0}, "hello_first", 4503),
+        ({"device": "1"}, "hello_first", 4503),
+        ({"token": 7}, "hello_first", 4503),
+        ({"op": "ping"}, "hello_first", 4503),
+        ({"op": "publish", "counter": 1, "user": 6, "text": "x"}, "hello_first", 4503),
+        ({"op": "publish", "counter": 1, "user": 6, "payload": b"x"}, "hello_first", 4503),
+        ({"op": "read", "conversation": 1, "conversation_sequence": 1}, "hello_first", 4503),
+        ({"op": "typing", "conversation": 1}, "hello_first", 4503),
+        ({"op": "dance"}, "hello_first", 4503),
+    ],
+)
 def test_a_bad_beginning_ends_with_its_reason_and_nobody_notices(
     keyed: GatewayProcess, encoding: str, fields: dict[str, Any], code: str, close: int
 ) -> None:

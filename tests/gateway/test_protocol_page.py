@@ -11,6 +11,8 @@ import msgpack
 from engine import schema
 from engine.config import load
 from engine.errors import STATUSES
+from ext.jsonevent import json_event
+from ext.record import encode
 from gateway import close_codes, errors, hello, pushes, requests
 
 PAGE = (Path(__file__).resolve().parents[2] / "gateway" / "PROTOCOL.md").read_text(encoding="utf-8")
@@ -33,13 +35,16 @@ def yes(flag: bool) -> str:
 
 def test_statuses_errors_and_close_codes_are_those_of_the_code() -> None:
     assert rows(section("Receipts"))[1:] == [
-        [row.name, str(row.number), yes(row.retryable), row.hint] for row in STATUSES.values()]
+        [row.name, str(row.number), yes(row.retryable), row.hint] for row in STATUSES.values()
+    ]
     page = [[cell for cell in row if cell] for row in rows(section("Errors"))[1:]]
     assert page == [
         [cell for cell in (code, yes(row.retryable), str(row.closes or ""), row.hint) if cell]
-        for code, row in errors.TABLE.items()]
+        for code, row in errors.TABLE.items()
+    ]
     assert rows(section("Close codes"))[1:] == [
-        [str(row.code), row.name, yes(row.reconnect), row.action] for row in close_codes.TABLE]
+        [str(row.code), row.name, yes(row.reconnect), row.action] for row in close_codes.TABLE
+    ]
 
 
 def test_every_command_key_and_push_is_on_the_page() -> None:
@@ -70,11 +75,10 @@ def test_the_annotated_bytes() -> None:
     assert publish == requests.Publish(counter=3, conversation=77, payload=b"hello")
     assert msgpack.unpackb(hex_block("receipt")) == [2, [3, "appended", 77, 1042, 5, 1_795_515_000_000_000, 0]]
     event = hex_block("event")
+    record = encode(1042, 77, 5, 1038, 1_795_515_000_000_000, 1, 7, 3, "message", b"hello")
     values = [1042, 77, 5, 1038, 1_795_515_000_000_000, 1, 7, 3, "message", b"hello"]
     assert msgpack.unpackb(event) == [1, values]
-    from ext.record import encode
-
-    assert event == b"\x92\x01" + encode(*values)
+    assert event == b"\x92\x01" + record
 
 
 def test_the_worked_exchange_is_made_of_commands_and_pushes() -> None:
@@ -85,10 +89,6 @@ def test_the_worked_exchange_is_made_of_commands_and_pushes() -> None:
             requests.decode(pushes.JSON, text.encode())
         else:
             assert json.loads(text)["op"] in pushes.NAMES.values()
-    from ext.record import encode
-
-    from ext.jsonevent import json_event
-
     event = next(text for _, text in lines if text.startswith('{"op":"event","sequence":1042'))
     record = encode(1042, 77, 5, 1038, 1_795_515_000_000_000, 1, 7, 3, "message", b"hello")
     assert json_event(record).decode() == event

@@ -51,7 +51,8 @@ def test_both_encodings_mean_the_same_and_unknown_fields_are_passed_over(op: str
 @pytest.mark.parametrize("op", EXAMPLES)
 def test_ids_out_of_range_and_wrong_kinds_name_the_field(op: str) -> None:
     for field, value in EXAMPLES[op].items():
-        wrong = [None, 0, -1, 2**53, 2**64, 1.5, [], "x", True] if isinstance(value, int) else [7, None, {}]
+        not_ids: list[object] = [None, 0, -1, 2**53, 2**64, 1.5, [], "x", True]
+        wrong = not_ids if isinstance(value, int) else [7, None, {}]
         for bad in wrong:
             if op in ("hello", "publish") and (field, bad) in FINE:
                 continue
@@ -71,19 +72,45 @@ def test_payload_is_bytes_in_both_encodings() -> None:
             requests.decode(pushes.JSON, packed(pushes.JSON, {**fields, "payload": bad}))
 
 
-@pytest.mark.parametrize("message", [
-    b"", b"[]", b"{", b"7", b"null", b"{}", b'{"op": 5}', b'{"op": null}', b'{"op": ["ping"]}', b'{"op":"ping"}{}',
-    b"[" * 100_000, b'{"op":' * 50_000, b"\xff\xfe",
-])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"7",
+        b"null",
+        b"{}",
+        b'{"op": 5}',
+        b'{"op": null}',
+        b'{"op": ["ping"]}',
+        b'{"op":"ping"}{}',
+        b"[" * 100_000,
+        b'{"op":' * 50_000,
+        b"\xff\xfe",
+    ],
+)
 def test_shapeless_json_ends_the_session(message: bytes) -> None:
     with pytest.raises(requests.Malformed):
         requests.decode(pushes.JSON, message)
 
 
-@pytest.mark.parametrize("message", [
-    b"", b"\xc0", b"\x90", b"\x80", b"\x81", b"\x81" * 100_000, b"\xc1", b"\xdf\xff\xff\xff\xff",
-    msgpack.packb({"op": b"ping"}), msgpack.packb({"op": "ping"}) + b"\x01", msgpack.packb({b"op": "ping"}),
-])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\xc0",
+        b"\x90",
+        b"\x80",
+        b"\x81",
+        b"\x81" * 100_000,
+        b"\xc1",
+        b"\xdf\xff\xff\xff\xff",
+        msgpack.packb({"op": b"ping"}),
+        msgpack.packb({"op": "ping"}) + b"\x01",
+        msgpack.packb({b"op": "ping"}),
+    ],
+)
 def test_shapeless_msgpack_ends_the_session(message: bytes) -> None:
     with pytest.raises(requests.Malformed):
         requests.decode(pushes.MSGPACK, message)
@@ -113,4 +140,6 @@ def test_pushes_mean_the_same_in_both_encodings() -> None:
     assert msgpack.unpackb(binary) == [8, body]
     assert msgspec.json.decode(text) == {"op": "cursor", **body}
     assert msgpack.unpackb(pushes.error(pushes.MSGPACK, "internal", "m", "h", True, id=None, counter=4)) == [
-        7, {"code": "internal", "message": "m", "hint": "h", "retryable": True, "counter": 4}]
+        7,
+        {"code": "internal", "message": "m", "hint": "h", "retryable": True, "counter": 4},
+    ]

@@ -23,8 +23,14 @@ from tests.support.tokens import Issuer
 def gonets(*arguments: object, timeout_s: float = 30, **environment: str) -> subprocess.CompletedProcess[str]:
     """One run of the command line."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "gonets.py"), *map(str, arguments)], capture_output=True, text=True,
-        timeout=timeout_s, env={**os.environ, **environment}, cwd=ROOT)
+        [sys.executable, str(ROOT / "gonets.py"), *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, **environment},
+        cwd=ROOT,
+    )
 
 
 def one_line(run: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -38,19 +44,39 @@ def one_line(run: subprocess.CompletedProcess[str], *words: str) -> None:
 def test_a_taken_port_and_a_data_directory_in_use_are_one_line(data: Path, tmp_path: Path) -> None:
     with running(data) as gateway:
         taken = gateway.url.removeprefix("ws://").removesuffix("/v1")
-        one_line(gonets("serve", "--data", tmp_path / "other", "--listen", taken, "--admin", ""),
-                 "server.listen", taken, "taken")
+        one_line(
+            gonets("serve", "--data", tmp_path / "other", "--listen", taken, "--admin", ""),
+            "server.listen",
+            taken,
+            "taken",
+        )
         admin = gateway.admin.removeprefix("http://")
-        one_line(gonets("serve", "--data", tmp_path / "other", "--listen", "127.0.0.1:0", "--admin", admin),
-                 "server.admin", admin, "taken")
+        one_line(
+            gonets("serve", "--data", tmp_path / "other", "--listen", "127.0.0.1:0", "--admin", admin),
+            "server.admin",
+            admin,
+            "taken",
+        )
         one_line(gonets("serve", "--data", data, "--listen", "127.0.0.1:0", "--admin", ""), str(data))
 
 
 def test_other_reasons_not_to_start(tmp_path: Path) -> None:
     one_line(gonets("serve", "--listen", "nowhere"), "server.listen", "host:port")
     one_line(gonets("serve", "--config", tmp_path / "none.toml"), "none.toml")
-    one_line(gonets("serve", "--data", tmp_path / "d", "--listen", "127.0.0.1:0", "--admin", "",
-                    GONETS_AUTH_KEYS=str(tmp_path / "keys.json")), "auth.keys", "keys.json")
+    one_line(
+        gonets(
+            "serve",
+            "--data",
+            tmp_path / "d",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "",
+            GONETS_AUTH_KEYS=str(tmp_path / "keys.json"),
+        ),
+        "auth.keys",
+        "keys.json",
+    )
     (tmp_path / "file").write_text("")
     one_line(gonets("serve", "--data", tmp_path / "file", "--listen", "127.0.0.1:0", "--admin", ""), "server.data")
 
@@ -120,8 +146,25 @@ def test_reload_takes_what_it_may_and_says_what_it_does_not(data: Path, tmp_path
     config = tmp_path / "gonets.toml"
     config.write_text("[gateway]\nsessions_per_user_max = 1\n")
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "gonets.py"), "serve", "--json", "--data", str(data), "--listen", "127.0.0.1:0",
-         "--admin", "", "--config", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        [
+            sys.executable,
+            str(ROOT / "gonets.py"),
+            "serve",
+            "--json",
+            "--data",
+            str(data),
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "",
+            "--config",
+            str(config),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
     try:
         gateway = GatewayProcess(data)
         gateway.url = json.loads(process.stdout.readline())["url"]  # type: ignore[union-attr]
@@ -147,7 +190,7 @@ def test_reload_takes_what_it_may_and_says_what_it_does_not(data: Path, tmp_path
 
 
 def test_the_soft_limit_of_descriptors_is_raised(data: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with running(data) as gateway:
         assert gateway.process is not None
         text = Path(f"/proc/{gateway.process.pid}/limits").read_text()
@@ -198,8 +241,11 @@ def test_the_tour_of_two_minutes(data: Path, as_json: bool) -> None:
         heard: list[subprocess.CompletedProcess[str]] = []
 
         def listen(*more: str) -> threading.Thread:
-            thread = threading.Thread(target=lambda: heard.append(
-                gonets("listen", "--user", 2, *options, *more, *(["--json"] if as_json else []))))
+            thread = threading.Thread(
+                target=lambda: heard.append(
+                    gonets("listen", "--user", 2, *options, *more, *(["--json"] if as_json else []))
+                )
+            )
             thread.start()
             return thread
 
@@ -219,8 +265,23 @@ def test_the_tour_of_two_minutes(data: Path, as_json: bool) -> None:
 
 def test_serve_demo_prints_what_to_try(data: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "gonets.py"), "serve", "--demo", "--data", str(data), "--listen", "127.0.0.1:0",
-         "--admin", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+        [
+            sys.executable,
+            str(ROOT / "gonets.py"),
+            "serve",
+            "--demo",
+            "--data",
+            str(data),
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    )
     try:
         lines = [process.stdout.readline() for _ in range(6)]  # type: ignore[union-attr]
         assert "ws://127.0.0.1:" in lines[0] and "durability" in lines[0]

@@ -20,10 +20,16 @@ from tests.support.sequencer_model import Content, Model
 
 USERS = 7
 PACKED = {
-    "conversation.created": schema.Created, "conversation.renamed": schema.Renamed,
-    "conversation.closed": schema.Closed, "member.added": schema.Added, "member.removed": schema.Removed,
-    "member.left": schema.Left, "member.role": schema.Role, "message.edited": schema.Edited,
-    "message.deleted": schema.Deleted, "message.reaction": schema.Reaction,
+    "conversation.created": schema.Created,
+    "conversation.renamed": schema.Renamed,
+    "conversation.closed": schema.Closed,
+    "member.added": schema.Added,
+    "member.removed": schema.Removed,
+    "member.left": schema.Left,
+    "member.role": schema.Role,
+    "message.edited": schema.Edited,
+    "message.deleted": schema.Deleted,
+    "message.reaction": schema.Reaction,
 }
 
 
@@ -67,11 +73,17 @@ class Actor:
         other = r.randint(1, USERS)
         kind = r.random()
         if kind < 0.1:
-            members = [(r.randint(1, USERS), r.choice(("", "member", "admin", "follower", "writer")))
-                       for _ in range(r.randint(0, 4))]
+            members = [
+                (r.randint(1, USERS), r.choice(("", "member", "admin", "follower", "writer")))
+                for _ in range(r.randint(0, 4))
+            ]
             kinds = ("group", "group", "channel", "dialog", "party")
-            content = {"kind": r.choice(kinds), "title": r.choice(("", "A", "B")), "history": r.random() < 0.5,
-                       "members": members}
+            content = {
+                "kind": r.choice(kinds),
+                "title": r.choice(("", "A", "B")),
+                "history": r.random() < 0.5,
+                "members": members,
+            }
             return user, device, counter, 0, "conversation.created", content, False, expected
         conversation = self.conversation()
         talk = self.model.talks.get(conversation)
@@ -112,7 +124,13 @@ def check_view(view: View, model: Model) -> None:
         seen = view.conversation(conversation)
         assert seen is not None
         assert (seen.kind, seen.title, seen.history, seen.closed, seen.created, seen.member_count) == (
-            talk.kind, talk.title, talk.history, talk.closed, talk.created, len(talk.roles))
+            talk.kind,
+            talk.title,
+            talk.history,
+            talk.closed,
+            talk.created,
+            len(talk.roles),
+        )
         assert view.head(conversation) == (talk.events[-1], len(talk.events)) == (seen.head, seen.conversation_sequence)
         assert view.members(conversation, 0, 100) == sorted(talk.roles.items())
         assert view.members(conversation, 2, 2) == [m for m in sorted(talk.roles.items()) if m[0] > 2][:2]
@@ -143,8 +161,9 @@ def test_answers_and_records_equal_the_model(tmp_path: Path, seed: int) -> None:
     view = driver.view()
     for step in range(600):
         user, device, counter, target, name, content, person, expected = actor.draw()
-        proposal = pack_proposal(user, device, counter, target, name, packed(name, content), origin=step, person=person,
-                                 expected=expected)
+        proposal = pack_proposal(
+            user, device, counter, target, name, packed(name, content), origin=step, person=person, expected=expected
+        )
         answers = driver.submit(proposal)
         expected_answer = model.publish(user, device, counter, target, name, content, person=person, expected=expected)
         assert answers_of(answers) == [expected_answer], (seed, step, name, content)
@@ -162,10 +181,13 @@ def test_answers_and_records_equal_the_model(tmp_path: Path, seed: int) -> None:
         elif event < 0.15:
             check_view(view, model)
     records = driver.records
-    assert [(r.sequence, r.conversation, r.conversation_sequence, r.previous, r.sender, r.device, r.counter, r.type)
-            for r in records] == [
+    assert [
+        (r.sequence, r.conversation, r.conversation_sequence, r.previous, r.sender, r.device, r.counter, r.type)
+        for r in records
+    ] == [
         (e.sequence, e.conversation, e.conversation_sequence, e.previous, e.sender, e.device, e.counter, e.type)
-        for e in model.log]
+        for e in model.log
+    ]
     assert all(a.time <= b.time for a, b in pairwise(records))
     check_view(view, model)
     driver.save()
@@ -205,8 +227,9 @@ def test_the_same_proposals_give_the_same_bytes(tmp_path: Path) -> None:
     actor = Actor(random_, Model())
     for step in range(300):
         user, device, counter, target, name, content, person, expected = actor.draw()
-        proposal = pack_proposal(user, device, counter, target, name, packed(name, content), person=person,
-                                 expected=expected)
+        proposal = pack_proposal(
+            user, device, counter, target, name, packed(name, content), person=person, expected=expected
+        )
         first, second = (driver.submit(proposal) for driver in drivers)
         assert first == second
         actor.model.publish(user, device, counter, target, name, content, person=person, expected=expected)

@@ -49,8 +49,9 @@ for counter in range(start, start + 5000):
 
 def receipts_of_a_killed_child(data: Path, start: int, delay_s: float) -> list[tuple[int, int, int, int]]:
     """Runs the child, kills it `delay_s` after it has opened; what it had printed by then."""
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(data), str(start)], stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, cwd=ROOT)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(data), str(start)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
     assert child.stdout is not None
     assert child.stderr is not None
     opened = child.stderr.readline()
@@ -92,8 +93,10 @@ def test_every_receipt_survives_a_kill(tmp_path: Path) -> None:
             assert (record.sequence, record.sender, record.counter) == (sequence, device, counter)
         # The newest of each device once more: known, at the same place.
         newest = dict(sorted(receipts))
-        again = [pack_proposal(device, 1, counter, 100 + device % 7, "message", b"x" * 50, person=True, origin=device)
-                 for device, counter in newest.items()]
+        again = [
+            pack_proposal(device, 1, counter, 100 + device % 7, "message", b"x" * 50, person=True, origin=device)
+            for device, counter in newest.items()
+        ]
         for answer in rig.ask(*again) if again else []:
             assert answer.status == errors.REPEAT
             assert answer.sequence == receipts[answer.origin, answer.counter]

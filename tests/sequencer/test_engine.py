@@ -55,8 +55,11 @@ def test_conditional_publish_across_restarts(rig: EngineRig) -> None:
 
 def test_many_first_messages_race_for_one_dialog(rig: EngineRig) -> None:
     """However many and from whichever side: one id, also after a restart."""
-    batch = [pack_proposal(user, device, 1, 3 - user, "message", b"x", person=True)
-             for device in range(1, 51) for user in (1, 2)]
+    batch = [
+        pack_proposal(user, device, 1, 3 - user, "message", b"x", person=True)
+        for device in range(1, 51)
+        for user in (1, 2)
+    ]
     answers = rig.ask(*batch)
     assert {answer.conversation for answer in answers} == {1}
     assert {answer.status for answer in answers} == {0}
@@ -92,10 +95,19 @@ def test_a_lost_state_is_folded_again_from_the_log(rig: EngineRig) -> None:
     rig.ask(pack_proposal(1, 1, 2, group.conversation, schema.DELETED, schema.pack(schema.Deleted(target.sequence))))
     for counter in range(3, 100):
         rig.say(1, counter, counter)
+
     def told(view: View) -> list[object]:
-        return [view.conversation(group.conversation), view.members(group.conversation, 0, 9), view.memberships(1),
-                view.memberships(2), view.dialog(1, 50), view.tombstoned(group.conversation, target.sequence),
-                view.last_counter(1, 1), [view.head(n) for n in range(1, 102)]]
+        return [
+            view.conversation(group.conversation),
+            view.members(group.conversation, 0, 9),
+            view.memberships(1),
+            view.memberships(2),
+            view.dialog(1, 50),
+            view.tombstoned(group.conversation, target.sequence),
+            view.last_counter(1, 1),
+            [view.head(n) for n in range(1, 102)],
+        ]
+
     tail = told(caught_up(rig))
     rig.restart()
     assert told(rig.engine.view()) == tail

@@ -49,7 +49,12 @@ def test_no_answer_of_any_kind_before_the_sync(rig: Rig) -> None:
     rig.log.go()
     answers = rig.wait(6)[1:]
     assert [answer.status for answer in answers] == [
-        errors.APPENDED, errors.REPEAT, errors.REPEAT, errors.BAD_TARGET, errors.COUNTER_JUMP]
+        errors.APPENDED,
+        errors.REPEAT,
+        errors.REPEAT,
+        errors.BAD_TARGET,
+        errors.COUNTER_JUMP,
+    ]
     assert [answer.sequence for answer in answers] == [3, 2, 3, 0, 0]
     assert [answer.conversation for answer in answers[:3]] == [1, 1, 1]
     assert answers[4].extra == 65_536
@@ -90,8 +95,10 @@ def test_a_failed_sync_discards_fences_and_says_unavailable(rig: Rig) -> None:
 
 def test_a_failure_while_keys_are_loaded_leaves_nobody_waiting(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loader can't read: the writer stops, and says so to those who wait."""
+
     def broken(self: SavedState) -> None:
         raise OSError("the disk is gone")
+
     monkeypatch.setattr(SavedState, "read", broken)
     answer = rig.say(1, 1, 2)
     assert answer is not None
@@ -103,9 +110,11 @@ def test_a_cold_conversation_keeps_only_its_own_waiting(rig: Rig, monkeypatch: p
     """While the loader is stuck, warm devices go on; those behind it come in their order afterwards."""
     rig.say(1, 1, 2)
     stuck, real = threading.Event(), SavedState.read
+
     def slow(self: SavedState) -> object:
         assert stuck.wait(DEADLINE_S)
         return real(self)
+
     monkeypatch.setattr(SavedState, "read", slow)
     for counter in (1, 2, 3):
         rig.say(7, counter, 8, wait=False)
@@ -213,9 +222,11 @@ def test_closing_commits_what_was_taken_in(tmp_path: Path) -> None:
 def test_a_callback_that_raises_does_not_stop_the_writer(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake of the caller's own."""
     calls = []
+
     def bad(sequence: int) -> None:
         calls.append(sequence)
         raise RuntimeError("mine")
+
     monkeypatch.setattr(rig.sequencer, "_on_committed", bad)
     rig.say(1, 1, 2, wait=False)
     rig.quiet()

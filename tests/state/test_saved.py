@@ -44,8 +44,9 @@ def test_rows_are_the_documents_bytes() -> None:
     assert unpack_conversation(data) == row
     membership = MembershipRow(0, 3, ((5, 9), (12, None)), 12)
     data = pack_membership(membership)
-    assert data == bytes.fromhex("00030000 02000000 0c00000000000000 0500000000000000 0900000000000000"
-                                 "0c00000000000000 0000000000000000")
+    assert data == bytes.fromhex(
+        "00030000 02000000 0c00000000000000 0500000000000000 09000000000000000c00000000000000 0000000000000000"
+    )
     assert unpack_membership(data) == membership
 
 

@@ -43,7 +43,8 @@ class EngineRig:
         assert self.engine.sequencer.submit(b"".join(proposals))
         with self._heard:
             assert self._heard.wait_for(lambda: len(self.answers) >= before + len(proposals), DEADLINE_S), (
-                f"{len(self.answers) - before} answers of {len(proposals)}")
+                f"{len(self.answers) - before} answers of {len(proposals)}"
+            )
             return self.answers[before:]
 
     def say(self, user: int, counter: int, person: int, **more: Any) -> Answer:

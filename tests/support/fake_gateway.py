@@ -20,11 +20,41 @@ import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-NUMBERS = {name: number for number, name in enumerate(
-    ("event", "receipt", "welcome", "gap", "reset", "advice", "error", "cursor", "typing", "presence", "pong",
-     "conversations", "members", "history", "refreshed", "live"), 1)}
-FIELDS = ("sequence", "conversation", "conversation_sequence", "previous", "time", "sender", "device", "counter",
-          "type")
+NUMBERS = {
+    name: number
+    for number, name in enumerate(
+        (
+            "event",
+            "receipt",
+            "welcome",
+            "gap",
+            "reset",
+            "advice",
+            "error",
+            "cursor",
+            "typing",
+            "presence",
+            "pong",
+            "conversations",
+            "members",
+            "history",
+            "refreshed",
+            "live",
+        ),
+        1,
+    )
+}
+FIELDS = (
+    "sequence",
+    "conversation",
+    "conversation_sequence",
+    "previous",
+    "time",
+    "sender",
+    "device",
+    "counter",
+    "type",
+)
 FOREVER = 2**60
 
 
@@ -124,10 +154,17 @@ class FakeGateway:
 
     def start(self) -> None:
         """Listens, at the same port if it did before."""
+
         async def begin() -> None:
             self._server = await serve(
-                self._serve, "127.0.0.1", self._port, subprotocols=["gonets.v1.msgpack", "gonets.v1.json"],  # type: ignore
-                compression=None, ping_interval=None, close_timeout=0.2)
+                self._serve,
+                "127.0.0.1",
+                self._port,
+                subprotocols=["gonets.v1.msgpack", "gonets.v1.json"],  # type: ignore
+                compression=None,
+                ping_interval=None,
+                close_timeout=0.2,
+            )
             self._port = self._server.sockets[0].getsockname()[1]
 
         self.call(begin())
@@ -135,6 +172,7 @@ class FakeGateway:
 
     def stop(self) -> None:
         """Stops listening and breaks all connections, as a crash would; what is stored stays."""
+
         async def end() -> None:
             for session in self.sessions.values():
                 session.socket.transport.abort()
@@ -145,6 +183,7 @@ class FakeGateway:
 
     def break_all(self) -> None:
         """Cuts all connections without a close frame."""
+
         async def cut() -> None:
             for session in list(self.sessions.values()):
                 session.socket.transport.abort()
@@ -154,6 +193,7 @@ class FakeGateway:
 
     def close_all(self, code: int, reason: str) -> None:
         """Closes all sessions with a code."""
+
         async def close() -> None:
             for session in list(self.sessions.values()):
                 await session.socket.close(code, reason)
@@ -162,6 +202,7 @@ class FakeGateway:
 
     def push(self, name: str, body: dict[str, Any]) -> None:
         """A push to all sessions."""
+
         async def send() -> None:
             for session in self.sessions.values():
                 session.waiting.put_nowait(session.encode(name, body))
@@ -209,10 +250,24 @@ class FakeGateway:
         last = len(self.events)
         stands = [{"shard": 0, "epoch": self.epoch, "sequence": last}]
         known = self.receipts.setdefault((session.user, session.device), {})
-        session.waiting.put_nowait(session.encode("welcome", {
-            "user": session.user, "device": session.device, "protocol": 1, "server": "fake", "durability": "none",
-            "shards": stands, "counter": max(known, default=0), "time": 0, "expires": time.time() + self.expires_s,
-            "ping_interval_s": 30, "limits": {}}))
+        session.waiting.put_nowait(
+            session.encode(
+                "welcome",
+                {
+                    "user": session.user,
+                    "device": session.device,
+                    "protocol": 1,
+                    "server": "fake",
+                    "durability": "none",
+                    "shards": stands,
+                    "counter": max(known, default=0),
+                    "time": 0,
+                    "expires": time.time() + self.expires_s,
+                    "ping_interval_s": 30,
+                    "limits": {},
+                },
+            )
+        )
         positions = command.get("positions")
         if positions is not None:
             self._resume(session, positions[0])
@@ -231,16 +286,26 @@ class FakeGateway:
                 missed.setdefault(event["conversation"], []).append(event)
         for conversation, events in list(missed.items()):
             if len(events) > self.gap_over:
-                session.waiting.put_nowait(session.encode("gap", {
-                    "conversation": conversation, "after": after, "before": len(self.events) + 1,
-                    "newest": events[-2:][::-1], "next": events[-2]["sequence"]}))
+                session.waiting.put_nowait(
+                    session.encode(
+                        "gap",
+                        {
+                            "conversation": conversation,
+                            "after": after,
+                            "before": len(self.events) + 1,
+                            "newest": events[-2:][::-1],
+                            "next": events[-2]["sequence"],
+                        },
+                    )
+                )
                 del missed[conversation]
         for event in sorted((e for events in missed.values() for e in events), key=lambda e: int(e["sequence"])):
             self._send(session, event)
 
     def _sees(self, user: int, event: dict[str, Any]) -> bool:
-        return any(first <= event["sequence"] <= last
-                   for first, last in self.intervals.get((event["conversation"], user), ()))
+        return any(
+            first <= event["sequence"] <= last for first, last in self.intervals.get((event["conversation"], user), ())
+        )
 
     def _send(self, session: Session, event: dict[str, Any]) -> None:
         for one in self.tamper(session, event):
@@ -258,12 +323,26 @@ class FakeGateway:
         elif "counter" in command:
             self._write(session, command)
         elif op == "history":
-            seen = [e for e in self.events if e["conversation"] == command["conversation"]
-                    and self._sees(session.user, e) and e["sequence"] < command.get("before", FOREVER)][::-1]
+            seen = [
+                e
+                for e in self.events
+                if e["conversation"] == command["conversation"]
+                and self._sees(session.user, e)
+                and e["sequence"] < command.get("before", FOREVER)
+            ][::-1]
             page = seen[: command.get("limit", 50)]
-            session.waiting.put_nowait(session.encode("history", {
-                "id": command["id"], "conversation": command["conversation"], "events": page, "trimmed": False,
-                "next": page[-1]["sequence"] if len(seen) > len(page) else None}))
+            session.waiting.put_nowait(
+                session.encode(
+                    "history",
+                    {
+                        "id": command["id"],
+                        "conversation": command["conversation"],
+                        "events": page,
+                        "trimmed": False,
+                        "next": page[-1]["sequence"] if len(seen) > len(page) else None,
+                    },
+                )
+            )
         elif op in ("conversations", "members"):
             session.waiting.put_nowait(session.encode(op, self._list(session, command)))
         elif op == "refresh":
@@ -274,8 +353,9 @@ class FakeGateway:
         elif op == "typing":
             for (user, _), other in self.sessions.items():
                 if user != session.user:
-                    other.waiting.put_nowait(other.encode(
-                        "typing", {"conversation": command["conversation"], "user": session.user}))
+                    other.waiting.put_nowait(
+                        other.encode("typing", {"conversation": command["conversation"], "user": session.user})
+                    )
 
     def _list(self, session: Session, command: dict[str, Any]) -> dict[str, Any]:
         after, items = command.get("after") or 0, list[dict[str, Any]]()
@@ -287,10 +367,22 @@ class FakeGateway:
         else:
             for (conversation, user), _ in sorted(self.intervals.items()):
                 if user == session.user and conversation > after:
-                    items.append({
-                        "conversation": conversation, "kind": "group", "title": "t", "role": "member",
-                        "member_count": 1, "head": 1, "conversation_sequence": 1, "unread": 0, "delivered": 0,
-                        "read": 0, "history": True, "closed": False})
+                    items.append(
+                        {
+                            "conversation": conversation,
+                            "kind": "group",
+                            "title": "t",
+                            "role": "member",
+                            "member_count": 1,
+                            "head": 1,
+                            "conversation_sequence": 1,
+                            "unread": 0,
+                            "delivered": 0,
+                            "read": 0,
+                            "history": True,
+                            "closed": False,
+                        }
+                    )
             key = "conversation"
         return {"id": command["id"], "items": items[:2], "next": items[1][key] if len(items) > 2 else None}
 
@@ -301,14 +393,26 @@ class FakeGateway:
         if counter in known:
             receipt = {**known[counter], "status": "repeat"}
         elif refused is not None:
-            receipt = {"counter": counter, "status": refused[0], "conversation": 0, "sequence": 0,
-                       "conversation_sequence": 0, "time": 0, "extra": refused[1]}
+            receipt = {
+                "counter": counter,
+                "status": refused[0],
+                "conversation": 0,
+                "sequence": 0,
+                "conversation_sequence": 0,
+                "time": 0,
+                "extra": refused[1],
+            }
         else:
             event = self._store(session, command)
             receipt = known[counter] = {
-                "counter": counter, "status": "appended", "conversation": event["conversation"],
-                "sequence": event["sequence"], "conversation_sequence": event["conversation_sequence"],
-                "time": event["time"], "extra": 0}
+                "counter": counter,
+                "status": "appended",
+                "conversation": event["conversation"],
+                "sequence": event["sequence"],
+                "conversation_sequence": event["conversation_sequence"],
+                "time": event["time"],
+                "extra": 0,
+            }
             if self.swallow(command):
                 session.socket.transport.abort()
                 return
@@ -323,8 +427,10 @@ class FakeGateway:
             conversation = len(self.kinds) + 1
             self.kinds[conversation] = command
             members = [[user, "owner"], *([m, "member"] for m in command["members"])]
-            type, data = "conversation.created", {
-                "kind": command["kind"], "title": command["title"], "history": command["history"], "members": members}
+            type, data = (
+                "conversation.created",
+                {"kind": command["kind"], "title": command["title"], "history": command["history"], "members": members},
+            )
             for member, _ in members:
                 self.intervals[(conversation, member)] = [[sequence, FOREVER]]
         elif op == "add":
@@ -337,12 +443,21 @@ class FakeGateway:
             given = command["payload"]
             payload = given if session.msgpack else base64.b64decode(given)
             if command.get("target"):
-                type, data, payload = type, {"target": command["target"], "body": payload}, b""
+                data, payload = {"target": command["target"], "body": payload}, b""
         before = [e for e in self.events if e["conversation"] == conversation]
         event = {
-            "sequence": sequence, "conversation": conversation, "conversation_sequence": len(before) + 1,
-            "previous": before[-1]["sequence"] if before else 0, "time": sequence, "sender": user,
-            "device": session.device, "counter": command["counter"], "type": type, "data": data, "payload": payload}
+            "sequence": sequence,
+            "conversation": conversation,
+            "conversation_sequence": len(before) + 1,
+            "previous": before[-1]["sequence"] if before else 0,
+            "time": sequence,
+            "sender": user,
+            "device": session.device,
+            "counter": command["counter"],
+            "type": type,
+            "data": data,
+            "payload": payload,
+        }
         self.events.append(event)
         if leaves is not None:
             self.intervals[(conversation, leaves)][-1][1] = sequence  # type: ignore[index]

@@ -24,17 +24,55 @@ from typing import Any
 import msgpack
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from gateway.auth import development_token
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("", "event", "receipt", "welcome", "gap", "reset", "advice", "error", "cursor", "typing", "presence", "pong",
-         "conversations", "members", "history", "refreshed", "live")
-EVENT_FIELDS = ("sequence", "conversation", "conversation_sequence", "previous", "time", "sender", "device", "counter",
-                "type", "payload")
+NAMES = (
+    "",
+    "event",
+    "receipt",
+    "welcome",
+    "gap",
+    "reset",
+    "advice",
+    "error",
+    "cursor",
+    "typing",
+    "presence",
+    "pong",
+    "conversations",
+    "members",
+    "history",
+    "refreshed",
+    "live",
+)
+EVENT_FIELDS = (
+    "sequence",
+    "conversation",
+    "conversation_sequence",
+    "previous",
+    "time",
+    "sender",
+    "device",
+    "counter",
+    "type",
+    "payload",
+)
 RECEIPT_FIELDS = ("counter", "status", "conversation", "sequence", "conversation_sequence", "time", "extra")
-SCHEMA_TYPES = ("conversation.created", "conversation.renamed", "conversation.closed", "member.added", "member.removed",
-                "member.left", "member.role", "message.edited", "message.deleted", "message.reaction")
+SCHEMA_TYPES = (
+    "conversation.created",
+    "conversation.renamed",
+    "conversation.closed",
+    "member.added",
+    "member.removed",
+    "member.left",
+    "member.role",
+    "message.edited",
+    "message.deleted",
+    "message.reaction",
+)
 ENCODINGS = ("msgpack", "json")
 
 
@@ -54,9 +92,24 @@ class GatewayProcess:
             environment["GONETS_" + dotted.upper().replace(".", "_", 1)] = str(value)
         with self.log_path.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "gonets.py"), "serve", "--json", "--data", str(self.data),
-                 "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
-                stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=ROOT)
+                [
+                    sys.executable,
+                    str(ROOT / "gonets.py"),
+                    "serve",
+                    "--json",
+                    "--data",
+                    str(self.data),
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--admin",
+                    "127.0.0.1:0",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+                cwd=ROOT,
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -137,8 +190,14 @@ class Device:
     def __init__(self, url: str, encoding: str = "msgpack", timeout_s: float = 10.0) -> None:
         self.encoding, self.timeout_s = encoding, timeout_s
         self.socket: ClientConnection = connect(
-            url, subprotocols=[f"gonets.v1.{encoding}"], compression=None, proxy=None, max_size=None,
-            ping_interval=None, close_timeout=5)  # type: ignore[list-item]
+            url,
+            subprotocols=[Subprotocol(f"gonets.v1.{encoding}")],
+            compression=None,
+            proxy=None,
+            max_size=None,
+            ping_interval=None,
+            close_timeout=5,
+        )
         self.backlog: list[dict[str, Any]] = []
         self.welcome: dict[str, Any] = {}
         self.counter = 0
@@ -149,8 +208,10 @@ class Device:
         if self.encoding == "msgpack":
             self.socket.send(msgpack.packb(body))
         else:
-            text = {name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
-                    for name, value in body.items()}
+            text = {
+                name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+                for name, value in body.items()
+            }
             self.socket.send(json.dumps(text))
 
     def receive(self, timeout_s: float | None = None) -> dict[str, Any]:
@@ -160,6 +221,7 @@ class Device:
 
     def expect(self, op: str, **fields: Any) -> dict[str, Any]:
         """The first push of this op with these fields; what came before it waits in `backlog`."""
+
         def fits(push: dict[str, Any]) -> bool:
             return push["op"] == op and all(push.get(name) == value for name, value in fields.items())
 

@@ -17,14 +17,28 @@ from engine.errors import RecordDamaged, Trimmed
 
 
 def record_bytes(
-    sequence: int, conversation: int, conversation_sequence: int, previous: int, time: int, sender: int, device: int,
-    counter: int, type_name: str, payload: bytes,
+    sequence: int,
+    conversation: int,
+    conversation_sequence: int,
+    previous: int,
+    time: int,
+    sender: int,
+    device: int,
+    counter: int,
+    type_name: str,
+    payload: bytes,
 ) -> bytes:
     """A record, field by field."""
     numbers = (sequence, conversation, conversation_sequence, previous, time, sender, device, counter)
     return (
-        b"\x9a" + b"".join(b"\xcf" + struct.pack(">Q", number) for number in numbers)
-        + b"\xd9" + bytes([len(type_name)]) + type_name.encode() + b"\xc6" + struct.pack(">I", len(payload)) + payload
+        b"\x9a"
+        + b"".join(b"\xcf" + struct.pack(">Q", number) for number in numbers)
+        + b"\xd9"
+        + bytes([len(type_name)])
+        + type_name.encode()
+        + b"\xc6"
+        + struct.pack(">I", len(payload))
+        + payload
     )
 
 
@@ -72,7 +86,15 @@ class NaiveLog:
             self.heads[conversation] = (sequence, count + 1)
             packed = payload if isinstance(payload, bytes) else msgspec.msgpack.encode(payload)
             record = record_bytes(
-                sequence, conversation, count + 1, previous, 1_000_000 + sequence, sender, 1, sequence, type_name,
+                sequence,
+                conversation,
+                count + 1,
+                previous,
+                1_000_000 + sequence,
+                sender,
+                1,
+                sequence,
+                type_name,
                 packed,
             )
             records.append(record)

@@ -31,7 +31,15 @@ class NaiveView:
                 self.sequence = event.sequence
             if isinstance(event.payload, dict) and event.type not in ("message.edited", "message.reaction"):
                 record = Record(
-                    event.sequence, event.conversation, 0, 0, 0, event.sender, 1, event.sequence, event.type,
+                    event.sequence,
+                    event.conversation,
+                    0,
+                    0,
+                    0,
+                    event.sender,
+                    1,
+                    event.sequence,
+                    event.type,
                     event.record[80 + len(event.type) :],
                 )
                 controls.append(Control(index, record, event.payload))
@@ -86,8 +94,9 @@ class NaiveView:
 
     def memberships(self, user: int) -> list[Membership]:
         """As View."""
-        found = [self.membership(member, conversation) for member, conversation in sorted(self.members)
-                 if member == user]
+        found = [
+            self.membership(member, conversation) for member, conversation in sorted(self.members) if member == user
+        ]
         return [membership for membership in found if membership is not None]
 
     def tombstoned(self, conversation: int, sequence: int) -> bool:
@@ -97,8 +106,9 @@ class NaiveView:
     def sees(self, user: int, event: Event) -> bool:
         """Whether the user may see an event, from the intervals alone."""
         intervals = self.members.get((user, event.conversation), [])
-        if not any((first or 0) <= event.sequence and (last is None or event.sequence <= last)
-                   for first, last in intervals):
+        if not any(
+            (first or 0) <= event.sequence and (last is None or event.sequence <= last) for first, last in intervals
+        ):
             return False
         if self.kinds[event.conversation][0] == "channel" and event.type.startswith("member."):
             return isinstance(event.payload, dict) and user in (event.sender, event.payload["user"])

@@ -18,7 +18,12 @@ class Outlet:
     """One connected device; `read` is the client's half."""
 
     def __init__(
-        self, table: SessionTable, user: int, encoding: int, buffer_bytes: int = 4096, position: int = 0,
+        self,
+        table: SessionTable,
+        user: int,
+        encoding: int,
+        buffer_bytes: int = 4096,
+        position: int = 0,
         live: bool = True,
     ) -> None:
         self.server, self.client = socket.socketpair()
@@ -82,7 +87,8 @@ class Outlet:
         """Of the events received."""
         return [
             int(body["sequence"] if isinstance(body, dict) else body[0])  # type: ignore[call-overload]
-            for name, body in self.pushes() if name == "event"
+            for name, body in self.pushes()
+            if name == "event"
         ]
 
     def writable(self) -> bool:

@@ -25,8 +25,10 @@ def records_of(block: bytes) -> list[bytes]:
     """The records of a block, by the layout of its table."""
     count = int.from_bytes(block[8:12], "little")
     area = HEADER_BYTES + count * ENTRY_BYTES
-    starts = [int.from_bytes(block[at:at + 4], "little") for at in range(HEADER_BYTES, area, ENTRY_BYTES)]
-    return [block[area + start:area + end] for start, end in zip(starts, [*starts[1:], len(block) - area], strict=True)]
+    starts = [int.from_bytes(block[at : at + 4], "little") for at in range(HEADER_BYTES, area, ENTRY_BYTES)]
+    return [
+        block[area + start : area + end] for start, end in zip(starts, [*starts[1:], len(block) - area], strict=True)
+    ]
 
 
 class MemoryLog:
@@ -59,8 +61,9 @@ class MemoryLog:
 class Driver:
     """See the module."""
 
-    def __init__(self, path: Path, *, shard: int = 0, group_members_max: int = 5_000,
-                 block_events_max: int = 1 << 16) -> None:
+    def __init__(
+        self, path: Path, *, shard: int = 0, group_members_max: int = 5_000, block_events_max: int = 1 << 16
+    ) -> None:
         self.path = path
         self.shard, self.group_members_max, self.block_events_max = shard, group_members_max, block_events_max
         self.log = MemoryLog()
@@ -74,8 +77,15 @@ class Driver:
         self.saver.catch_up()
         last_hash = hashlib.sha256(self.log.blocks[-1]).digest() if self.log.blocks else bytes(32)
         self.admitter = Admitter(
-            self.saved, shard=self.shard, epoch=1, sequence=self.log.last_sequence(), number=self.saver.number,
-            last_hash=last_hash, block_events_max=self.block_events_max, group_members_max=self.group_members_max)
+            self.saved,
+            shard=self.shard,
+            epoch=1,
+            sequence=self.log.last_sequence(),
+            number=self.saver.number,
+            last_hash=last_hash,
+            block_events_max=self.block_events_max,
+            group_members_max=self.group_members_max,
+        )
 
     def submit(self, batch: bytes) -> list[Answer]:
         """Admits a batch to its end, loading what it lacks; its answers in the order they were given."""

@@ -15,11 +15,16 @@ ID_MAX = 2**53 - 1
 SPEAKERS = {"dialog": {"member"}, "group": {"owner", "admin", "member"}, "channel": {"owner", "admin", "writer"}}
 RUNNERS = {"owner", "admin"}
 GIVES = {
-    ("group", "owner"): {"owner", "admin", "member"}, ("group", "admin"): {"member"},
-    ("channel", "owner"): {"owner", "admin", "writer", "follower"}, ("channel", "admin"): {"writer", "follower"},
+    ("group", "owner"): {"owner", "admin", "member"},
+    ("group", "admin"): {"member"},
+    ("channel", "owner"): {"owner", "admin", "writer", "follower"},
+    ("channel", "admin"): {"writer", "follower"},
 }
-ROLES = {"dialog": {"member"}, "group": {"owner", "admin", "member"},
-         "channel": {"owner", "admin", "writer", "follower"}}
+ROLES = {
+    "dialog": {"member"},
+    "group": {"owner", "admin", "member"},
+    "channel": {"owner", "admin", "writer", "follower"},
+}
 ORDINARY = {"dialog": "member", "group": "member", "channel": "follower"}
 
 Content = dict[str, Any]
@@ -66,8 +71,18 @@ class Model:
         self.deleted: dict[int, int] = {}
         self.group_members_max = group_members_max
 
-    def publish(self, user: int, device: int, counter: int, target: int, type_name: str, content: Content, *,
-                person: bool = False, expected: int | None = None) -> tuple[int, int, int, int]:
+    def publish(
+        self,
+        user: int,
+        device: int,
+        counter: int,
+        target: int,
+        type_name: str,
+        content: Content,
+        *,
+        person: bool = False,
+        expected: int | None = None,
+    ) -> tuple[int, int, int, int]:
         """Judges one proposal and appends it if it may be."""
         if not (1 <= user <= ID_MAX and 1 <= device <= ID_MAX):
             return BAD_ID, 0, 0, 0
@@ -91,8 +106,9 @@ class Model:
         seen[counter] = event.sequence
         return APPENDED, conversation, event.sequence, event.conversation_sequence
 
-    def _judge(self, user: int, target: int, type_name: str, content: Content, person: bool,
-               expected: int | None) -> Judged:
+    def _judge(
+        self, user: int, target: int, type_name: str, content: Content, person: bool, expected: int | None
+    ) -> Judged:
         if type_name == "conversation.created":
             return self._judge_created(user, content, expected)
         conversation = target
@@ -126,8 +142,7 @@ class Model:
         assert body is not None
         return APPENDED, conversation, 0, [(type_name, body)]
 
-    def _rights(self, talk: Talk, user: int, role: str, type_name: str,
-                content: Content) -> tuple[int, Content | None]:
+    def _rights(self, talk: Talk, user: int, role: str, type_name: str, content: Content) -> tuple[int, Content | None]:
         """(status, body): body None = refused before closed and expected are looked at."""
         speaks = role in SPEAKERS[talk.kind]
         gives = GIVES.get((talk.kind, role), set())
@@ -224,8 +239,9 @@ class Model:
         body = {**content, "members": list(members.items())}
         return APPENDED, len(self.talks) + 1, 0, [("conversation.created", body)]
 
-    def _append(self, conversation: int, user: int, device: int, counter: int, type_name: str,
-                content: Content) -> Event:
+    def _append(
+        self, conversation: int, user: int, device: int, counter: int, type_name: str, content: Content
+    ) -> Event:
         sequence = len(self.log) + 1
         if type_name == "conversation.created":
             talk = Talk(content["kind"], content["title"], content["history"], sequence)
@@ -237,8 +253,17 @@ class Model:
                 first, second = (member for member, _ in content["members"])
                 self.dialogs[first, second] = conversation
         talk = self.talks[conversation]
-        event = Event(sequence, conversation, len(talk.events) + 1, talk.events[-1] if talk.events else 0, user, device,
-                      counter, type_name, content)
+        event = Event(
+            sequence,
+            conversation,
+            len(talk.events) + 1,
+            talk.events[-1] if talk.events else 0,
+            user,
+            device,
+            counter,
+            type_name,
+            content,
+        )
         self.log.append(event)
         talk.events.append(sequence)
         if type_name == "member.added":

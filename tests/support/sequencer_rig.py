@@ -64,22 +64,40 @@ class GatedLog(MemoryLog):
 class Rig:
     """See the module. `answers` are in the order in which they were heard."""
 
-    def __init__(self, path: Path, *, intake_bytes_max: int = 1 << 20, tables_bytes_max: int = 1 << 30,
-                 block_events_max: int = 1 << 16, save_events_max: int = 1_000_000, save_interval_s: float = 3600,
-                 clock: Callable[[], int] | None = None, lag_events_max: int = 8_000_000,
-                 run_saver: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        intake_bytes_max: int = 1 << 20,
+        tables_bytes_max: int = 1 << 30,
+        block_events_max: int = 1 << 16,
+        save_events_max: int = 1_000_000,
+        save_interval_s: float = 3600,
+        clock: Callable[[], int] | None = None,
+        lag_events_max: int = 8_000_000,
+        run_saver: bool = False,
+    ) -> None:
         self.log = GatedLog()
         self.saved = SavedState.open(path, shard=0)
         self.saver = Saver(self.saved, self.log, events_max=save_events_max, interval_s=save_interval_s)
-        self.admitter = Admitter(self.saved, shard=0, epoch=1, sequence=0, number=0, last_hash=bytes(32),
-                                 block_events_max=block_events_max)
+        self.admitter = Admitter(
+            self.saved, shard=0, epoch=1, sequence=0, number=0, last_hash=bytes(32), block_events_max=block_events_max
+        )
         self.answers: list[Answer] = []
         self.committed: list[int] = []
         self._heard = threading.Condition()
         self.sequencer = Sequencer(
-            self.log, self.saved, self.admitter, self.saver, on_answers=self._hear, on_committed=self.committed.append,
-            intake_bytes_max=intake_bytes_max, tables_bytes_max=tables_bytes_max, lag_events_max=lag_events_max,
-            clock=clock or clock_us)
+            self.log,
+            self.saved,
+            self.admitter,
+            self.saver,
+            on_answers=self._hear,
+            on_committed=self.committed.append,
+            intake_bytes_max=intake_bytes_max,
+            tables_bytes_max=tables_bytes_max,
+            lag_events_max=lag_events_max,
+            clock=clock or clock_us,
+        )
         self.saver.on_saved = self.sequencer.ring
         self.sequencer.start()
         if run_saver:
@@ -94,7 +112,8 @@ class Rig:
         """The answers, once there are so many."""
         with self._heard:
             assert self._heard.wait_for(lambda: len(self.answers) >= count, DEADLINE_S), (
-                f"{len(self.answers)} answers of {count}")
+                f"{len(self.answers)} answers of {count}"
+            )
             return list(self.answers)
 
     def say(self, user: int, counter: int, person: int, *, wait: bool = True) -> Answer | None:

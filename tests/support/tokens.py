@@ -38,5 +38,8 @@ class Issuer:
         every = {"sub": str(user), "aud": AUDIENCE, "nbf": now - 5, "exp": now + 3_600, **claims}
         algorithm, private = self.keys[kid]
         return jwt.encode(
-            {name: value for name, value in every.items() if value is not None}, private, algorithm=algorithm,
-            headers={"kid": kid} if headers is None else headers)
+            {name: value for name, value in every.items() if value is not None},
+            private,
+            algorithm=algorithm,
+            headers={"kid": kid} if headers is None else headers,
+        )

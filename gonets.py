@@ -303,6 +303,22 @@ def check_log_command(*, data: DataDirectory = None, config: ConfigFile = None, 
         raise SystemExit(1)
 
 
+@log_app.command
+def snapshot(
+    *,
+    only_list: Annotated[bool, Parameter(name="--list", negative="", help="take none, list what there is")] = False,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Takes a verified snapshot of the state, which a trimmed log can be opened from. Also while the server runs."""
+    from engine.log.snapshot import snapshot_log
+
+    directory = _log_directory(config, data)
+    found = _of_log(lambda: snapshot_log(directory, only_list))
+    _print_json(found) if as_json else _print_fields(found)
+
+
 def _print_fields(found: dict[str, Any]) -> None:
     """A mapping for people: plain values as lines, lists of mappings as tables."""
     for name, value in found.items():

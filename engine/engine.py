@@ -17,6 +17,7 @@ from engine.log import Log
 from engine.sequencer import Sequencer, clock_us
 from engine.state.saved import SavedState
 from engine.state.saver import Saver
+from engine.state.snapshot import restore_state
 from engine.state.view import View
 from ext.record import decode
 
@@ -54,6 +55,8 @@ class Engine:
         log = Log.open(path, shard=shard, segment_bytes=segment_bytes)
         saved = None
         try:
+            if not (path / "state" / "data.mdb").exists():
+                restore_state(path, shard, log.reader().first_sequence, log.last_sequence)
             saved = SavedState.open(path / "state", shard=shard)
             saver = Saver(saved, log.reader(), events_max=save_events_max, interval_s=save_interval_s)
             saver.catch_up()

@@ -4,8 +4,9 @@ Between the files and everyone who reads or writes them: writer, readers, verbs.
 LMDB must not be opened twice in a process; all threads share it.
 
 Invariants: an environment is not closed while anybody reads in it, and the writer's is never; what a read transaction
-gives is not looked at after its end. A rolled-over segment is found by whoever knows only the one before it: `at`
-looks at the directory again. Cost: a lock and a dictionary look-up a transaction.
+gives is not looked at after its end. A rolled-over segment is found by whoever knows only the one before it: `after`
+looks at the directory again, or, in the writer's process, waits for the writer to adopt it (a segment that has its
+name is the writer's to open first). Cost: a lock and a dictionary look-up a transaction.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class _Open:
 class Segments:
     """Any thread."""
 
-    def __init__(self, folder: Path, *, shard: int | None, map_bytes: int) -> None:
+    def __init__(self, folder: Path, *, shard: int | None, map_bytes: int, written_here: bool) -> None:
+        self._written_here = written_here
         self.folder, self.shard, self.map_bytes = folder, shard, map_bytes
         self.firsts: list[int] = []  # ascending; replaced or grown, never shrunk in place
         self._open: OrderedDict[int, _Open] = OrderedDict()
@@ -94,7 +96,7 @@ class Segments:
     def after(self, first: int) -> int | None:
         """The segment that follows, if there is one by now."""
         place = bisect_right(self.firsts, first)
-        if place == len(self.firsts):
+        if place == len(self.firsts) and not self._written_here:
             self.scan()
             place = bisect_right(self.firsts, first)
         return self.firsts[place] if place < len(self.firsts) else None

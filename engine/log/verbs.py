@@ -16,7 +16,7 @@ from engine.state.saved import SavedState
 @contextmanager
 def opened(data: Path) -> Iterator[Segments]:
     """The segments of a data directory. Raises BadArgument where there are none."""
-    segments = Segments(data / fmt.FOLDER, shard=None, map_bytes=map_bytes_of(SEGMENT_BYTES))
+    segments = Segments(data / fmt.FOLDER, shard=None, map_bytes=map_bytes_of(SEGMENT_BYTES), written_here=False)
     if not segments.folder.is_dir():
         raise BadArgument(f"{data} holds no log", hint="name the directory that `gonets serve --data` was given")
     segments.scan()

@@ -39,7 +39,7 @@ class Log:
     def __init__(self, folder: Path, shard: int, segment_bytes: int) -> None:
         self.folder, self.shard = folder, shard
         self._segment_bytes = segment_bytes
-        self._segments = Segments(folder, shard=shard, map_bytes=map_bytes_of(segment_bytes))
+        self._segments = Segments(folder, shard=shard, map_bytes=map_bytes_of(segment_bytes), written_here=True)
         self._lock_descriptor = -1
         self._env: Any = None
         self._first = 0  # of the segment that is written

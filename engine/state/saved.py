@@ -205,8 +205,11 @@ class SavedState:
             raise StateDamaged(f"the state in {path} can't be opened: {error}") from error
         try:
             env.reader_check()
+            # A handle opened inside a read transaction ends with it; outside, each has a transaction of its own.
+            databases = {name: env.open_db(name, create=False) for name in DATABASES} if read_only else {}
             with env.begin(write=not read_only) as txn:
-                databases = {name: env.open_db(name, txn=txn, create=not read_only) for name in DATABASES}
+                if not read_only:
+                    databases = {name: env.open_db(name, txn=txn) for name in DATABASES}
                 expected = {b"format": FORMAT_VERSION, b"shard": shard}
                 meta = databases[b"meta"]
                 for name, number in expected.items():
@@ -216,6 +219,9 @@ class SavedState:
                     elif value is None or int.from_bytes(value, "big") != number:
                         found = "nothing" if value is None else int.from_bytes(value, "big")
                         raise LogVersion(f"the state in {path} has {name.decode()} {found}, not {number}")
+        except lmdb.Error as error:
+            env.close()
+            raise StateDamaged(f"the state in {path} can't be read: {error}") from error
         except BaseException:
             env.close()
             raise

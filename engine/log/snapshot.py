@@ -1,0 +1,24 @@
+"""`gonets log snapshot`: a verified snapshot of the state, and the list of them. Also beside a running server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.log.reader import Reader
+from engine.log.verbs import opened
+from engine.state.snapshot import snapshots, take_snapshot
+
+
+def snapshot_log(data: Path, only_list: bool) -> dict[str, Any]:
+    """The snapshot taken, and all of the data directory. Raises EngineError."""
+    with opened(data) as segments:
+        shard = segments.header(segments.firsts[-1]).shard
+        taken = None if only_list else take_snapshot(data, Reader(segments), shard)
+        return {
+            "data": str(data),
+            "taken": None if taken is None else taken.position,
+            "snapshots": msgspec.to_builtins(snapshots(data, shard)),
+        }

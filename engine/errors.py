@@ -162,7 +162,7 @@ _ROWS = (
     StatusRow(BAD_PAYLOAD, "bad_payload", False, "the payload does not follow the schema of this type"),
     StatusRow(MEMBER_LIMIT, "member_limit", False, "the conversation is full; `extra` is the limit"),
     StatusRow(UNCHANGED, "unchanged", False, "it is so already; nothing was appended"),
-    StatusRow(BAD_ID, "bad_id", False, "ids are integers from 1 to 2^53-1"),
+    StatusRow(BAD_ID, "bad_id", False, "ids are integers from 1 to 2^53-1, and `user` is another person"),
     StatusRow(TOO_MANY_UNANSWERED, "too_many_unanswered", True, "wait for receipts: 64 may be open at a time"),
     StatusRow(RATE_LIMITED, "rate_limited", True, "slow down; `extra` is the time to wait in ms"),
     StatusRow(OVERLOADED, "overloaded", True, "the same publish with the same counter after `extra` ms"),

@@ -38,7 +38,6 @@ cdef enum:  # engine/errors.py has the whole table
     S_CLOSED = 15
     S_BAD_TYPE = 16
     S_PAYLOAD_TOO_LARGE = 17
-    S_BAD_TARGET = 18
     S_BAD_ID = 22
     S_BAD_COUNTER = 27
 

@@ -244,7 +244,7 @@ cdef class Admission:
         if not _is_id(p.target) or p.user == p.target:
             if window == NULL:
                 return self._defer(at, p)
-            return self._answer(p, 0, 0, 0, 0, S_BAD_TARGET, 0)
+            return self._answer(p, 0, 0, 0, 0, S_BAD_ID, 0)
         dialog = <Dialog *>flat_get(self.dialogs, first, second)
         if dialog == NULL or not dialog.flags & E_LOADED:
             _add_key(&self.missing_dialogs, first, second)

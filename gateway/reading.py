@@ -31,7 +31,8 @@ def readings(gateway: Gateway) -> dict[str, float]:
     door, counters = gateway.door, gateway.door.counters
     values: dict[str, float] = asdict(counters)
     counters.loop_slice_max_seconds = 0.0
-    for source in (gateway.poller.counters(), gateway.fanout.counters(), gateway.engine.stats()):
+    sources = (gateway.poller.counters(), gateway.fanout.counters(), door.catchup.counters(), gateway.engine.stats())
+    for source in sources:
         for name, value in source.items():
             values[name] = values.get(name, 0) + value
     values.update(

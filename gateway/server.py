@@ -156,11 +156,13 @@ class Gateway:
             os.eventfd_write(self._wake, 1)
 
     def _on_engine(self) -> None:
-        self._woken = False  # before reading: what comes from now on wakes again
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
             pass
+        # Between the two: earlier, and a wake-up could be read away while `_woken` says that one is on its way; later,
+        # and answers could be stored behind the look below without one.
+        self._woken = False
         while self._answers:
             answers = self._answers.popleft()
             self.door.counters.answers += len(answers) // proposals.ANSWER.size

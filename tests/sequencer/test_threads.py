@@ -52,7 +52,7 @@ def test_no_answer_of_any_kind_before_the_sync(rig: Rig) -> None:
         errors.APPENDED,
         errors.REPEAT,
         errors.REPEAT,
-        errors.BAD_TARGET,
+        errors.BAD_ID,
         errors.COUNTER_JUMP,
     ]
     assert [answer.sequence for answer in answers] == [3, 2, 3, 0, 0]

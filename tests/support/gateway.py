@@ -189,7 +189,7 @@ class Device:
 
     def __init__(self, url: str, encoding: str = "msgpack", timeout_s: float = 10.0) -> None:
         self.encoding, self.timeout_s = encoding, timeout_s
-        self.socket: ClientConnection = connect(
+        opening = connect(
             url,
             subprotocols=[Subprotocol(f"gonets.v1.{encoding}")],
             compression=None,
@@ -198,6 +198,7 @@ class Device:
             ping_interval=None,
             close_timeout=5,
         )
+        self.socket: ClientConnection = opening.__enter__()
         self.backlog: list[dict[str, Any]] = []
         self.welcome: dict[str, Any] = {}
         self.counter = 0

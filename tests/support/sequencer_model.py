@@ -114,7 +114,7 @@ class Model:
         conversation = target
         if person:
             if user == target:
-                return BAD_TARGET, 0, 0, []
+                return BAD_ID, 0, 0, []
             pair = (min(user, target), max(user, target))
             conversation = self.dialogs.get(pair, 0)
             if not conversation and "." not in type_name:

@@ -6,8 +6,9 @@ integers have any width. A publish that is wrong in a way that has a status gets
 (missing or doubled keys, other types of values, escapes in names) is cold: Python decodes it with the full schema and
 either takes it or says what is wrong.
 
-Invariants: nothing is taken here that Python's schema would not take; a counter, id or sequence that leaves here is
-1 to 2^53-1. Cost: one pass, and one more over a base64 payload.
+Invariants: nothing is taken here that Python's schema would not take (but unknown fields of MessagePack may nest deeper
+than its recursion goes); a counter, id or sequence of a command that is not refused is 1 to 2^53-1.
+Cost: one pass, and one more over a base64 payload.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -175,7 +176,7 @@ cdef void _read_publish(Command *out) noexcept nogil:
         if allowed < 0:
             return
     out.counter = fields[N_COUNTER].number
-    out.target = target.number
+    out.target = target.number if target.kind == V_INTEGER else 0
     out.payload_size = <uint32_t>size
     out.kind = C_REFUSED
     if not _number(&fields[N_COUNTER], 1):

@@ -13,6 +13,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,8 @@ Histogram = Sequence[tuple[int, int]]  # (nanoseconds, count), ascending
 
 IN_MEMORY = ("tmpfs", "ramfs")
 PACKAGES = ("lmdb", "uvloop", "msgpack", "cython", "pyjwt")
+SHOWN_COLUMNS = ("case", "result", "bare limit", "ratio", "spread", "runs", "durability")
+WIDTH_OF_A_FILE = 160
 MAIN_COLUMNS = ("case", "rate_per_s", "value", "unit", "limit_per_s", "ratio", "spread", "runs", "durability")
 
 
@@ -146,7 +149,7 @@ def report(results: list[Case], folder: Path) -> dict[str, Any]:
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
     """The same for people: one table, then what is particular to each case."""
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
     about = found["machine"]
     console.print(
         f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, {about['filesystem']}, Python"
@@ -154,11 +157,14 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         highlight=False,
     )
     table = Table(show_edge=False, header_style="bold")
-    used = [name for name in MAIN_COLUMNS if any(name in case for case in found["results"])]
-    for name in used:
-        table.add_column(name, justify="left" if name in ("case", "durability", "unit") else "right")
+    for name in SHOWN_COLUMNS:
+        table.add_column(name, justify="left" if name in ("case", "durability") else "right", no_wrap=name != "case")
     for case in found["results"]:
-        table.add_row(*[_text(case.get(name)) for name in used])
+        result = f"{_text(case.get('rate_per_s'))}/s" if "value" not in case else f"{case['value']:,} {case['unit']}"
+        limit = f"{_text(case['limit_per_s'])}/s" if "limit_per_s" in case else ""
+        table.add_row(
+            case["case"], result, limit, *[_text(case.get(name)) for name in ("ratio", "spread", "runs", "durability")]
+        )
     console.print(table)
     for case in found["results"]:
         rest = {name: value for name, value in case.items() if name not in MAIN_COLUMNS}

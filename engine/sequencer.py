@@ -304,8 +304,8 @@ class Sequencer:
             if cut.answers:
                 self._on_answers(fail_answers(cut.answers))
             return
+        answers = fill_repeats(cut.answers, reader.record) if cut.repeats else cut.answers
+        if answers:  # first: whoever looks at the log at this wake-up finds the block too, and sends both at once
+            self._on_answers(answers)
         if cut.block is not None:
             self._on_committed(cut.last)
-        answers = fill_repeats(cut.answers, reader.record) if cut.repeats else cut.answers
-        if answers:
-            self._on_answers(answers)

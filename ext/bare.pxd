@@ -27,7 +27,7 @@ cdef struct Group:
 cdef class BareServer:
     # peers
     cdef Peer *at
-    cdef uint32_t room, used
+    cdef uint32_t room, used, open
     cdef int epoll_fd, listen_fd
     cdef uint8_t *input
     cdef uint8_t *output
@@ -52,6 +52,7 @@ cdef class BareServer:
     cdef int _readable(self, uint32_t k) except -1 nogil
     cdef int _consume(self, uint32_t k, uint8_t *data, uint32_t size) except -2 nogil
     cdef int _keep_rest(self, Peer *p, const uint8_t *data, uint32_t size) except -1 nogil
+    cdef void _forget(self) noexcept nogil
     cdef int _gone(self, uint32_t k) except -1 nogil
     cdef int _whole(self, uint32_t k, const uint8_t *data, uint32_t size) except -1 nogil
     cdef int _gather(self, uint32_t k, const uint8_t *frames, uint32_t size, uint32_t count) except -1 nogil

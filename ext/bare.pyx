@@ -149,6 +149,8 @@ cdef class BareServer:
 
     cdef int _accept(self) except -1 nogil:
         cdef int fd
+        if self.open == 0 and not self.committing and self.groups[self.gathering].size == 0:
+            self._forget()  # a run is over: the next one gets the same places, and no walk past the last one's
         while self.used < self.room:
             fd = accept_next(self.listen_fd)
             if fd < 0:
@@ -157,11 +159,19 @@ cdef class BareServer:
             self.at[self.used].fd = fd
             watch(self.epoll_fd, fd, EPOLLIN, self.used, 0)
             self.used += 1
+            self.open += 1
         return 0
+
+    cdef void _forget(self) noexcept nogil:
+        cdef uint32_t k
+        for k in range(self.used):
+            free(self.at[k].rest)
+        self.used = 0
 
     cdef int _gone(self, uint32_t k) except -1 nogil:
         if self.at[k].life != B_GONE:
             self.at[k].life = B_GONE
+            self.open -= 1
             close(self.at[k].fd)
         return 0
 

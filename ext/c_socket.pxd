@@ -1,4 +1,4 @@
-# Foreign C: sockets, epoll, mmap and clocks of Linux, as far as the gateway's native half needs them.
+# Foreign C: sockets, epoll, timers, mmap and clocks of Linux, as far as the gateway's native half needs them.
 # Nothing here is ours; names and types are those of the manual pages.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -14,6 +14,7 @@ cdef extern from *:
     #include <sys/ioctl.h>
     #include <sys/mman.h>
     #include <sys/socket.h>
+    #include <sys/timerfd.h>
     #include <sys/types.h>
     #include <time.h>
     #include <unistd.h>
@@ -33,15 +34,19 @@ cdef extern from *:
     int c_accept4 "accept4"(int fd, sockaddr *address, socklen_t *size, int flags) nogil
     int c_shutdown "shutdown"(int fd, int how) nogil
     int c_close "close"(int fd) nogil
+    ssize_t c_read "read"(int fd, void *data, size_t size) nogil
     int c_open "open"(const char *path, int flags) nogil
     int c_setsockopt "setsockopt"(int fd, int level, int name, const void *value, socklen_t size) nogil
     int c_getsockopt "getsockopt"(int fd, int level, int name, void *value, socklen_t *size) nogil
     int c_ioctl "ioctl"(int fd, unsigned long request, int *value) nogil
     int c_fcntl "fcntl"(int fd, int command, int value) nogil
     const int MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, IPPROTO_TCP, TCP_NODELAY, TCP_INFO
-    const int SOL_SOCKET, SO_ERROR, O_RDONLY, O_CLOEXEC, O_NONBLOCK, F_GETFL, F_SETFL
+    const int SOL_SOCKET, SO_ERROR, SO_LINGER, O_RDONLY, O_CLOEXEC, O_NONBLOCK, F_GETFL, F_SETFL
     const unsigned long SIOCOUTQ
 
+    struct linger:
+        int l_onoff
+        int l_linger
     struct tcp_info:
         uint8_t tcpi_retransmits
         uint64_t tcpi_bytes_acked
@@ -67,3 +72,10 @@ cdef extern from *:
         long tv_nsec
     int clock_gettime(int clock, timespec *now) nogil
     const int CLOCK_MONOTONIC, CLOCK_REALTIME
+
+    struct itimerspec:
+        timespec it_interval
+        timespec it_value
+    int timerfd_create(int clock, int flags) nogil
+    int timerfd_settime(int fd, int flags, const itimerspec *value, itimerspec *old) nogil
+    const int TFD_NONBLOCK, TFD_CLOEXEC

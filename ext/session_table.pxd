@@ -36,6 +36,9 @@ cdef enum:  # flags
     F_DEAD = 0x2000  # fd closed; the slot waits until its end has been reported
     F_PRESERVED = 0x18  # F_IN_BULK | F_IN_PRIORITY outlive a session: its slot may still be linked
 
+cdef enum:
+    RESERVE = 256  # slots beyond sessions_max: connections that are only told that there is no place
+
 cdef struct Session:
     uint64_t user, device  # 0 until identified
     uint64_t position  # sequence of the last event whose frame was begun on this socket
@@ -53,12 +56,15 @@ cdef struct Session:
     uint32_t generation  # of the slot; never 0 while open
     uint32_t expires_s  # UNIX time of the token's end, 0 = none
     uint32_t heard_ms  # when the peer was last heard
-    uint32_t ping_ms, acked_mark  # when the ping went out or output last advanced; low bits of tcpi_bytes_acked then
+    # When it was accepted; later when the ping went out, or output last advanced. Low bits of tcpi_bytes_acked then.
+    uint32_t ping_ms, acked_mark
     int32_t rate_tokens_milli
     uint32_t rate_at_ms
     int32_t fd  # -1 once closed
-    uint16_t unanswered, flags, close_code
+    uint16_t unanswered, flags
+    uint16_t refused  # commands over the rate, less those within it since: far above is abuse
     uint8_t state, encoding
+    uint32_t cold  # number of its last message that was handed to Python, see ext/inbound
 
 @cython.final
 cdef class SessionTable:

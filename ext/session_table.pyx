@@ -21,7 +21,6 @@ from ext.c_socket cimport (
     epoll_event, errno)
 
 cdef enum:
-    RESERVE = 256  # slots beyond sessions_max: connections that are only told that there is no place
     OUT_ROOM_BYTES_MIN = 128
     USER_ROOM_MIN = 64
 
@@ -357,6 +356,14 @@ cdef class SessionTable:
         cdef uint32_t i, count = 0
         for i in range(1, self.high + 1):
             count += self.at[i].state == S_READER or self.at[i].state == S_LIVE
+        return count
+
+    @property
+    def reader_count(self):
+        """Sessions that read the log: resuming, or too slow."""
+        cdef uint32_t i, count = 0
+        for i in range(1, self.high + 1):
+            count += self.at[i].state == S_READER
         return count
 
     def memory_bytes(self):

@@ -38,7 +38,7 @@ def readings(gateway: Gateway) -> dict[str, float]:
     values.update(
         {
             "sessions": gateway.sessions.open_count,
-            "reader_sessions": door.catchup.reading(),
+            "reader_sessions": gateway.sessions.reader_count,
             "ring_bytes": gateway.fanout.ring.bytes_room,
             "delivered_sequence": gateway.fanout.sequence,
             "token_keys": len(door.verifier.keys.keys),

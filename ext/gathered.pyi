@@ -1,0 +1,3 @@
+# Native code's alone; what Python gets of it is ext.poller.Batch.
+
+class Gathered: ...

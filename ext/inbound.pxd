@@ -1,0 +1,56 @@
+# What sessions send: handshake, frames, commands; judged and gathered. Loop thread only; everything runs without the
+# GIL. Owns the one receive buffer of all sessions; what is incomplete lies in Session.in_data until the rest comes.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from ext.commands cimport Command
+from ext.frames cimport Found
+from ext.gathered cimport Gathered
+from ext.handshake cimport Handshake
+from ext.receipts cimport Answer
+from ext.session_table cimport Session, SessionTable
+from ext.sockets cimport Sockets
+
+cdef enum:
+    RECEIVE_BYTES = 65536
+    COLD_WAITING_BYTES_MAX = 8 << 20  # of messages that Python has not handled yet
+    ABUSE_BURSTS = 10  # so many bursts refused, beyond what was taken meanwhile, end a session
+    UNANSWERED_RETRY_MS = 100
+
+cdef class Inbound:
+    cdef Sockets sockets
+    cdef Gathered gathered
+    cdef SessionTable sessions
+    cdef Session *at  # the table's array
+    cdef uint8_t *buffer
+    # limits
+    cdef uint32_t frame_bytes_max, handshake_bytes_max, unanswered_max
+    cdef uint32_t rate_per_s, rate_milli_max, refused_max
+    # sessions that are not read until Python has handled more (origins, each once)
+    cdef uint64_t *held
+    cdef uint32_t held_count
+    # counters
+    cdef uint64_t received_bytes, received_messages, rate_limited
+
+    # bytes
+    cdef int receive(self, uint32_t index) except -1 nogil
+    cdef int _handshake(self, uint32_t index, size_t got) except -1 nogil
+    cdef int _keep(self, Session *s, const uint8_t *data, size_t size) except -1 nogil
+    cdef int _verdict(self, uint32_t index, int verdict, Handshake *found, uint8_t *data, size_t size) except -1 nogil
+    cdef int _frames(self, uint32_t index, uint8_t *data, size_t size) except -1 nogil
+    cdef int _control(self, uint32_t index, int kind, const Found *found) except -1 nogil
+
+    # commands
+    cdef int _message(self, uint32_t index, const uint8_t *data, uint32_t size) except -1 nogil
+    cdef int _hot(self, uint32_t index, const Command *command, const uint8_t *data, uint32_t size) except -1 nogil
+    cdef int _publish(self, uint32_t index, const Command *command) except -1 nogil
+    cdef int _cold(self, uint32_t index, const uint8_t *data, uint32_t size) except -1 nogil
+    cdef int _hello_first(self, uint32_t index, const Command *command) except -1 nogil
+
+    # limits
+    cdef uint32_t _over_rate(self, Session *s) noexcept nogil  # ms to wait; 0 = it may, and is counted
+    cdef int _limited(self, uint32_t index, const Command *command, uint32_t wait_ms) except -1 nogil
+    cdef int refuse(self, uint32_t index, uint64_t counter, uint32_t status, uint32_t extra) except -1 nogil
+    cdef int receipt(self, uint32_t index, const Answer *answer) except -1 nogil
+    cdef void _hold(self, uint32_t index) noexcept nogil
+    cdef void unhold(self) noexcept nogil

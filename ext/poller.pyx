@@ -1,0 +1,304 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The poller: all sockets of a worker's sessions as one descriptor of its loop.
+
+When fileno() is readable, run() serves for its budget what is ready (accept, handshake, frames, hot commands, timers)
+and gives Python one batch of what needs it. What the budget leaves is served first in the next round; the kernel
+turns its list of ready sockets by itself, so nobody waits for long. Answers of the sequencer come back as receipts.
+The other direction, pushes and ends, is one call a session. Output waits in Session.out_data for the flush of
+ext/fanout, so that receipts and events of a step leave in one send.
+
+Invariants: a batch reports each end once, and its session's slot isn't used again before the next run(); an origin of
+an earlier tenant finds nobody; a round that fails for want of memory costs the one session that it was about.
+Cost: two system calls a round, one recv for a ready socket; no Python object for a connection.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from ext.c_socket cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll_event, epoll_wait
+from ext.commands cimport STATUS_TOO_MANY_UNANSWERED
+from ext.frames cimport FR_BINARY, FR_TEXT, SERVER_HEAD_BYTES_MAX, server_head_put
+from ext.handshake cimport HANDSHAKE_ANSWER_BYTES_MAX, refusal_answer
+from ext.inbound cimport UNANSWERED_RETRY_MS
+from ext.receipts cimport Answer
+from ext.session_table cimport (
+    E_JSON, F_BLOCKED, F_NO_READ, F_REQUEST, S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER, Session,
+    SessionTable)
+from ext.sockets cimport CLOSE_GOING_AWAY, EVENT_LISTENER, EVENT_TIMER, close_name
+
+cdef enum:
+    CLOCK_EVERY = 8  # sockets between two looks at the clock
+    FOREVER_S = 0xFFFFFFFF
+
+
+cdef class Batch:
+    """What one round brought."""
+
+
+cdef class Poller:
+    def __cinit__(self, SessionTable sessions not None, *, uint32_t frame_bytes_max=131_072,
+                  uint32_t handshake_bytes_max=16_384, uint32_t connects_per_s_max=20_000, uint32_t rate_per_s=100,
+                  uint32_t rate_burst=300, uint32_t unanswered_max=64, uint32_t hello_timeout_ms=10_000,
+                  uint32_t ping_interval_ms=30_000, uint32_t idle_timeout_ms=75_000, uint32_t slow_timeout_ms=60_000,
+                  uint32_t close_timeout_ms=2_000):
+        self.sessions = sessions
+        self.gathered = Gathered()
+        self.sockets = Sockets(sessions, self.gathered, connects_per_s_max, hello_timeout_ms, close_timeout_ms)
+        self.inbound = Inbound(self.sockets, self.gathered, frame_bytes_max, handshake_bytes_max, rate_per_s,
+                               rate_burst, unanswered_max)
+        self.deadlines = Deadlines(self.sockets, self.gathered, hello_timeout_ms, ping_interval_ms, idle_timeout_ms,
+                                   slow_timeout_ms)
+
+    # sockets
+
+    def fileno(self):
+        """Readable when run() has something to do."""
+        return self.sockets.epoll_fd
+
+    def listen(self, int fd):
+        """Accepts connections of a listening socket, which stays the caller's."""
+        if self.sockets.listener_fd >= 0:
+            raise ValueError(f"descriptor {self.sockets.listener_fd} is listened to already")
+        if self.sockets.listen_on(fd) < 0:
+            raise OSError(f"descriptor {fd} can't be watched")
+
+    def unlisten(self):
+        """Takes no more connections; those that are open go on."""
+        self.sockets.unlisten()
+
+    def shut(self):
+        """Closes every connection and the epoll set; nothing is reported any more."""
+        cdef uint32_t i
+        if self.sockets.epoll_fd < 0:
+            return
+        for i in range(1, self.sessions.high + 1):
+            self.sockets.end_named(i, CLOSE_GOING_AWAY)
+        self.sockets.close_all()
+
+    # a round
+
+    def run(self, uint32_t budget_us):
+        """Serves what is ready for about that long."""
+        cdef uint32_t index
+        if self.sockets.epoll_fd < 0:
+            return self._taken()
+        self.sockets.settle()
+        self.serving = 0
+        try:
+            with nogil:  # no Python objects: sessions and buffers are the poller's own, which the caller holds
+                self._round(<int64_t>budget_us * 1000)
+        except MemoryError:
+            index = self.deadlines.serving or self.serving
+            if index == 0:
+                raise
+            self.sockets.drop(index, True)
+        self.rounds += 1
+        return self._taken()
+
+    cdef int _round(self, int64_t budget_ns) except -1 nogil:
+        cdef int count
+        cdef int64_t until
+        self.sockets.tell_time()
+        until = self.sockets.now_ns + budget_ns
+        if self.deadlines.run(until):
+            self.sockets.wake()
+        while True:
+            if self.event_at == self.event_count:
+                count = epoll_wait(self.sockets.epoll_fd, self.events, EVENTS, 0)
+                self.event_at = 0
+                self.event_count = <uint32_t>max(count, 0)
+            while self.event_at < self.event_count:
+                self.event_at += 1
+                self._serve(&self.events[self.event_at - 1])
+                if self.event_at % CLOCK_EVERY == 0:
+                    self.sockets.tell_time()
+                    if self.sockets.now_ns >= until:
+                        return 0
+            if self.event_count < EVENTS:
+                return 0  # that was all: Python's turn
+
+    cdef int _serve(self, const epoll_event *event) except -1 nogil:
+        cdef uint32_t index
+        cdef Session *s
+        if event.data.u64 == EVENT_LISTENER:
+            self.sockets.accept()
+            return 0
+        if event.data.u64 == EVENT_TIMER:
+            self.sockets.ticked()
+            return 0
+        index = self.sessions.resolve(event.data.u64)
+        s = &self.sessions.at[index]
+        if index == 0 or s.fd < 0:
+            return 0
+        self.serving = index
+        if event.events & EPOLLOUT:
+            self.sockets.writable(index)
+            if s.fd < 0:
+                return 0
+        if event.events & EPOLLIN:
+            if not s.flags & F_NO_READ:
+                self.inbound.receive(index)
+        elif event.events & (EPOLLHUP | EPOLLERR):
+            self.sockets.drop(index, False)
+        return 0
+
+    cdef Batch _taken(self):
+        cdef Batch batch = Batch.__new__(Batch)
+        cdef Sockets sockets = self.sockets
+        cdef uint32_t i
+        batch.proposals = self.gathered.take_bytes(&self.gathered.proposals)
+        batch.signals = self.gathered.take_bytes(&self.gathered.signals)
+        batch.commands = self.gathered.take_messages(&self.gathered.commands)
+        batch.requests = self.gathered.take_messages(&self.gathered.requests)
+        batch.writable = self.gathered.take_writable()
+        batch.closed = [(sockets.ended[i], self.sessions.origin_of(sockets.ended[i]))
+                        for i in range(sockets.ended_count)]
+        sockets.ended_reported = sockets.ended_count
+        sockets.dead_reported = sockets.dead_count
+        if sockets.epoll_fd >= 0:
+            sockets.wake_for_ends()
+            sockets.rest()
+        return batch
+
+    def handled(self, uint32_t commands, uint64_t size_bytes):
+        """So many more of the cold commands given, the oldest first, have been handled; the bytes of their messages."""
+        if commands > self.gathered.given - self.gathered.handled or size_bytes > self.gathered.waiting_bytes:
+            raise ValueError(f"{commands} commands of {size_bytes} bytes are more than wait")
+        self.gathered.handled += commands
+        self.gathered.waiting_bytes -= size_bytes
+        self.inbound.unhold()
+
+    # answers
+
+    def answer(self, const uint8_t[::1] answers):
+        """Receipts for the answers of the sequencer; those to sessions that are gone go nowhere."""
+        if answers.shape[0] % sizeof(Answer):
+            raise ValueError(f"{answers.shape[0]} bytes are no whole number of answers of {sizeof(Answer)} bytes")
+        if answers.shape[0]:
+            with nogil:  # no Python objects: the answers are pinned by the view
+                self._answer(&answers[0], answers.shape[0])
+
+    cdef int _answer(self, const uint8_t *data, size_t size) except -1 nogil:
+        cdef Answer answer
+        cdef size_t i
+        cdef uint32_t index
+        cdef Session *s
+        for i in range(size // sizeof(Answer)):
+            memcpy(&answer, data + i * sizeof(Answer), sizeof(Answer))
+            index = self.sessions.resolve(answer.origin) if answer.origin >> 32 else 0
+            s = &self.sessions.at[index]
+            if index == 0 or s.state != S_READER and s.state != S_LIVE:
+                continue
+            s.unanswered -= s.unanswered > 0
+            self.inbound.receipt(index, &answer)
+        return 0
+
+    def begin_unanswered(self, uint64_t session, uint64_t counter):
+        """Counts a write that Python proposes; False, and its receipt, if the session has too many unanswered."""
+        cdef uint32_t index = self._open(session)
+        cdef Session *s = &self.sessions.at[index]
+        if index == 0:
+            return False
+        if s.unanswered >= self.inbound.unanswered_max:
+            self.inbound.refuse(index, counter, STATUS_TOO_MANY_UNANSWERED, UNANSWERED_RETRY_MS)
+            return False
+        s.unanswered += 1
+        return True
+
+    # one session
+
+    cdef uint32_t _open(self, uint64_t session) noexcept nogil:
+        """Its index if it is upgraded and not closing, else 0."""
+        cdef uint32_t index = self.sessions.resolve(session)
+        return index if S_OPEN <= self.sessions.at[index].state <= S_LIVE else 0
+
+    def push(self, uint64_t session, bytes message not None):
+        """One message to one session, in front of the events that it has not got yet."""
+        cdef uint32_t index = self._open(session)
+        cdef Session *s = &self.sessions.at[index]
+        cdef uint8_t *to
+        cdef size_t size = <size_t>len(message), head
+        if index == 0:
+            return
+        to = self.sessions.out_reserve(s, SERVER_HEAD_BYTES_MAX + size)
+        head = server_head_put(to, FR_TEXT if s.encoding == E_JSON else FR_BINARY, size)
+        memcpy(to + head, <const uint8_t *>message, size)
+        s.out_size += <uint32_t>(head + size)
+        self.sessions.mark_dirty(index, True)
+        if s.flags & F_BLOCKED:
+            self.sockets.hold_if_full(index)
+
+    def respond(self, uint64_t session, bytes answer not None):
+        """The answer to a plain request; the connection ends behind it."""
+        cdef uint32_t index = self.sessions.resolve(session)
+        if index and self.sessions.at[index].flags & F_REQUEST:
+            self.sockets.end_http(index, answer, <size_t>len(answer))
+            self.sockets.wake_for_ends()
+
+    def identify(self, uint64_t session, uint64_t user, uint64_t device, uint64_t expires_s, uint8_t state):
+        """Hello has been accepted; `expires_s` is UNIX time, 0: never."""
+        cdef uint32_t index = self._open(session)
+        cdef Session *s = &self.sessions.at[index]
+        if state != S_READER and state != S_LIVE or user == 0:
+            raise ValueError(f"user {user} can't be identified with state {state}")
+        if index == 0 or s.state != S_OPEN:
+            return
+        self.sessions.link_user(index, user, device)
+        self.sockets.identified += 1
+        self.sockets.tell_time()
+        s.state = state
+        s.expires_s = <uint32_t>min(expires_s, <uint64_t>FOREVER_S)
+        self.deadlines.next_for(index, self.deadlines.look_ms)
+
+    def extend(self, uint64_t session, uint64_t expires_s):
+        """A fresh token: a later end, or an earlier one."""
+        cdef uint32_t index = self._open(session)
+        if index and self.sessions.at[index].state != S_OPEN:
+            self.sockets.tell_time()
+            self.sessions.at[index].expires_s = <uint32_t>min(expires_s, <uint64_t>FOREVER_S)
+            self.deadlines.next_for(index, self.deadlines.look_ms)
+
+    def close(self, uint64_t session, uint16_t code, bytes reason not None):
+        """Ends a session with a close frame; what came from it and is not handled yet doesn't count any more."""
+        cdef uint32_t index = self.sessions.resolve(session)
+        cdef Session *s = &self.sessions.at[index]
+        cdef uint8_t answer[HANDSHAKE_ANSWER_BYTES_MAX]
+        if index == 0 or s.state == S_FREE or s.state == S_CLOSING:
+            return
+        self.sockets.tell_time()
+        if s.state == S_HANDSHAKE:
+            if not s.flags & F_REQUEST:
+                self.sockets.end_http(index, answer, refusal_answer(503, b"this server takes no sessions now", answer))
+                self.sockets.wake_for_ends()
+            return
+        self.sockets.end(index, code, reason, <size_t>len(reason))
+        s.user = s.device = 0
+        self.sockets.wake_for_ends()
+
+    def abort(self, uint64_t session):
+        """Ends a session whose connection is lost."""
+        cdef uint32_t index = self.sessions.resolve(session)
+        if index:
+            self.sockets.drop(index, True)
+            self.sessions.at[index].user = self.sessions.at[index].device = 0
+            self.sockets.wake_for_ends()
+
+    def counters(self):
+        """For the metrics: what has happened since the start, and what there is now."""
+        return {
+            "accepted_sessions": self.sockets.accepted, "refused_sessions": self.sockets.refused,
+            "closed_sessions": self.sockets.closed, "live_sessions": self.sockets.identified,
+            "received_bytes": self.inbound.received_bytes, "sent_bytes": self.sessions.sent_bytes,
+            "received_messages": self.inbound.received_messages, "rate_limited_commands": self.inbound.rate_limited,
+            "loop_rounds": self.rounds, "session_bytes": self.sessions.memory_bytes(),
+        }
+
+
+def close_names():
+    """Code to reason text of the ends that native code decides."""
+    found = {}
+    for code in range(1000, 5000):
+        name = close_name(code)
+        if name[0]:
+            found[code] = name.decode()
+    return found

@@ -40,7 +40,7 @@ cdef extern from *:
     int c_getsockopt "getsockopt"(int fd, int level, int name, void *value, socklen_t *size) nogil
     int c_ioctl "ioctl"(int fd, unsigned long request, int *value) nogil
     int c_fcntl "fcntl"(int fd, int command, int value) nogil
-    const int MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, IPPROTO_TCP, TCP_NODELAY, TCP_INFO
+    const int MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, IPPROTO_TCP, TCP_NODELAY, TCP_NOTSENT_LOWAT, TCP_INFO
     const int SOL_SOCKET, SO_ERROR, SO_LINGER, O_RDONLY, O_CLOEXEC, O_NONBLOCK, F_GETFL, F_SETFL
     const unsigned long SIOCOUTQ
 

@@ -20,9 +20,9 @@ from ext.c_memory cimport pages_map, pages_unmap
 from ext.c_socket cimport (
     CLOCK_MONOTONIC, CLOCK_REALTIME, EAGAIN, ECONNABORTED, EINTR, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CLOEXEC,
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, F_GETFL, F_SETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_NONBLOCK,
-    SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_LINGER, TCP_NODELAY, TFD_CLOEXEC, TFD_NONBLOCK, c_accept4,
-    c_close, c_fcntl, c_read, c_send, c_setsockopt, c_shutdown, clock_gettime, epoll_create1, epoll_ctl, epoll_event,
-    errno, itimerspec, linger, timerfd_create, timerfd_settime, timespec)
+    SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_LINGER, TCP_NODELAY, TCP_NOTSENT_LOWAT, TFD_CLOEXEC,
+    TFD_NONBLOCK, c_accept4, c_close, c_fcntl, c_read, c_send, c_setsockopt, c_shutdown, clock_gettime, epoll_create1,
+    epoll_ctl, epoll_event, errno, itimerspec, linger, timerfd_create, timerfd_settime, timespec)
 from ext.frames cimport CONTROL_BYTES_MAX, FR_CLOSE, SERVER_HEAD_BYTES_MAX, server_head_put
 from ext.session_table cimport (
     F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_DEAD, F_NO_READ, F_PINGED, F_REFUSE, F_REQUEST, F_SHUT, RESERVE,
@@ -32,6 +32,7 @@ from ext.wheel cimport TICK_MS, Wheel
 cdef enum:
     ACCEPT_TURN = 64  # connections taken in before sessions have their turn
     ACCEPT_BURST_MS = 100  # of the allowed rate at once
+    UNSENT_BYTES_MAX = 131072  # that the kernel queues for a peer whose window is full; else up to 4 MiB of its memory
 
 
 cdef const char *close_name(uint16_t code) noexcept nogil:
@@ -149,9 +150,10 @@ cdef class Sockets:
 
     cdef int listen_on(self, int fd) noexcept nogil:
         cdef epoll_event event
-        cdef int on = 1
-        # Connections inherit it from the listening socket: no system call for each.
+        cdef int on = 1, unsent_bytes_max = UNSENT_BYTES_MAX
+        # Connections inherit both from the listening socket: no system call for each.
         c_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+        c_setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent_bytes_max, sizeof(unsent_bytes_max))
         c_fcntl(fd, F_SETFL, c_fcntl(fd, F_GETFL, 0) | O_NONBLOCK)
         event.events = EPOLLIN
         event.data.u64 = EVENT_LISTENER

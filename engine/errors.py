@@ -151,7 +151,9 @@ _ROWS = (
     StatusRow(APPENDED, "appended", False, "the event is in the log and synced"),
     StatusRow(REPEAT, "repeat", False, "the event is in the log since an earlier publish with this counter"),
     StatusRow(TOO_OLD, "too_old", False, "the counter is 64 or more behind the device's highest; use a new one"),
-    StatusRow(COUNTER_JUMP, "counter_jump", False, "counters go on from the highest used; `extra` is the farthest step"),
+    StatusRow(
+        COUNTER_JUMP, "counter_jump", False, "counters go on from the highest used; `extra` is the farthest step"
+    ),
     StatusRow(CONFLICT, "conflict", False, "look at what came in between, then publish with the sequence given here"),
     StatusRow(UNKNOWN_CONVERSATION, "unknown_conversation", False, "check the id; what one may not see looks the same"),
     StatusRow(FORBIDDEN, "forbidden", False, "the role in this conversation does not allow it"),

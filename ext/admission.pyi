@@ -14,17 +14,38 @@ class Admission:
     repeats: int
     answered: int
     deferrals: int
-    def __init__(self, heads: HeadTable, windows: WindowTable, members: MemberTable, dialogs: DialogTable,
-                 builder: BlockBuilder, sequence: int, number: int, shard: int, rights: bytes, block_bytes_max: int,
-                 block_events_max: int) -> None: ...
+    def __init__(
+        self,
+        heads: HeadTable,
+        windows: WindowTable,
+        members: MemberTable,
+        dialogs: DialogTable,
+        builder: BlockBuilder,
+        sequence: int,
+        number: int,
+        shard: int,
+        rights: bytes,
+        block_bytes_max: int,
+        block_events_max: int,
+    ) -> None: ...
     def run(self, batch: bytes, position: int, time_us: int) -> int: ...
     def limit_events(self, block_events_max: int) -> None: ...
     def proposal(self, batch: bytes) -> tuple[int, int, int, int, int, int, int, bytes, bytes]: ...
-    def emit(self, conversation: int, time_us: int, user: int, device: int, counter: int, type_name: bytes,
-             payload: bytes) -> tuple[int, int]: ...
+    def emit(
+        self, conversation: int, time_us: int, user: int, device: int, counter: int, type_name: bytes, payload: bytes
+    ) -> tuple[int, int]: ...
     def allocate(self) -> int: ...
-    def answer(self, origin: int, counter: int, conversation: int, sequence: int, conversation_sequence: int,
-               time_us: int, status: int, extra: int) -> None: ...
+    def answer(
+        self,
+        origin: int,
+        counter: int,
+        conversation: int,
+        sequence: int,
+        conversation_sequence: int,
+        time_us: int,
+        status: int,
+        extra: int,
+    ) -> None: ...
     def defer(self, batch: bytes) -> None: ...
     def skip(self, batch: bytes) -> int: ...
     def take_answers(self) -> bytes: ...

@@ -47,6 +47,7 @@ cdef void put_receipt(uint8_t *to, uint64_t counter, uint64_t sequence) noexcept
 cdef class BareServer:
     def __cinit__(self, int listen_fd, bytes welcome, *, int connections_max=20_000, uint32_t payload_bytes=0):
         cdef uint32_t i
+        self.epoll_fd = self.given_fd = self.synced_fd = -1  # 0 would be somebody's, and closed
         if payload_bytes and not 64 <= payload_bytes <= 4096:
             raise ValueError(f"payload_bytes is {payload_bytes}; it must be 0 (commit publishes) or 64 to 4096")
         self.listen_fd, self.room, self.payload_bytes = listen_fd, connections_max, payload_bytes

@@ -31,10 +31,10 @@ cdef const char *PING = b"\x81\xa2op\xa4ping"
 
 cdef class LoadLoop:
     def __cinit__(self, int connections_max=1):
+        self.closed = False
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)  # before anything raises: 0 would be somebody's, and closed
         if not 1 <= connections_max <= 1_000_000:
             raise ValueError(f"connections_max is {connections_max}; it must be 1 to 1,000,000")
-        self.closed = False
-        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise OSError(errno, "epoll_create1 failed")
         self.room = connections_max

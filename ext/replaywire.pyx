@@ -74,9 +74,9 @@ cdef int keep(uint8_t **to, uint32_t *size, uint32_t *room, const uint8_t *data,
 
 cdef class ReplayWire:
     def __cinit__(self, uint32_t devices_max):
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)  # before anything raises: 0 would be somebody's, and closed
         if not 1 <= devices_max <= 1_000_000:
             raise ValueError(f"devices_max is {devices_max}; it must be 1 to 1,000,000")
-        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise OSError(errno, "epoll_create1 failed")
         self.devices_max = devices_max

@@ -2,8 +2,18 @@ from ext.flat import Flat
 
 class HeadTable(Flat):
     def get(self, conversation: int) -> tuple[int, int, int, int, int, int, bool, bool, bool] | None: ...
-    def load(self, conversation: int, kind: int, head: int, conversation_sequence: int, created: int, first: int,
-             second: int, closed: bool, history: bool) -> None: ...
+    def load(
+        self,
+        conversation: int,
+        kind: int,
+        head: int,
+        conversation_sequence: int,
+        created: int,
+        first: int,
+        second: int,
+        closed: bool,
+        history: bool,
+    ) -> None: ...
     def create(self, conversation: int, kind: int, created: int, history: bool) -> None: ...
     def close(self, conversation: int) -> None: ...
     def note(self, conversation: int, head: int, conversation_sequence: int) -> None: ...

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from engine.control import Target
 from engine.conversations import DIALOG
-from engine.errors import Trimmed
+from engine.errors import LogDamaged, Trimmed
 from engine.state.overlay import Overlay
 from engine.state.saved import ConversationRow, MembershipRow, SavedReader, SavedState, key1
 from ext.record import decode
@@ -128,7 +128,7 @@ def _target(records: RecordReader, sequence: int) -> tuple[bool, Target | None]:
     """(whether the log has come so far, what is there)."""
     try:
         data = records.record(sequence)
-    except Trimmed:
+    except (Trimmed, LogDamaged):  # one damaged record stops those who edit it, not the writer
         return True, None
     if data is None:
         return False, None

@@ -124,6 +124,12 @@ def check(const uint8_t[::1] block not None):
     return fault, where
 
 
+def check_header(const uint8_t[::1] block not None):
+    """The fault of header and offset table, 0 if they are right; the records are not looked at."""
+    cdef uint32_t where = 0
+    return blk_check(&block[0], block.shape[0], False, &where) if block.shape[0] else BAD_SIZE
+
+
 def copy_checked(const uint8_t[::1] block not None):
     """(a copy, 0, 0), or (None, fault, index of the record concerned). The copy is what was checked."""
     cdef uint32_t where = 0

@@ -2,15 +2,16 @@
 # One thread. For `gonets log check`; nothing in the data path uses it.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from ext.tables cimport HeadTable, WindowTable
+from ext.tables cimport Head, HeadTable, WindowTable
 
 cdef enum Disagreement:
     AGREES = 0
     CONVERSATION_SEQUENCE = 1  # not one more than the conversation's last
-    PREVIOUS = 2  # not the conversation's last event
+    PREVIOUS = 2  # not the conversation's last event, but one before that, or none
     TIME = 3  # before that of the event before it
     SHARD = 4  # a conversation of another shard, or none
     COUNTER = 5  # the device has published with this counter before
+    SKIPPED = 6  # PREVIOUS, but an event after the conversation's last: one that was not seen
 
 cdef class Verifier:
     cdef readonly uint64_t events
@@ -18,4 +19,5 @@ cdef class Verifier:
     cdef HeadTable heads
     cdef WindowTable windows
 
-    cdef Disagreement _one(self, const uint8_t *record, uint32_t size) except? COUNTER nogil
+    cdef Disagreement _one(self, const uint8_t *record, uint32_t size) except? SKIPPED nogil
+    cdef Disagreement _chain(self, const uint8_t *record, Head *head, Disagreement found) noexcept nogil  # L5

@@ -4,8 +4,9 @@
 Fed by engine/log/check.py with blocks that have passed their own check, in order. It derives everything again from
 the records alone, and shares with admission only the tables.
 
-Invariants: after a disagreement the record's own word is taken, so that one fault is told once and not by all that
-follow. Cost: about 0.2 µs a record, 64 bytes a conversation and at most 560 a device.
+Invariants: one fault is told once, not by all that follow: after a disagreement the next record of the conversation
+may go on from what this one says or from what it should have said, and time goes on from its word.
+Cost: about 0.2 µs a record, 64 bytes a conversation and at most 560 a device.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -16,12 +17,15 @@ from ext.tables cimport Head, HeadTable, Window, WindowTable, flat_prefetch, win
 
 cdef enum:
     SHARD_BITS = 40
+    NUMBER_MASK = 0xFFFFFFFFFF
     AHEAD = 8
+
+cdef uint64_t NONE = 0xFFFFFFFFFFFFFFFF  # no event's sequence
 
 DISAGREEMENTS = (
     "agrees", "its conversation sequence is not one more than the last", "its previous is not the conversation's last event",
     "its time is before the last event's", "its conversation is not of this shard",
-    "its device has used this counter before",
+    "its device has used this counter before", "its previous is no event of this conversation that the log holds",
 )
 
 
@@ -30,14 +34,14 @@ cdef class Verifier:
         self.shard = shard
         self.heads, self.windows = HeadTable(), WindowTable()
 
-    cdef Disagreement _one(self, const uint8_t *record, uint32_t size) except? COUNTER nogil:
+    cdef Disagreement _one(self, const uint8_t *record, uint32_t size) except? SKIPPED nogil:
         cdef Disagreement found = AGREES
         cdef uint64_t sequence = rec_u64(record, F_SEQUENCE), conversation = rec_u64(record, F_CONVERSATION)
         cdef uint64_t counter = rec_u64(record, F_COUNTER)
         cdef Head *head
         cdef Window *window
         self.events += 1
-        if conversation >> SHARD_BITS != self.shard or conversation == 0:
+        if conversation >> SHARD_BITS != self.shard or conversation & NUMBER_MASK == 0:
             return SHARD
         head = <Head *>self.heads.put(conversation, 0)
         if counter != 0:
@@ -48,12 +52,27 @@ cdef class Verifier:
                 self.windows.add(window, counter, sequence)
         if rec_u64(record, F_TIME) < self.time_us:
             found = TIME
-        if rec_u64(record, F_PREVIOUS) != head.head:
-            found = PREVIOUS
-        elif rec_u64(record, F_CONVERSATION_SEQUENCE) != head.conversation_sequence + 1:
+        self.time_us = rec_u64(record, F_TIME)
+        return self._chain(record, head, found)
+
+    cdef Disagreement _chain(self, const uint8_t *record, Head *head, Disagreement found) noexcept nogil:
+        # `first` and `second` of a head are its other word: its last event and the next conversation sequence, had the
+        # last record not disagreed. 0 in `second`: it has none.
+        cdef uint64_t previous = rec_u64(record, F_PREVIOUS), number = rec_u64(record, F_CONVERSATION_SEQUENCE)
+        cdef uint64_t other = head.first, other_number = head.second
+        head.first = head.second = 0
+        if other_number != 0 and previous == other and number == other_number:
+            pass  # the record before was a stranger
+        elif previous != head.head:
+            if previous < head.head:
+                found = PREVIOUS
+            elif found == AGREES:  # the one that damage excuses hides no other
+                found = SKIPPED
+            head.first, head.second = head.head, head.conversation_sequence + 1
+        elif number != head.conversation_sequence + 1 and not (other_number != 0 and number == other_number + 1):
             found = CONVERSATION_SEQUENCE
-        self.time_us = max(self.time_us, rec_u64(record, F_TIME))
-        head.head, head.conversation_sequence = sequence, rec_u64(record, F_CONVERSATION_SEQUENCE)
+            head.first, head.second = NONE, head.conversation_sequence + 1
+        head.head, head.conversation_sequence = rec_u64(record, F_SEQUENCE), number
         return found
 
     def block(self, const uint8_t[::1] block not None):

@@ -33,7 +33,7 @@ BEHIND_THE_FACE: dict[str, set[str]] = {
     "tests/state": {"engine"},
     "tests/support": {"engine", "gateway"},
     "tests/test_tidy.py": {"engine.config"},
-    "tests/ext": {"engine", "gateway"},
+    "tests/ext": {"gateway"},
     "tests/log": {"engine"},
 }
 

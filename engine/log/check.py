@@ -1,18 +1,23 @@
 """`gonets log check`: every invariant of log and state derived again from the bytes; says where one doesn't hold.
 
-Reads all of the log once. The state is checked by folding the log into an empty one and comparing every row at the
-position that was saved. Changes nothing; can be used while a server runs (it then sees what is synced at each look).
-The numbers L1 to L9 and S1 to S5 are those of LOG_FORMAT.md and STATE_FORMAT.md.
+Reads all of the log once. The state is checked by folding the log, from its beginning or from a snapshot, up to the
+position that was saved, and comparing every row. Changes nothing; can be used while a server runs: the state is copied
+first, so that the log can only be ahead of it. The numbers L1 to L9 and S1, S2 are those of LOG_FORMAT.md and
+STATE_FORMAT.md.
 
-Invariants: a damaged block doesn't end the check: its other records are judged by their own checksums, and what
-points into the damage is not called wrong. Cost: about a second for a million events, and the memory of their state.
+Invariants: a damaged block doesn't end the check: its other records are judged by their own checksums; one fault is
+told once: what points into damage, or hashes it, is not called wrong.
+Cost: about a second for a million events, and the memory of their state.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
-from bisect import bisect_right
+from bisect import bisect_right, insort
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,29 +29,44 @@ from engine.log.format import SegmentHeader
 from engine.log.reader import Reader
 from engine.log.segments import Segments
 from engine.log.verbs import opened
-from engine.state.saved import DATABASES, SavedState
-from engine.state.saver import Saver
+from engine.state.replay import differences, replay
+from engine.state.saved import SavedState
+from engine.state.snapshot import DATA, newest
 from ext import block as blocks
 from ext.verify import DISAGREEMENTS, Verifier
 
 PROBLEMS_MAX: Final = 1_000
 PREVIOUS_AT: Final = slice(29, 37)
 READ_BLOCKS: Final = 16  # in one transaction, which is short
+EVENTS_MAX: Final = (16 << 20) // 89  # that a block can hold
+BAD_RECORD, BAD_SEQUENCE = 6, 8  # ext/block.pxd, Fault: from the first on, header and table are right
+INVARIANTS: Final = ("", "L5", "L5", "L7", "L6", "L8", "L5")  # of ext/verify.pxd, Disagreement
+STRAYED: Final = (2, 4, 6)  # what disagrees so may not be of its conversation at all
+SKIPPED: Final = 6
 
 Problem = dict[str, Any]
 
 
 def check_log(data: Path) -> dict[str, Any]:
     """What was looked at, and `problems`: rows of segment, block, events, problem. Raises EngineError."""
-    with opened(data) as segments:
+    with opened(data) as segments, tempfile.TemporaryDirectory(prefix="gonets-check-") as folder:
         check = _Check(segments)
-        check.run()
-        state = _check_state(data, segments, check) if not check.problems else "not compared: mend the log first"
+        with _copied_state(data, Path(folder), check) as saved:
+            segments.scan()  # the state may have been saved behind what was there at the first look
+            check.run()
+            state = _check_state(data, Path(folder), segments, check, saved)
         return {
-            "data": str(data), "shard": check.shard, "segments": len(segments.firsts), "blocks": check.blocks,
-            "events": check.events, "first_sequence": segments.firsts[0], "last_sequence": check.last,
-            "conversations": check.conversations, "state": state,
-            "problems_left_out": max(0, check.problem_count - PROBLEMS_MAX), "problems": check.problems,
+            "data": str(data),
+            "shard": check.shard,
+            "segments": len(segments.firsts),
+            "blocks": check.blocks,
+            "events": check.events,
+            "first_sequence": segments.firsts[0],
+            "last_sequence": check.last,
+            "conversations": check.conversations,
+            "state": state,
+            "problems_left_out": max(0, check.problem_count - PROBLEMS_MAX),
+            "problems": check.problems,
         }
 
 
@@ -56,73 +76,120 @@ class _Check:
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
         self.problems: list[Problem] = []
-        self.problem_count = self.blocks = self.last = self.shard = 0
-        self._verifier: Verifier | None = None
-        self._hash: bytes | None = fmt.NO_HASH  # of the last block; None: unknown, because it was damaged
+        self.problem_count = self.blocks = self.last = 0
+        self.shard = self._any_shard()
+        self._verifier = Verifier(self.shard)
+        self._hash: bytes | None = fmt.NO_HASH  # of the last block; None: not known, or not to be asked any more
         self._epochs: tuple[tuple[int, int], ...] = ()
-        self._holes: list[tuple[int, int]] = []  # sequences that can't be read
-        self.last_key = 0
+        self._holes: list[tuple[int, int]] = []  # sequences that can't be read or believed, ascending
+        self.position = 0  # of the saved state
+        self.is_position_an_end = True
+
+    def _any_shard(self) -> int:
+        """The shard of the first segment that says one."""
+        for first in self._segments.firsts:
+            try:
+                return self._segments.header(first).shard
+            except DataUntrusted:
+                continue
+        return 0
 
     @property
     def events(self) -> int:
         """Events that could be read."""
-        return self._verifier.events if self._verifier is not None else 0
+        return self._verifier.events
 
     @property
     def conversations(self) -> int:
         """Conversations that have events."""
-        return self._verifier.conversations() if self._verifier is not None else 0
+        return self._verifier.conversations()
 
     def run(self) -> None:
         """All segments, in order."""
-        self.last = self._segments.firsts[0] - 1
+        firsts = list(self._segments.firsts)
+        self.last = firsts[0] - 1
         if self.last:  # trimmed: what came before is in no block
-            self._holes.append((1, self.last))
+            self._lose(1, self.last)
             self._hash = None
-        for first in list(self._segments.firsts):
-            try:
-                self._segment(first)
-            except DataUntrusted as error:
-                self._note(first, None, "", error.detail)
+        self.is_position_an_end = self.position in (0, self.last)
+        for place, first in enumerate(firsts):
+            self._segment(first, firsts[place + 1] if place + 1 < len(firsts) else None)
 
-    def _note(self, first: int, key: int | None, events: str, problem: str) -> None:
+    def note(self, first: int | None, key: int | None, events: str, problem: str) -> None:
+        """One problem; `first` None: of the state."""
         self.problem_count += 1
         if len(self.problems) < PROBLEMS_MAX:
-            self.problems.append({"segment": self._segments.path(first).name, "block": key, "events": events,
-                                  "problem": problem})
+            segment = "state" if first is None else self._segments.path(first).name
+            self.problems.append({"segment": segment, "block": key, "events": events, "problem": problem})
 
-    def _segment(self, first: int) -> None:
-        header = self._segments.header(first)
-        if self._verifier is None:
-            self.shard = header.shard
-            self._verifier = Verifier(header.shard)
-        self._join(first, header)
-        key, more = -1, True
-        while more:
-            found, more = self._read(first, key)
-            for key, value in found:
-                self._block(first, key, value)
+    # Segments.
+
+    def _segment(self, first: int, following: int | None) -> None:
+        try:
+            header = self._segments.header(first)
+            self._join(first, header)
+        except DataUntrusted as error:
+            self.note(first, None, "", f"L1: {error.detail}")
+            if not self._goes_on(first):
+                self._pass_over(following)
+                return
+        try:
+            key, more = -1, True
+            while more:
+                found, more = self._read(first, key)
+                for key, value in found:
+                    self._block(first, key, value)
+        except DataUntrusted as error:
+            self.note(first, None, "", f"L1: {error.detail}")
+            self._pass_over(following)
+
+    def _goes_on(self, first: int) -> bool:
+        """Whether a segment whose header can't be read has the blocks that are due."""
+        try:
+            found, _ = self._read(first, -1)
+        except DataUntrusted:
+            return False
+        return bool(found) and found[0][0] == first == self.last + 1
+
+    def _pass_over(self, following: int | None) -> None:
+        """The rest of a segment can't be read."""
+        self._hash = None
+        if following is not None:
+            self._lose(self.last + 1, following - 1)
+            self.last = following - 1
 
     def _join(self, first: int, header: SegmentHeader) -> None:
         """L3, L4, L6: a segment goes on where the last one ended."""
         if first != self.last + 1:
-            self._note(first, None, f"{self.last + 1}–{first - 1}", f"L3: the segment before it ends with {self.last}")
-            self._lose(self.last + 1, first - 1)
+            self._gap(first, None, first, "segment")
         if self._hash is not None and header.previous_hash != self._hash:
-            self._note(first, None, "", "L4: its header does not name the hash of the last block before it")
+            self.note(first, None, "", "L4: its header does not name the hash of the last block before it")
+            self._hash = None
         if header.shard != self.shard:
-            self._note(first, None, "", f"L6: it is of shard {header.shard}, those before it of {self.shard}")
+            self.note(first, None, "", f"L6: it is of shard {header.shard}, the log of {self.shard}")
         firsts = [first_sequence for _, first_sequence in header.epochs]
         numbers = [epoch for epoch, _ in header.epochs]
-        if (not numbers or header.epochs[:len(self._epochs)] != self._epochs or sorted(firsts) != firsts
-                or sorted(set(numbers)) != numbers):
-            self._note(first, None, "", "L6: its list of epochs does not go on from the one before")
-        self._epochs = header.epochs
+        is_longer = header.epochs[: len(self._epochs)] == self._epochs
+        if numbers and is_longer and sorted(firsts) == firsts and sorted(set(numbers)) == numbers:
+            self._epochs = header.epochs
+        else:
+            self.note(first, None, "", "L6: its list of epochs does not go on from the one before")
+
+    def _gap(self, first: int, key: int | None, begins: int, what: str) -> None:
+        """L3: events are missing before a block or segment, or are there twice."""
+        if begins > self.last + 1:
+            events, words = f"{self.last + 1}–{begins - 1}", f"the {what} before it ends with {self.last}"
+            self._lose(self.last + 1, begins - 1)
+            self.last = begins - 1
+        else:
+            events, words = f"{begins}–{self.last}", f"the {what} before it ends only with {self.last}"
+        self.note(first, key, events, f"L3: {words}")
+        self._hash = None
 
     def _read(self, first: int, after: int) -> tuple[list[tuple[int, bytes]], bool]:
         """Copies of the next blocks after a key, and whether there are more."""
         found: list[tuple[int, bytes]] = []
-        with self._segments.reading(first) as txn:
+        with self._segments.reading(first, believe=True) as txn:
             cursor = txn.cursor()
             there = cursor.set_range(fmt.key_of(after + 1))
             while there and len(found) < READ_BLOCKS:
@@ -130,154 +197,179 @@ class _Check:
                 there = cursor.next()
         return found, bool(there)
 
+    # Blocks.
+
     def _block(self, first: int, key: int, block: bytes) -> None:
         """L1 to L8 of one block."""
-        assert self._verifier is not None
         self.blocks += 1
-        if key != self.last + 1:
-            self._note(first, key, f"{self.last + 1}–{key - 1}", f"L3: the block before it ends with {self.last}")
-            self._lose(self.last + 1, key - 1)
-        fault, index = blocks.check(block)
+        fault, _ = blocks.check(block)
+        is_headed = fault == 0 or fault >= BAD_RECORD
+        begins = blocks.header(block).first_sequence if is_headed else key
+        if begins != key:
+            self.note(first, key, str(begins), f"L2: it begins with {begins}")
+            if begins != self.last + 1:
+                if key == self.last + 1:  # another block in the place of the one that is due
+                    self._pass_over(key + self._count_of(first, key, block))
+                return
+        if begins != self.last + 1:
+            self._gap(first, key, begins, "block")
+            if begins <= self.last:
+                return
+        before = self.problem_count
         if fault:
-            self._note(first, key, str(key + index), f"L1: {blocks.FAULTS[fault]}")
-            self._salvage(first, key, block)
-            self._hash = None
-            return
+            count = self._salvage(first, key, block, fault, is_headed)
+        else:
+            count = self._judge(first, key, block)
+        self.last += count
+        # Whose bytes are not what they were when they were hashed would break the chain once more behind it.
+        is_as_written = self.problem_count == before and begins == key
+        self._hash = hashlib.sha256(block).digest() if is_as_written else None
+        self.is_position_an_end |= self.last == self.position
+
+    def _judge(self, first: int, key: int, block: bytes) -> int:
+        """L4 to L8 of a block whose checksums are right; how many events it has."""
         head = blocks.header(block)
-        if head.first_sequence != key:
-            self._note(first, key, str(key), f"L3: it says that it begins with {head.first_sequence}")
         if self._hash is not None and head.previous_hash != self._hash:
-            self._note(first, key, "", "L4: it does not name the hash of the block before it")
-        if head.shard != self.shard or head.epoch != self._epoch_at(key):
-            self._note(first, key, "", f"L6: it is of shard {head.shard} and epoch {head.epoch}, not {self.shard} and"
-                                       f" {self._epoch_at(key)}")
+            self.note(first, key, "", "L4: it does not name the hash of the block before it")
+        epoch = self._epoch_at(head.first_sequence)
+        if head.shard != self.shard or (epoch and head.epoch != epoch):
+            self.note(
+                first, key, "", f"L6: it is of shard {head.shard} and epoch {head.epoch}, not {self.shard} and {epoch}"
+            )
         for index, disagreement in self._verifier.block(block):
-            self._disagreement(first, key, index, disagreement, blocks.find(block, key + index)[0])
-        self.last, self._hash = key + head.count - 1, hashlib.sha256(block).digest()
+            sequence = head.first_sequence + index
+            self._disagreement(first, key, sequence, disagreement, blocks.find(block, sequence)[0])
+        return head.count
 
     def _epoch_at(self, sequence: int) -> int:
-        """The epoch of an event, by the segment's list."""
+        """The epoch of an event, by the segments' list; 0 if that can't be read."""
         place = bisect_right([first for _, first in self._epochs], sequence)
         return self._epochs[place - 1][0] if place else 0
 
-    def _disagreement(self, first: int, key: int, index: int, disagreement: int, record: bytes | None) -> None:
-        """L5, L7, L8: told unless what it misses was lost in damage."""
-        if record is not None and self._lost(int.from_bytes(record[PREVIOUS_AT], "big")):
+    def _disagreement(self, first: int, key: int, sequence: int, disagreement: int, record: bytes | None) -> None:
+        """L5 to L8: told unless what it misses was lost in damage."""
+        if disagreement == SKIPPED and record is not None and self._lost(int.from_bytes(record[PREVIOUS_AT], "big")):
             return
-        self._note(first, key, str(key + index), f"L5/L7/L8: {DISAGREEMENTS[disagreement]}")
+        self.note(first, key, str(sequence), f"{INVARIANTS[disagreement]}: {DISAGREEMENTS[disagreement]}")
+        if disagreement in STRAYED:  # the event after it in its own conversation will miss it
+            self._lose(sequence, sequence)
 
-    def _salvage(self, first: int, key: int, block: bytes) -> None:
-        """What can still be read of a damaged block, record by record; the rest becomes a hole."""
-        assert self._verifier is not None
-        following = self._following(first, key)
-        count = following - key if following else self._count_of(block)
-        good = 0
-        for sequence in range(key, key + count):
+    def _salvage(self, first: int, key: int, block: bytes, fault: int, is_headed: bool) -> int:
+        """What can still be read of a damaged block, record by record; how many events it had."""
+        begins = self.last + 1
+        count = blocks.header(block).count if is_headed else self._count_of(first, key, block)
+        lost: list[int] = []
+        disagreements = []
+        for sequence in range(begins, begins + count):
             record, _ = blocks.find(block, sequence)
             if record is None:
+                lost.append(sequence)
                 self._lose(sequence, sequence)
-                continue
-            good += 1
-            disagreement = self._verifier.record(record)
-            if disagreement:
-                self._disagreement(first, key, sequence - key, disagreement, record)
-        self.last = key + count - 1
-        lost = count - good
-        self._note(first, key, f"{key}–{self.last}", f"{lost} of its {count} events can't be read, the others can")
+            elif disagreement := self._verifier.record(record):
+                disagreements.append((sequence, disagreement, record))
+        events = _ranges(lost) if lost else f"{begins}–{begins + count - 1}"
+        number = "L3" if fault == BAD_SEQUENCE else "L1"
+        rest = f"{len(lost)} of its {count} events can't be read"
+        self.note(first, key, events, f"{number}: {blocks.FAULTS[fault]}; {rest}")
+        for sequence, disagreement, record in disagreements:
+            self._disagreement(first, key, sequence, disagreement, record)
+        return count
 
-    @staticmethod
-    def _count_of(block: bytes) -> int:
-        """How many events a damaged last block may have held."""
-        if len(block) < blocks.HEADER_SIZE:
-            return 1
-        return max(1, min(int(blocks.header(block).count), len(block) // 88))
+    def _count_of(self, first: int, key: int, block: bytes) -> int:
+        """How many events a block had whose header can't be believed: up to the next block, else what fits."""
+        fits = len(block) // 88
+        if len(block) >= blocks.HEADER_SIZE:
+            fits = min(fits, blocks.header(block).count)
+        with self._segments.reading(first, believe=True) as txn:
+            cursor = txn.cursor()
+            is_there = cursor.set_range(fmt.key_of(key + 1))
+            following = int.from_bytes(cursor.key(), "big") if is_there else self._segments.after(first)
+        return following - key if following and following - key <= EVENTS_MAX else max(1, fits)
 
-    def _following(self, first: int, key: int) -> int | None:
-        """Where the block after this one begins."""
-        found, _ = self._read(first, key)
-        return found[0][0] if found else self._segments.after(first)
+    # What is lost.
 
     def _lose(self, first: int, last: int) -> None:
-        if first > last:
-            return
-        if self._holes and self._holes[-1][1] == first - 1:
-            self._holes[-1] = (self._holes[-1][0], last)
+        if self._holes and self._holes[-1][0] <= first <= self._holes[-1][1] + 1:
+            self._holes[-1] = (self._holes[-1][0], max(last, self._holes[-1][1]))
         else:
-            self._holes.append((first, last))
+            insort(self._holes, (first, last))
 
     def _lost(self, sequence: int) -> bool:
-        return any(first <= sequence <= last for first, last in self._holes)
+        place = bisect_right(self._holes, (sequence, 1 << 64)) - 1
+        return place >= 0 and sequence <= self._holes[place][1]
+
+    def can_position_be_an_end(self) -> bool:
+        """Whether a block ends where the state was saved, as far as can be read."""
+        return self.is_position_an_end or self._lost(self.position) or self._lost(self.position + 1)
 
 
-class _Until:
-    """A reader that ends at a sequence."""
-
-    def __init__(self, reader: Reader, last: int) -> None:
-        self._reader, self._last = reader, last
-
-    def last_sequence(self) -> int:
-        """The end."""
-        return self._last
-
-    def blocks_after(self, sequence: int, limit_bytes: int = 1 << 20) -> list[bytes]:
-        """As a reader of a log that ends there."""
-        found = self._reader.blocks_after(sequence, limit_bytes) if sequence < self._last else []
-        return [block for block in found if blocks.header(block).first_sequence <= self._last]
+def _ranges(sequences: list[int]) -> str:
+    """Ascending numbers for people: 3, 7–9."""
+    parts: list[list[int]] = []
+    for sequence in sequences:
+        if parts and parts[-1][1] == sequence - 1:
+            parts[-1][1] = sequence
+        else:
+            parts.append([sequence, sequence])
+    return ", ".join(str(begin) if begin == end else f"{begin}–{end}" for begin, end in parts)
 
 
-def _check_state(data: Path, segments: Segments, check: _Check) -> str:
-    """S1, S2: the saved state equals a replay of the log up to its position."""
-    if not (data / "state" / "data.mdb").exists():
-        return "none saved"
-    if segments.firsts[0] != 1:
-        return "not compared: the log was trimmed, its beginning is in a snapshot only"
-    with tempfile.TemporaryDirectory(prefix="gonets-check-") as folder:
-        try:
-            saved = _copy_of_state(data / "state", Path(folder) / "saved", check.shard)
-        except (DataUntrusted, lmdb.Error) as error:
-            check._note(segments.firsts[-1], None, "", f"the saved state can't be opened: {error}")
-            return "can't be opened"
-        try:
-            position = saved.position()
-            if position > check.last:
-                check._note(segments.firsts[-1], None, "", f"S1: the state was saved at {position}, the log ends at"
-                                                           f" {check.last}")
-                return f"ahead of the log: {position}"
-            replayed = SavedState.open(Path(folder) / "replayed", shard=check.shard)
-            try:
-                Saver(replayed, _Until(Reader(segments), position), events_max=1_000_000, interval_s=1).catch_up()
-                _compare(saved, replayed, check, segments.firsts[-1])
-            finally:
-                replayed.close()
-        finally:
-            saved.close()
-    return f"equal to a replay up to {position}" if not check.problems else f"not equal to a replay up to {position}"
+# The state.
 
 
-def _copy_of_state(source: Path, target: Path, shard: int) -> SavedState:
-    """The state of one moment, so that a running server's saves don't move it."""
+@contextmanager
+def _copied_state(data: Path, folder: Path, check: _Check) -> Iterator[SavedState | None]:
+    """The state of one moment, so that a running server's saves don't move it; None if there is none to be read."""
+    source, target = data / "state", folder / "saved"
+    if not (source / DATA).exists():
+        yield None
+        return
     target.mkdir()
-    saved = SavedState.open(source, shard=shard, read_only=True)
     try:
-        saved.env.copy(str(target))
+        running = SavedState.open(source, shard=check.shard, read_only=True)
+        try:
+            running.env.copy(str(target))
+        finally:
+            running.close()
+        saved = SavedState.open(target, shard=check.shard, read_only=True)
+    except (DataUntrusted, lmdb.Error) as error:
+        check.note(None, None, "", f"the saved state can't be opened: {error}")
+        yield None
+        return
+    try:
+        check.position = saved.position()
+        yield saved
     finally:
         saved.close()
-    return SavedState.open(target, shard=shard)
 
 
-def _compare(saved: SavedState, replayed: SavedState, check: _Check, segment: int) -> None:
-    """Every row of both."""
-    for name in DATABASES:
-        with saved.env.begin(db=saved.databases[name]) as one, replayed.env.begin(db=replayed.databases[name]) as two:
-            rows, others = iter(one.cursor()), iter(two.cursor())
-            row, other = next(rows, None), next(others, None)
-            while row is not None or other is not None:
-                if row == other:
-                    row, other = next(rows, None), next(others, None)
-                    continue
-                key = min(found[0] for found in (row, other) if found is not None)
-                is_saved, is_replayed = row is not None and row[0] == key, other is not None and other[0] == key
-                words = "differs from" if is_saved and is_replayed else "is not in" if is_saved else "is only in"
-                check._note(segment, None, "", f"S2: row {key.hex()} of {name.decode()} {words} the replay")
-                row = next(rows, None) if is_saved else row
-                other = next(others, None) if is_replayed else other
+def _check_state(data: Path, folder: Path, segments: Segments, check: _Check, saved: SavedState | None) -> str:
+    """L9, S1, S2: the state is not ahead of the log, and equals a replay of the log up to its position."""
+    if saved is None:
+        return "can't be opened" if (data / "state" / DATA).exists() else "none saved"
+    position, first = check.position, segments.firsts[0]
+    is_clean = not check.problems
+    if position > check.last:
+        check.note(None, None, "", f"L9, S1: the state was saved at {position}, the log ends at {check.last}")
+        return f"ahead of the log: {position}"
+    if position < first - 1:
+        check.note(None, None, "", f"L9: the state was saved at {position}, the log begins at {first}")
+        return f"behind what the log keeps: {position}"
+    if not check.can_position_be_an_end():
+        check.note(None, None, "", f"L9: the state was saved at {position}, where no block ends")
+        return f"inside a block: {position}"
+    if not is_clean:
+        return "not compared: mend the log first"
+    base = newest(data, check.shard, first - 1, position) if first > 1 else None
+    if first > 1 and base is None:
+        return "not compared: the log was trimmed, and no snapshot reaches up to what is kept"
+    (folder / "replayed").mkdir()
+    if base is not None:
+        shutil.copyfile(Path(base.path) / DATA, folder / "replayed" / DATA)
+    replayed = replay(Reader(segments), position, folder / "replayed", check.shard)
+    try:
+        for difference in differences(saved, replayed):
+            check.note(None, None, "", f"S2: {difference}")
+    finally:
+        replayed.close()
+    return f"{'not ' if check.problems else ''}equal to a replay up to {position}"

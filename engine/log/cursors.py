@@ -3,8 +3,9 @@
 Moved by gateway/cursors.py on the loop; a thread writes what has moved in one transaction an interval. A crash loses
 at most that interval, which is allowed: clients say their marks again after hello.
 
-Invariants: a mark that `put` has taken is what `get` gives, before and after it is written; reads never see half an
-interval. Cost: a dictionary entry per mark that moved; a look-up in LMDB for one that did not.
+Invariants: a mark that `put` has taken is what `get` gives, before and after it is written, and when writing has
+failed; reads never see half an interval. Cost: a dictionary entry per mark that moved; a look-up in LMDB for one that
+did not.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ Key = tuple[int, int]
 class CursorStore:
     """`get` and `put` from one thread (the loop); the writer's thread is its own."""
 
-    def __init__(self, env: lmdb.Environment, interval_s: float) -> None:
-        self._env = env
-        self._interval_s = interval_s
+    def __init__(self, env: lmdb.Environment, path: Path, interval_s: float) -> None:
+        self._env: lmdb.Environment | None = env
+        self._path, self._interval_s = path, interval_s
         self._lock = threading.Lock()
         self._moved: dict[Key, tuple[int, int]] = {}
         self._writing: dict[Key, tuple[int, int]] = {}
@@ -48,33 +49,43 @@ class CursorStore:
     def open(cls, path: Path, *, interval_s: float) -> CursorStore:
         """Opens or makes the environment in a directory, and begins to write. Raises LogVersion, StateDamaged."""
         path.mkdir(parents=True, exist_ok=True)
+        env = None
         try:
-            env = lmdb.open(str(path), map_size=MAP_BYTES, max_spare_txns=2, lib_version=LMDB_ENGINE)
+            env = _open(path, write=True)
             env.reader_check()
             with env.begin(write=True) as txn:
                 found = txn.get(FORMAT_KEY)
                 if found is None:
                     txn.put(FORMAT_KEY, bytes([FORMAT_VERSION]))
         except lmdb.Error as error:
-            raise StateDamaged(f"the cursors in {path} can't be opened: {error}",
-                               hint="move the directory away: clients say their marks again") from error
+            if env is not None:
+                env.close()
+            raise StateDamaged(
+                f"the cursors in {path} can't be opened: {error}",
+                hint="move the directory away: clients say their marks again",
+            ) from error
         if found not in (None, bytes([FORMAT_VERSION])):
             env.close()
             raise LogVersion(f"the cursors in {path} have format {found.hex()}, not {FORMAT_VERSION:02x}")
-        store = cls(env, interval_s)
+        store = cls(env, path, interval_s)
         store._thread.start()
         return store
 
     def get(self, conversation: int, user: int) -> tuple[int, int]:
         """(delivered, read) as conversation sequences; (0, 0) if there is no mark."""
         key = (conversation, user)
-        with self._lock:
+        with self._lock:  # also around the look-up: a failed environment is changed for another
             found = self._moved.get(key) or self._writing.get(key)
-        if found is not None:
-            return found
-        with self._env.begin() as txn:
-            data = txn.get(_KEY.pack(conversation, user))
-        return _VALUE.unpack(data) if data is not None else (0, 0)  # type: ignore[return-value]
+            if found is not None:
+                return found
+            if self._env is None:
+                return 0, 0
+            with self._env.begin() as txn:
+                data = txn.get(_KEY.pack(conversation, user))
+        if data is None:
+            return 0, 0
+        delivered, read = _VALUE.unpack(data)
+        return delivered, read
 
     def put(self, conversation: int, user: int, delivered: int, read: int) -> None:
         """The newest word on a mark."""
@@ -82,18 +93,29 @@ class CursorStore:
             self._moved[conversation, user] = (delivered, read)
 
     def write(self) -> int:
-        """Writes what has moved since the last call; how many marks."""
+        """Writes what has moved since the last call; how many marks. What can't be written stays in memory."""
         with self._lock:
             self._writing, self._moved = self._moved, {}
-        if self._writing:
-            rows: list[Any] = [(_KEY.pack(*key), _VALUE.pack(*value)) for key, value in sorted(self._writing.items())]
-            with self._env.begin(write=True) as txn, txn.cursor() as cursor:
-                consumed, _ = cursor.putmulti(rows)
-                if consumed != len(rows):
-                    raise StateDamaged(f"{consumed} of {len(rows)} cursors were taken")
+        count = len(self._writing)
+        try:
+            if count:
+                self._write(sorted(self._writing.items()))
+        except BaseException:
+            with self._lock:
+                self._moved = {**self._writing, **self._moved}
+                self._writing = {}
+            raise
         with self._lock:
-            count, self._writing = len(self._writing), {}
+            self._writing = {}
         return count
+
+    def _write(self, marks: list[tuple[Key, tuple[int, int]]]) -> None:
+        rows: list[Any] = [(_KEY.pack(*key), _VALUE.pack(*value)) for key, value in marks]
+        assert self._env is not None
+        with self._env.begin(write=True) as txn, txn.cursor() as cursor:
+            consumed, _ = cursor.putmulti(rows)
+            if consumed != len(rows):
+                raise StateDamaged(f"{consumed} of {len(rows)} cursors were taken")
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
@@ -102,13 +124,19 @@ class CursorStore:
             except Exception as error:  # marks are no promise: the engine goes on without storing them
                 self.failure = error
                 _log.exception("cursors can't be written any more; they are kept in memory")
-                self._take_back()
+                self._read_on()
                 return
 
-    def _take_back(self) -> None:
+    def _read_on(self) -> None:
+        """After a failed write LMDB may refuse even reads: another environment, for reading only."""
         with self._lock:
-            self._moved = {**self._writing, **self._moved}
-            self._writing = {}
+            assert self._env is not None
+            self._env.close()
+            try:
+                self._env = _open(self._path, write=False)
+            except lmdb.Error:
+                self._env = None
+                _log.exception("nor can they be read: what isn't in memory counts as unread")
 
     def close(self) -> None:
         """Writes what is left and ends."""
@@ -118,4 +146,9 @@ class CursorStore:
             if self.failure is None:
                 self.write()
         finally:
-            self._env.close()
+            if self._env is not None:
+                self._env.close()
+
+
+def _open(path: Path, *, write: bool) -> lmdb.Environment:
+    return lmdb.open(str(path), map_size=MAP_BYTES, max_spare_txns=2, readonly=not write, lib_version=LMDB_ENGINE)

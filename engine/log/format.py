@@ -53,13 +53,24 @@ def segment_name(first_sequence: int) -> str:
 def first_of_name(name: str) -> int | None:
     """The first sequence in the name of a segment's file; None if it is another file."""
     digits = name.removesuffix(SUFFIX)
-    return int(digits) if name.endswith(SUFFIX) and len(digits) == 20 and digits.isascii() and digits.isdigit() else None
+    return (
+        int(digits) if name.endswith(SUFFIX) and len(digits) == 20 and digits.isascii() and digits.isdigit() else None
+    )
 
 
 def pack_header(header: SegmentHeader) -> bytes:
     """Stored bytes of a segment's header."""
-    fixed = _HEADER.pack(SEGMENT_MAGIC, SEGMENT_VERSION, LMDB_ENGINE, header.shard, 0, header.first_sequence,
-                         header.previous_hash, len(header.epochs), 0)
+    fixed = _HEADER.pack(
+        SEGMENT_MAGIC,
+        SEGMENT_VERSION,
+        LMDB_ENGINE,
+        header.shard,
+        0,
+        header.first_sequence,
+        header.previous_hash,
+        len(header.epochs),
+        0,
+    )
     body = fixed + b"".join(_EPOCH.pack(epoch, 0, first) for epoch, first in header.epochs)
     return body + _CRC.pack(crc32c(body))
 
@@ -70,17 +81,21 @@ def unpack_header(data: bytes | None, path: Path, shard: int | None) -> SegmentH
         raise LogDamaged(f"segment {path} has no header: it is no segment of a Gonets log, or damaged")
     _, version, engine, found_shard, _, first, previous_hash, count, _ = _HEADER.unpack_from(data)
     if version != SEGMENT_VERSION or engine != LMDB_ENGINE:
-        raise LogVersion(f"segment {path} has format {version} on LMDB engine {engine}; this program writes and reads"
-                         f" format {SEGMENT_VERSION} on engine {LMDB_ENGINE}")
+        raise LogVersion(
+            f"segment {path} has format {version} on LMDB engine {engine}; this program writes and reads"
+            f" format {SEGMENT_VERSION} on engine {LMDB_ENGINE}"
+        )
     body_bytes = _HEADER.size + count * _EPOCH.size
     if len(data) != body_bytes + _CRC.size or crc32c(data[:body_bytes]) != _CRC.unpack_from(data, body_bytes)[0]:
         raise LogDamaged(f"the header of segment {path} is damaged: its checksum is wrong")
     if shard is not None and found_shard != shard:
-        raise LogVersion(f"segment {path} belongs to shard {found_shard}, not {shard}",
-                         hint=f"set log.shard = {found_shard}, or choose another data directory")
+        raise LogVersion(
+            f"segment {path} belongs to shard {found_shard}, not {shard}",
+            hint=f"set log.shard = {found_shard}, or choose another data directory",
+        )
     if first_of_name(path.name) != first:
         raise LogDamaged(f"segment {path} says that it begins with sequence {first}: the file was renamed")
-    epochs = tuple((epoch, first) for epoch, _, first in _EPOCH.iter_unpack(data[_HEADER.size:body_bytes]))
+    epochs = tuple((epoch, first) for epoch, _, first in _EPOCH.iter_unpack(data[_HEADER.size : body_bytes]))
     return SegmentHeader(found_shard, first, previous_hash, epochs)
 
 

@@ -33,17 +33,16 @@ class Reader:
         return self._segments.firsts[0]
 
     def last_sequence(self) -> int:
-        """The last synced sequence; one less than the first kept if there is none."""
+        """The last synced sequence; one less than the first kept if there is none. Raises LogDamaged."""
         segments = self._segments
         first = segments.firsts[-1]
         while (following := segments.after(first)) is not None:
             first = following
         with segments.reading(first) as txn:
             cursor = txn.cursor()
-            if not cursor.last() or len(cursor.key()) != 8:
+            if not cursor.last() or bytes(cursor.key()) == fmt.HEADER_KEY:
                 return first - 1
-            head = blocks.header(cursor.value())
-            return head.first_sequence + head.count - 1
+            return self._end(first, cursor) - 1
 
     def blocks_after(self, sequence: int, limit_bytes: int = 1 << 20) -> list[bytes]:
         """Contiguous blocks, the first one holding sequence + 1, until they hold limit_bytes; [] at the end.
@@ -71,10 +70,11 @@ class Reader:
             following = self._segments.after(first)
             if following is None:
                 return found
-            if following > wanted:
-                if self._ends_at(first, wanted):  # else it grew between the two looks: look again
-                    raise LogDamaged(f"segment {self._segments.path(first).name} ends before sequence {wanted}, the next"
-                                     f" one begins with {following}")
+            if following > wanted and self._ends_at(first, wanted):  # else it grew between the two looks: look again
+                raise LogDamaged(
+                    f"segment {self._segments.path(first).name} ends before sequence {wanted}, the next"
+                    f" one begins with {following}"
+                )
 
     def _ends_at(self, first: int, wanted: int) -> bool:
         with self._segments.reading(first) as txn:
@@ -86,9 +86,12 @@ class Reader:
         if exactly and key != wanted:
             raise LogDamaged(f"segment {name}: after sequence {wanted - 1} the next block begins with {key}")
         if not exactly and not blocks.holds(cursor.value(), wanted):
+            self._end(first, cursor)
             if cursor.next():
-                raise LogDamaged(f"segment {name}: block {key} does not hold sequence {wanted}, the next one begins with"
-                                 f" {int.from_bytes(cursor.key(), 'big')}")
+                raise LogDamaged(
+                    f"segment {name}: block {key} does not hold sequence {wanted}, the next one begins with"
+                    f" {int.from_bytes(cursor.key(), 'big')}"
+                )
             return None
         block, fault, index = blocks.copy_checked(cursor.value())
         if block is None:
@@ -97,24 +100,47 @@ class Reader:
             raise LogDamaged(f"segment {name}, block {key}: it says that it begins with {begins}")
         return block
 
+    def _end(self, first: int, cursor: Any) -> int:
+        """The sequence after the block at the cursor, whose header is checked for that: a damaged count must not look
+        like the end of the log."""
+        key, value = int.from_bytes(cursor.key(), "big"), cursor.value()
+        name = self._segments.path(first).name
+        if fault := blocks.check_header(value):
+            raise RecordDamaged(fmt.fault_text(name, key, fault))
+        head = blocks.header(value)
+        if head.first_sequence != key:
+            raise RecordDamaged(f"segment {name}, block {key}: it says that it begins with {head.first_sequence}")
+        return key + head.count
+
     def record(self, sequence: int) -> bytes | None:
         """One record, checked by itself; None beyond the end. Raises Trimmed, RecordDamaged."""
         if sequence < 1:
             raise Trimmed(f"sequence {sequence}: sequences begin at 1")
-        first = self._segments.at(sequence)
+        is_sealed = False
         while True:
-            with self._segments.reading(first) as txn:
-                cursor = txn.cursor()
-                if _seek(cursor, sequence) and blocks.holds(cursor.value(), sequence):
-                    return self._found(first, cursor, sequence)
-                if cursor.next():
-                    raise self._no_block(first, sequence)
+            first = self._segments.at(sequence)
+            record = self._record_in(first, sequence)
+            if record is not None:
+                return record
             following = self._segments.after(first)
             if following is None:
                 return None
             if following > sequence:
+                if is_sealed:  # it was rolled over before this look
+                    raise self._no_block(first, sequence)
+                is_sealed = True
+
+    def _record_in(self, first: int, sequence: int) -> bytes | None:
+        """One record of a segment; None where that ends before."""
+        with self._segments.reading(first) as txn:
+            cursor = txn.cursor()
+            if _seek(cursor, sequence):
+                if blocks.holds(cursor.value(), sequence):
+                    return self._found(first, cursor, sequence)
+                self._end(first, cursor)
+            if cursor.next():
                 raise self._no_block(first, sequence)
-            first = self._segments.at(sequence)
+            return None
 
     def _no_block(self, first: int, sequence: int) -> RecordDamaged:
         name = self._segments.path(first).name
@@ -136,7 +162,12 @@ class Reader:
         while head > after and len(found) < limit:
             first = self._segments.at(head)
             with self._segments.reading(first) as txn:
-                head = self._walk_in(txn, first, head, conversation, max(after, first - 1), limit, found)
+                previous = self._walk_in(txn, first, head, conversation, max(after, first - 1), limit, found)
+            if previous == head:  # not here: in a segment that nobody has looked for yet?
+                following = self._segments.after(first)
+                if following is None or following > head:
+                    raise self._no_block(first, head)
+            head = previous
         return found
 
     def _walk_in(
@@ -148,14 +179,16 @@ class Reader:
         while head > after and len(found) < limit:
             if value is None or not blocks.holds(value, head):
                 if not _seek(cursor, head):
-                    raise self._no_block(first, head)
+                    break
                 value = cursor.value()
                 if not blocks.holds(value, head):
-                    raise self._no_block(first, head)
+                    break
             record = self._found(first, cursor, head)
             previous = int.from_bytes(record[_PREVIOUS], "big")
             if int.from_bytes(record[_CONVERSATION], "big") != conversation or previous >= head:
-                raise RecordDamaged(f"the chain of conversation {conversation} leads to sequence {head}, which is not of it")
+                raise RecordDamaged(
+                    f"the chain of conversation {conversation} leads to sequence {head}, which is not of it"
+                )
             found.append(record)
             head = previous
         return head

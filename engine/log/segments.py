@@ -3,10 +3,11 @@
 Between the files and everyone who reads or writes them: writer, readers, verbs. One object a process and log, since
 LMDB must not be opened twice in a process; all threads share it.
 
-Invariants: an environment is not closed while anybody reads in it, and the writer's is never; what a read transaction
-gives is not looked at after its end. A rolled-over segment is found by whoever knows only the one before it: `after`
-looks at the directory again, or, in the writer's process, waits for the writer to adopt it (a segment that has its
-name is the writer's to open first). Cost: a lock and a dictionary look-up a transaction.
+Invariants: an environment is not closed while anybody reads in it, the writer's not before the writer lets go of it;
+what a read transaction gives is not looked at after its end; no block of a segment is given before its header was
+found right. A rolled-over segment is found by whoever knows only the one before it: `after` looks at the directory
+again, or, in the writer's process, waits for the writer to adopt it (a segment that has its name is the writer's to
+open first). Cost: a lock and a dictionary look-up a transaction.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, Final
 
 import lmdb
 
-from engine.errors import LogDamaged, LogVersion, Trimmed
+from engine.errors import EngineClosed, LogDamaged, LogVersion, Trimmed
 from engine.log import format as fmt
 from engine.log.format import SegmentHeader
 
@@ -31,41 +32,73 @@ OPEN_MAX: Final = 64  # environments kept open beside those in use: three descri
 READERS_MAX: Final = 1024
 SPARE_TRANSACTIONS: Final = 8
 CLOCK_TICK_NS: Final = 100_000_000
+META_MAGIC: Final = 0xBEEFC0DE.to_bytes(4, "little")
+META_AT: Final = (16, 24)  # where LMDB 0.9 has its magic and data format, and where 1.0 has them
+META_VERSION: Final = 1
+META_BYTES: Final = 32
 
 
-def open_environment(path: Path, map_bytes: int, *, write: bool, create: bool = False) -> lmdb.Environment:
-    """One segment's file with LMDB's default syncs; LogVersion, LogDamaged."""
+def open_environment(path: Path, *, write: bool, map_bytes: int = 0, create: bool = False) -> lmdb.Environment:
+    """One segment's file with LMDB's default syncs; LogVersion, LogDamaged. A map of 0 is as large as the file says."""
+    if not create:
+        _look(path)
     try:
         env = lmdb.open(
-            str(path), subdir=False, map_size=map_bytes, readonly=not write, create=create, max_readers=READERS_MAX,
-            max_spare_txns=SPARE_TRANSACTIONS, lib_version=fmt.LMDB_ENGINE,
+            str(path),
+            subdir=False,
+            map_size=map_bytes,
+            readonly=not write,
+            create=create,
+            max_readers=READERS_MAX,
+            max_spare_txns=SPARE_TRANSACTIONS,
+            lib_version=fmt.LMDB_ENGINE,
         )
-    except lmdb.VersionMismatchError as error:
-        raise LogVersion(f"segment {path} was written by another engine of LMDB: {error}") from error
     except lmdb.Error as error:
         raise LogDamaged(f"segment {path} can't be opened: {error}") from error
     env.reader_check()
     return env
 
 
-class _Open:
-    """An environment and how many are reading in it."""
+def _look(path: Path) -> None:
+    """What LMDB can't be asked: an empty file it takes for a new one and fills, another engine's it calls damaged."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(META_BYTES)
+    except OSError as error:
+        raise LogDamaged(f"segment {path} can't be opened: {error.strerror}") from error
+    if not begin:
+        raise LogDamaged(f"segment {path} is an empty file")
+    for at in META_AT:
+        magic, version = begin[at : at + 4], int.from_bytes(begin[at + 4 : at + 8], "little")
+        if magic == META_MAGIC and (at, version) != (META_AT[0], META_VERSION):
+            raise LogVersion(
+                f"segment {path} was written by another engine of LMDB (data format {version}); this program"
+                f" reads and writes data format {META_VERSION}"
+            )
 
-    __slots__ = ("env", "pins")
+
+class _Open:
+    """An environment, how many are reading in it, and what is known of it."""
+
+    __slots__ = ("believed", "env", "leaving", "pins")
 
     def __init__(self, env: lmdb.Environment, pins: int) -> None:
         self.env, self.pins = env, pins
+        self.believed = False  # its header has been found right
+        self.leaving = False  # closes as soon as nobody reads in it
 
 
 class Segments:
     """Any thread."""
 
-    def __init__(self, folder: Path, *, shard: int | None, map_bytes: int, written_here: bool) -> None:
+    def __init__(self, folder: Path, *, shard: int | None, written_here: bool) -> None:
         self._written_here = written_here
-        self.folder, self.shard, self.map_bytes = folder, shard, map_bytes
+        self.folder, self.shard = folder, shard
         self.firsts: list[int] = []  # ascending; replaced or grown, never shrunk in place
         self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._written: set[int] = set()  # segments whose environments are the writer's
         self._lock = threading.Lock()
+        self._unpinned = threading.Condition(self._lock)  # somebody waits to close and the last reader has gone
         self._closed = False
         self._seen_ns = 0  # when the directory had changed last at the last look, 0 = look again
 
@@ -87,75 +120,138 @@ class Segments:
 
     def at(self, sequence: int) -> int:
         """The first sequence of the segment in which a sequence lies, or would lie. Raises Trimmed."""
-        place = bisect_right(self.firsts, sequence)
+        firsts = self.firsts  # another thread may replace it
+        place = bisect_right(firsts, sequence)
         if not place:
-            kept = self.firsts[0] if self.firsts else 1
+            kept = firsts[0] if firsts else 1
             raise Trimmed(f"sequence {sequence} is not kept any more: the log begins at {kept}")
-        return self.firsts[place - 1]
+        return firsts[place - 1]
 
     def after(self, first: int) -> int | None:
         """The segment that follows, if there is one by now."""
-        place = bisect_right(self.firsts, first)
-        if place == len(self.firsts) and not self._written_here:
+        firsts = self.firsts
+        place = bisect_right(firsts, first)
+        if place == len(firsts) and not self._written_here:
             self.scan()
-            place = bisect_right(self.firsts, first)
-        return self.firsts[place] if place < len(self.firsts) else None
+            firsts = self.firsts
+            place = bisect_right(firsts, first)
+        return firsts[place] if place < len(firsts) else None
 
     # Environments.
 
     def adopt(self, first: int, env: lmdb.Environment) -> None:
         """The writer's environment of a segment that it has made or opened: everybody reads in it, it stays open."""
         with self._lock:
+            self._close_some()
             self._open[first] = _Open(env, 1)
+            self._written.add(first)
             if first not in self.firsts:
                 insort(self.firsts, first)
 
     def disown(self, first: int) -> None:
         """The writer is done with a segment: it closes like any other."""
         with self._lock:
-            self._open[first].pins -= 1
+            self._written.remove(first)
+            self._unpin(self._open[first])
+
+    def surrender(self) -> None:
+        """The writer has failed, and its environments with it (LMDB may refuse even reads): each is closed once nobody
+        reads in it, and the next reader opens its own."""
+        with self._lock:
+            for first in self._written:
+                self._open[first].pins -= 1
+                self._leave(first)
+            self._written.clear()
 
     @contextmanager
-    def reading(self, first: int) -> Iterator[Any]:
-        """A short read transaction in a segment; its buffers are the map itself and end with it."""
-        held = self._pin(first)
+    def reading(self, first: int, *, believe: bool = False) -> Iterator[Any]:
+        """A short read transaction in a segment; its buffers are the map itself and end with it. `believe`: without
+        asking its header first."""
+        held, txn = self._begin(first)
         try:
-            with held.env.begin(buffers=True) as txn:
+            with txn:
+                if not (held.believed or believe):
+                    self._unpacked(first, txn)
+                    held.believed = True
                 yield txn
         except lmdb.Error as error:
             raise LogDamaged(f"segment {self.path(first)} can't be read: {error}") from error
         finally:
             with self._lock:
-                held.pins -= 1
+                self._unpin(held)
 
     def header(self, first: int) -> SegmentHeader:
         """The checked header of a segment."""
-        with self.reading(first) as txn:
-            data = txn.get(fmt.HEADER_KEY)
-            return fmt.unpack_header(None if data is None else bytes(data), self.path(first), self.shard)
+        with self.reading(first, believe=True) as txn:
+            return self._unpacked(first, txn)
+
+    def _unpacked(self, first: int, txn: Any) -> SegmentHeader:
+        data = txn.get(fmt.HEADER_KEY)
+        return fmt.unpack_header(None if data is None else bytes(data), self.path(first), self.shard)
+
+    def _begin(self, first: int) -> tuple[_Open, Any]:
+        """A pinned environment and a transaction in it. A map that the writer's file has outgrown is made anew."""
+        for is_last in (False, True):
+            held = self._pin(first)
+            try:
+                return held, held.env.begin(buffers=True)
+            except lmdb.Error as error:
+                with self._lock:
+                    self._unpin(held)
+                    if isinstance(error, lmdb.MapResizedError) and not is_last and self._open.get(first) is held:
+                        self._leave(first)
+                        continue
+                raise LogDamaged(f"segment {self.path(first)} can't be read: {error}") from error
+        raise AssertionError
 
     def _pin(self, first: int) -> _Open:
         with self._lock:
-            if self._closed:
-                raise LogDamaged("the log has been closed", hint="open it again")
-            held = self._open.get(first)
+            while True:
+                if self._closed:
+                    raise EngineClosed("the log has been closed")
+                held = self._open.get(first)
+                if held is None or not held.leaving:
+                    break
+                self._unpinned.wait()
             if held is None:
                 self._close_some()
-                held = self._open[first] = _Open(open_environment(self.path(first), self.map_bytes, write=False), 0)
+                held = self._open[first] = _Open(open_environment(self.path(first), write=False), 0)
             self._open.move_to_end(first)
             held.pins += 1
             return held
 
+    # With the lock held.
+
+    def _unpin(self, held: _Open) -> None:
+        held.pins -= 1
+        if not held.pins and (held.leaving or self._closed):
+            self._unpinned.notify_all()
+
+    def _leave(self, first: int) -> None:
+        """Closes an environment once nobody reads in it; who wants to read there waits so long."""
+        held = self._open[first]
+        held.leaving = True
+        self._unpinned.wait_for(lambda: not held.pins)
+        if self._open.get(first) is held:
+            del self._open[first]
+            held.env.close()
+        self._unpinned.notify_all()
+
     def _close_some(self) -> None:
         """Makes room for one more: the longest unused ones go."""
-        for first in [first for first, held in self._open.items() if not held.pins]:
+        for first in [first for first, held in self._open.items() if not held.pins and not held.leaving]:
             if len(self._open) < OPEN_MAX:
                 return
             self._open.pop(first).env.close()
 
     def close(self) -> None:
-        """Closes all; nobody may be reading."""
+        """Closes all, once nobody reads any more: transactions are short, and none begins after this."""
         with self._lock:
             self._closed = True
+            for first in self._written:
+                self._open[first].pins -= 1
+            self._written.clear()
+            self._unpinned.notify_all()
+            self._unpinned.wait_for(lambda: not any(held.pins for held in self._open.values()))
             while self._open:
                 self._open.popitem()[1].env.close()

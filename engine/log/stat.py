@@ -24,15 +24,25 @@ def stat_log(data: Path) -> dict[str, Any]:
             end = segments.firsts[place + 1] - 1 if place + 1 < len(segments.firsts) else last
             with segments.reading(first) as txn:
                 entries = int(txn.stat()["entries"]) - 1
-            rows.append({
-                "segment": segments.path(first).name, "first_sequence": first, "last_sequence": end,
-                "events": end - first + 1, "blocks": entries,
-                "file_bytes": segments.path(first).stat().st_size,
-            })
+            rows.append(
+                {
+                    "segment": segments.path(first).name,
+                    "first_sequence": first,
+                    "last_sequence": end,
+                    "events": end - first + 1,
+                    "blocks": entries,
+                    "file_bytes": segments.path(first).stat().st_size,
+                }
+            )
         filesystem = filesystem_of(segments.folder)
         return {
-            "data": str(data), "shard": header.shard, "first_sequence": reader.first_sequence, "last_sequence": last,
+            "data": str(data),
+            "shard": header.shard,
+            "first_sequence": reader.first_sequence,
+            "last_sequence": last,
             "epochs": [{"epoch": epoch, "first_sequence": first} for epoch, first in header.epochs],
             "saved_state_sequence": saved_position(data, header.shard),
-            "filesystem": filesystem, "durability": durability_of(filesystem), "segments": rows,
+            "filesystem": filesystem,
+            "durability": durability_of(filesystem),
+            "segments": rows,
         }

@@ -9,14 +9,13 @@ from pathlib import Path
 from engine.errors import BadArgument, DataUntrusted
 from engine.log import format as fmt
 from engine.log.segments import Segments
-from engine.log.writer import SEGMENT_BYTES, map_bytes_of
 from engine.state.saved import SavedState
 
 
 @contextmanager
 def opened(data: Path) -> Iterator[Segments]:
     """The segments of a data directory. Raises BadArgument where there are none."""
-    segments = Segments(data / fmt.FOLDER, shard=None, map_bytes=map_bytes_of(SEGMENT_BYTES), written_here=False)
+    segments = Segments(data / fmt.FOLDER, shard=None, written_here=False)
     if not segments.folder.is_dir():
         raise BadArgument(f"{data} holds no log", hint="name the directory that `gonets serve --data` was given")
     segments.scan()

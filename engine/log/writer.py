@@ -30,7 +30,6 @@ from ext import block as blocks
 
 SEGMENT_BYTES: Final = 1 << 30
 MAP_SPARE_BYTES: Final = 64 << 20
-PAGE_BYTES: Final = 4096
 
 
 class Log:
@@ -39,7 +38,7 @@ class Log:
     def __init__(self, folder: Path, shard: int, segment_bytes: int) -> None:
         self.folder, self.shard = folder, shard
         self._segment_bytes = segment_bytes
-        self._segments = Segments(folder, shard=shard, map_bytes=map_bytes_of(segment_bytes), written_here=True)
+        self._segments = Segments(folder, shard=shard, written_here=True)
         self._lock_descriptor = -1
         self._env: Any = None
         self._first = 0  # of the segment that is written
@@ -80,10 +79,9 @@ class Log:
 
     def _recover(self) -> None:
         """Finds the end, believing nothing that isn't checked; what was never named is thrown away."""
-        for left in self.folder.glob(f"*{fmt.MAKING_SUFFIX}*"):
-            left.unlink()  # a segment in the making has no block yet
         self._segments.scan()
         if not self._segments.firsts:
+            self._remove_unnamed()
             self._create(SegmentHeader(self.shard, 1, fmt.NO_HASH, ((1, 1),)))
         self._first = self._segments.firsts[-1] if self._segments.firsts else 1
         header = self._take_segment()
@@ -96,11 +94,17 @@ class Log:
         else:
             self.last_sequence = self._first - 1
         self._check_join(header)
+        self._remove_unnamed()
+
+    def _remove_unnamed(self) -> None:
+        """Segments in the making, which have no block; once the log is believed: what is refused stays as it is."""
+        for left in self.folder.glob(f"[0-9]*{fmt.SUFFIX}{fmt.MAKING_SUFFIX}*"):
+            left.unlink()
 
     def _take_segment(self) -> SegmentHeader:
         """Opens the newest segment for writing."""
         path = self._segments.path(self._first)
-        self._env = open_environment(path, map_bytes_of(self._segment_bytes), write=True)
+        self._env = open_environment(path, map_bytes=map_bytes_of(self._segment_bytes), write=True)
         self._segments.adopt(self._first, self._env)
         self._used_bytes = used_bytes(self._env)
         self._last_key, self._last_header = None, b""
@@ -108,14 +112,21 @@ class Log:
 
     def _last_block(self, first: int) -> bytes | None:
         """The last block of a segment, wholly checked."""
+        name = self._segments.path(first).name
         with self._segments.reading(first) as txn:
             cursor = txn.cursor()
-            if not cursor.last() or len(cursor.key()) != 8:
+            if not cursor.last() or bytes(cursor.key()) == fmt.HEADER_KEY:
                 return None
             key = int.from_bytes(cursor.key(), "big")
             block, fault, index = blocks.copy_checked(cursor.value())
         if block is None:
-            raise LogDamaged(fmt.fault_text(self._segments.path(first).name, key, fault, index))
+            raise LogDamaged(fmt.fault_text(name, key, fault, index))
+        head = blocks.header(block)
+        if head.first_sequence != key or head.shard != self.shard:
+            raise LogDamaged(
+                f"segment {name}, block {key}: it says that it is of shard {head.shard} and begins with"
+                f" {head.first_sequence}"
+            )
         return block
 
     def _check_join(self, header: SegmentHeader) -> None:
@@ -159,17 +170,23 @@ class Log:
             raise EngineClosed("the log is closed")
         head = blocks.header(block)
         if head.first_sequence != self.last_sequence + 1 or head.epoch != self.epoch or head.shard != self.shard:
-            raise BadArgument(f"a block of shard {head.shard}, epoch {head.epoch} from sequence {head.first_sequence};"
-                              f" shard {self.shard}, epoch {self.epoch}, sequence {self.last_sequence + 1} is next")
+            raise BadArgument(
+                f"a block of shard {head.shard}, epoch {head.epoch} from sequence {head.first_sequence};"
+                f" shard {self.shard}, epoch {self.epoch}, sequence {self.last_sequence + 1} is next"
+            )
         try:
             self._append(block, head)
         except BaseException as error:
             self.failure = error
-            raise LogFenced(f"block {head.first_sequence} of segment {self._segments.path(self._first).name} could not"
-                            f" be written and synced: {error or type(error).__name__}") from error
+            self._env = None
+            self._segments.surrender()  # readers go on with environments of their own
+            raise LogFenced(
+                f"block {head.first_sequence} of segment {self._segments.path(self._first).name} could not"
+                f" be written and synced: {error or type(error).__name__}"
+            ) from error
 
     def _append(self, block: bytes, head: blocks.Header) -> None:
-        if self._used_bytes >= self._segment_bytes:
+        if self._used_bytes >= self._segment_bytes and self._last_key is not None:
             self._roll(head)
         try:
             self._commit(block)
@@ -195,8 +212,11 @@ class Log:
         key = bytes(cursor.key())
         mine = fmt.HEADER_KEY if self._last_key is None else self._last_key
         if key != mine or (self._last_key is not None and cursor.value()[: blocks.HEADER_SIZE] != self._last_header):
-            raise LogDamaged(f"the last block of {self._segments.path(self._first).name} is not the one that this process"
-                             " wrote: another writer is at work", hint="stop both, then run `gonets log check`")
+            raise LogDamaged(
+                f"the last block of {self._segments.path(self._first).name} is not the one that this process"
+                " wrote: another writer is at work",
+                hint="stop both, then run `gonets log check`",
+            )
 
     def _remember(self, block: bytes) -> None:
         self._last_header = block[: blocks.HEADER_SIZE]
@@ -213,14 +233,14 @@ class Log:
         self._segments.disown(sealed)
 
     def _create(self, header: SegmentHeader) -> None:
-        """A segment with its header and no block: synced under another name, renamed, the directory synced."""
+        """A segment with its header and no block: synced under another name (by the commit), renamed, the directory
+        synced."""
         path = self.folder / fmt.segment_name(header.first_sequence)
         making = path.with_name(path.name + fmt.MAKING_SUFFIX)
-        env = open_environment(making, map_bytes_of(self._segment_bytes), write=True, create=True)
+        env = open_environment(making, map_bytes=map_bytes_of(self._segment_bytes), write=True, create=True)
         try:
             with env.begin(write=True) as txn:
                 txn.put(fmt.HEADER_KEY, fmt.pack_header(header))
-            env.sync(True)
         finally:
             env.close()
         os.rename(making, path)
@@ -228,7 +248,7 @@ class Log:
         sync_directory(self.folder)
 
     def close(self) -> None:
-        """Lets go of files and lock; no reader may be reading."""
+        """Lets go of files and lock, once those who are reading have read."""
         self._env = None
         self._segments.close()
         if self._lock_descriptor >= 0:
@@ -243,7 +263,7 @@ def map_bytes_of(segment_bytes: int) -> int:
 
 def used_bytes(env: lmdb.Environment) -> int:
     """Bytes of an environment's file that are in use."""
-    return (int(env.info()["last_pgno"]) + 1) * PAGE_BYTES
+    return (int(env.info()["last_pgno"]) + 1) * int(env.stat()["psize"])
 
 
 def _last_of(block: bytes) -> int:

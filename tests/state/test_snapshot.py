@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -122,7 +123,7 @@ def test_taken_beside_a_running_engine(tmp_path: Path) -> None:
     rig.close()
 
 
-def snapshot_log_in_child(data: Path) -> dict[str, int | list[object]]:
+def snapshot_log_in_child(data: Path) -> dict[str, Any]:
     """From another process, as the command does: LMDB must not be opened twice in one."""
     import json
     import subprocess
@@ -133,5 +134,5 @@ def snapshot_log_in_child(data: Path) -> dict[str, int | list[object]]:
         [sys.executable, str(root / "gonets.py"), "log", "snapshot", "--data", str(data), "--json"],
         capture_output=True, text=True, check=True, cwd=root,
     )  # fmt: skip
-    found: dict[str, int | list[object]] = json.loads(run.stdout)
+    found: dict[str, Any] = json.loads(run.stdout)
     return found

@@ -30,12 +30,13 @@ def record_bytes(
 ) -> bytes:
     """A record, field by field."""
     numbers = (sequence, conversation, conversation_sequence, previous, time, sender, device, counter)
+    name = type_name.encode()
     return (
         b"\x9a"
         + b"".join(b"\xcf" + struct.pack(">Q", number) for number in numbers)
         + b"\xd9"
-        + bytes([len(type_name)])
-        + type_name.encode()
+        + bytes([len(name)])
+        + name
         + b"\xc6"
         + struct.pack(">I", len(payload))
         + payload

@@ -7,7 +7,7 @@ FAULTS: tuple[str, ...]
 class Header(NamedTuple):
     version: int
     flags: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuple has a method of this name
     records_bytes: int
     first_sequence: int
     shard: int

@@ -13,8 +13,10 @@ import pytest
 
 from ext.replaywire import BROKEN, CLOSED, DIFFERS, FIRST, MESSAGE, OPENED, ReplayWire
 
-ACCEPT = (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-          b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
+ACCEPT = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
 Note = tuple[int, int, int, bytes]
 
 
@@ -90,7 +92,7 @@ def test_frames_in_any_pieces(server: Server) -> None:
         at = 0
         while at < len(stream):
             size = 1 if device == 0 and at < 600 else chance.randrange(1, 90_000)
-            peer.sendall(stream[at:at + size])
+            peer.sendall(stream[at : at + size])
             at += size
             got += server.wire.poll(0)
         while len(got) < len(messages) - (device > 0):
@@ -144,7 +146,7 @@ def test_pings_are_answered_and_closes_told(server: Server) -> None:
 def test_broken_frames_end_the_connection(server: Server, bad: bytes) -> None:
     peer = server.open(0)
     peer.sendall(bad)
-    (kind, device, _, what), = server.notes(1)
+    ((kind, device, _, what),) = server.notes(1)
     assert (kind, device) == (BROKEN, 0) and what and not server.wire.is_open(0)
 
 
@@ -205,7 +207,11 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="devices_max"):
         ReplayWire(0)
     wire = ReplayWire(1)
-    for call in (lambda: wire.send(0, 1, b""), lambda: wire.position(1), lambda: wire.frame(0, 0),
-                 lambda: wire.connect(0, 2, "127.0.0.1", 1, 0, b"")):
+    for call in (
+        lambda: wire.send(0, 1, b""),
+        lambda: wire.position(1),
+        lambda: wire.frame(0, 0),
+        lambda: wire.connect(0, 2, "127.0.0.1", 1, 0, b""),
+    ):
         with pytest.raises(ValueError):
             call()

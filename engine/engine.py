@@ -88,7 +88,14 @@ class Engine:
                 saved.close()
             log.close()
             raise
-        saver.on_saved = sequencer.ring  # shedding and a waiting admission look again
+
+        def saved_once_more() -> None:
+            sequencer.ring()  # shedding and a waiting admission look again
+            if sequencer.failure is None:
+                log.reap_readers()
+            saved.env.reader_check()
+
+        saver.on_saved = saved_once_more
         sequencer.start()
         saver.start()
         return cls(log, saved, saver, sequencer)

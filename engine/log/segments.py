@@ -154,6 +154,12 @@ class Segments:
             self._written.remove(first)
             self._unpin(self._open[first])
 
+    def reap_readers(self) -> None:
+        """Clears the reader slots of processes that are gone, in every environment that is open."""
+        with self._lock:
+            for held in self._open.values():
+                held.env.reader_check()
+
     def surrender(self) -> None:
         """The writer has failed, and its environments with it (LMDB may refuse even reads): each is closed once nobody
         reads in it, and the next reader opens its own."""

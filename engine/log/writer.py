@@ -157,6 +157,10 @@ class Log:
         """A reader for one thread."""
         return Reader(self._segments)
 
+    def reap_readers(self) -> None:
+        """Frees what processes that were killed while reading have left behind; else LMDB keeps their pages for ever."""
+        self._segments.reap_readers()
+
     # Writing.
 
     def append(self, block: bytes) -> None:

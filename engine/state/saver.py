@@ -94,8 +94,11 @@ class Saver:
         if self.position > last:
             raise StateDamaged(f"the state was saved at {self.position}, but the log ends at {last}")
         while self._folded < last:
+            before = self._folded
             while self._fold_some() and self._folded - self.position < self._events_max:
                 pass
+            if self._folded == before:
+                raise StateDamaged(f"no block of the log goes on from {before}, where the state stands, up to {last}")
             self.save()
         self.save()  # what the thread had folded before it was stopped
 

@@ -90,14 +90,15 @@ def test_threads_follow_while_the_writer_rolls(tmp_path: Path) -> None:
 
 
 FOLLOWER = """
-import hashlib, sys
+import hashlib, os, sys
 from pathlib import Path
 from ext import block as blocks
 from tests.support.log_rig import only_reading
 until, position, digest = int(sys.argv[2]), 0, hashlib.sha256()
 segments, reader = only_reading(Path(sys.argv[1]))
 print("open", flush=True)
-while position < until:
+parent = os.getppid()
+while position < until and os.getppid() == parent:  # an orphan ends
     last = reader.last_sequence()
     assert last >= position, (last, position)
     for block in reader.blocks_after(position, 10_000):
@@ -299,3 +300,31 @@ def test_a_file_that_has_gone_is_named(tmp_path: Path) -> None:
     assert issubclass(LogDamaged, EngineError)
     assert reader.record(1) == naive.chain.record(1)
     segments.close()
+
+
+def test_slots_of_killed_readers_are_given_back(tmp_path: Path) -> None:
+    """A process killed inside a read transaction leaves its slot; reaping frees it, and the writer's pages with it."""
+    naive = Naive(tmp_path)
+    naive.append(3)
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path; from tests.support.log_rig import only_reading\n"
+            "segments, reader = only_reading(Path(sys.argv[1]))\n"
+            "with segments.reading(segments.firsts[-1]) as txn:\n    print('in', flush=True); time.sleep(60)",
+            str(tmp_path),
+        ],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"in\n"
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    env = naive.log._env
+    assert f" {child.pid} " in f" {env.readers()} ".replace("\n", " ")
+    naive.log.reap_readers()
+    assert str(child.pid) not in env.readers().split()
+    naive.close()

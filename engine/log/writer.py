@@ -158,7 +158,7 @@ class Log:
         return Reader(self._segments)
 
     def reap_readers(self) -> None:
-        """Frees what processes that were killed while reading have left behind; else LMDB keeps their pages for ever."""
+        """Frees what processes that were killed while reading have left; else LMDB keeps their pages for ever."""
         self._segments.reap_readers()
 
     # Writing.

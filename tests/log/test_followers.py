@@ -306,15 +306,13 @@ def test_slots_of_killed_readers_are_given_back(tmp_path: Path) -> None:
     """A process killed inside a read transaction leaves its slot; reaping frees it, and the writer's pages with it."""
     naive = Naive(tmp_path)
     naive.append(3)
+    code = (
+        "import sys, time; from pathlib import Path; from tests.support.log_rig import only_reading\n"
+        "segments, reader = only_reading(Path(sys.argv[1]))\n"
+        "with segments.reading(segments.firsts[-1]) as txn:\n    print('in', flush=True); time.sleep(60)"
+    )
     child = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys, time; from pathlib import Path; from tests.support.log_rig import only_reading\n"
-            "segments, reader = only_reading(Path(sys.argv[1]))\n"
-            "with segments.reading(segments.firsts[-1]) as txn:\n    print('in', flush=True); time.sleep(60)",
-            str(tmp_path),
-        ],
+        [sys.executable, "-c", code, str(tmp_path)],
         stdout=subprocess.PIPE,
         cwd=ROOT,
     )

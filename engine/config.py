@@ -162,7 +162,7 @@ class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     poll_budget_us: Annotated[
         int,
         option("time of one round of reading sockets; longer batches better, answers later", "us", ge=100, le=100_000),
-    ] = 2_000
+    ] = 500
     conversations_page_max: Annotated[
         int, option("entries of one `conversations` answer", "entries", reloadable=True, ge=1, le=1_000)
     ] = 100
@@ -191,7 +191,7 @@ class Fanout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 64 << 20
     flush_budget_us: Annotated[
         int, option("time of one slice of sending; longer delays dialogs behind broadcasts", "us", ge=100, le=50_000)
-    ] = 1_000
+    ] = 500
     resume_events_max: Annotated[
         int,
         option("events that a resume sends of one conversation before it answers a gap", "events", ge=10, le=100_000),

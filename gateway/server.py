@@ -59,8 +59,9 @@ class Gateway:
         self._answers: deque[bytes] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
-        # Whether the tail may have something to read. Rounds of sockets don't look by themselves: a block found before its
-        # answers are here would send event and receipt of a publish apart, a system call more for each.
+        # Whether to look at the log. Rounds of sockets don't by themselves: a block found before its answers are here
+        # would send event and receipt of a publish apart, a system call more for each. While a broadcast is being sent
+        # they do: then every core is busy, and the wake-up may come milliseconds after the block.
         self._behind = True
         self._cold: deque[tuple[int, bytes]] = deque()  # (origin, message)
         self._scheduled = False
@@ -220,7 +221,9 @@ class Gateway:
             self.door.counters.events_routed += self.fanout.sequence - before
             self.catchup.tail_moved()
         more |= self.catchup.run(READ_SLICE_US)
-        more |= self.fanout.flush(self._config.fanout.flush_budget_us)
+        sending = self.fanout.flush(self._config.fanout.flush_budget_us)
+        self._behind |= sending
+        more |= sending
         self.catchup.fell_behind(self.fanout.take_behind())
         for session in self.fanout.take_lost():
             self.poller.abort(session)

@@ -97,6 +97,7 @@ class BuildExt(build_ext):
     def _run_locked(self) -> None:
         stamp, flags = BUILD / "flags", flags_text()
         if not stamp.exists() or stamp.read_text(encoding="utf-8") != flags:
+            print(f"gonets: translating and compiling {len(SOURCES)} native modules: a minute or two", flush=True)
             for made in (BUILD / "cython", Path(self.build_lib), Path(self.build_temp)):
                 shutil.rmtree(made, ignore_errors=True)
             stamp.write_text(flags, encoding="utf-8")

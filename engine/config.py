@@ -1,7 +1,8 @@
 """The one configuration: frozen structs, read from defaults, a TOML file, the environment and flags, in that order.
 
 Read by gonets.py alone, which hands plain numbers on: hot code never sees this object, and nothing else reads the
-environment (`GONETS_SECTION_FIELD`). A field carries its own meaning, unit, limits and whether a reload (SIGHUP)
+environment (`GONETS_SECTION_FIELD`; a variable with that prefix that names nothing is an error, except those in
+OTHER_VARIABLES and those of Kubernetes). A field carries its own meaning, unit, limits and whether a reload (SIGHUP)
 takes it; `describe()` prints exactly that, so that the page for SREs can't fall behind the code.
 
 Invariants: every value that leaves `load()` is inside its limits and agrees with the others; an error names the
@@ -22,6 +23,12 @@ from msgspec import Meta, Struct
 
 PAYLOAD_BYTES_MAX = 65_536  # fixed by the record format, not an option
 ENVIRONMENT_PREFIX = "GONETS_"
+# Of the command line (address, token) and of the build (setup.py): no options of the server.
+OTHER_VARIABLES = frozenset({"GONETS_URL", "GONETS_TOKEN", "GONETS_DEBUG", "GONETS_SANITIZE"})
+# What Kubernetes puts into every container beside a service called gonets or gonets-…, name=value.
+KUBERNETES = re.compile(
+    r"GONETS_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?=.*|PORT=\w+://.*|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*)"
+)
 
 
 class ConfigError(Exception):
@@ -60,7 +67,8 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_s: Annotated[
         int,
         option(
-            "time over which sessions are sent away on SIGTERM; too short makes a storm elsewhere",
+            "time over which sessions are sent away on SIGTERM: the first second they are only advised, and new ones"
+            " are answered 503; then they are closed in batches; too short makes a storm elsewhere; 0 = at once",
             "s",
             reloadable=True,
             ge=0,
@@ -305,6 +313,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
     values: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
     sources: dict[str, str] = {}
     known = {f"{section}.{name}": annotated for section, name, annotated, _, _ in _fields()}
+    names = {_environment_name(dotted): dotted for dotted in known}
 
     def take(dotted: str, value: object, source: str, strict: bool) -> None:
         if dotted not in known:
@@ -322,16 +331,33 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
         for dotted, value in _read_toml(path):
             take(dotted, value, str(path), strict=True)
     for name, text in sorted(environ.items()):
-        if name.startswith(ENVIRONMENT_PREFIX):
-            section, _, field = name[len(ENVIRONMENT_PREFIX) :].lower().partition("_")
-            if section in SECTIONS:
-                take(f"{section}.{field}", text, name, strict=False)
+        if name.startswith(ENVIRONMENT_PREFIX) and not _is_no_option(name, text):
+            if name not in names:  # its value stays unsaid: a token may hide behind a name with a typing error
+                raise ConfigError(name, "…", _not_an_option(name, names), "environment")
+            take(names[name], text, name, strict=False)
     for dotted, flag in (flags or {}).items():
         if flag is not None:
             take(dotted, flag, "command line", strict=False)
     config = Config(**{section: SECTIONS[section](**values[section]) for section in SECTIONS})  # type: ignore[arg-type]
     _check_relations(config)
     return Loaded(config, sources)
+
+
+def _environment_name(dotted: str) -> str:
+    return ENVIRONMENT_PREFIX + dotted.replace(".", "_", 1).upper()
+
+
+def _not_an_option(name: str, names: Mapping[str, str]) -> str:
+    said = "no such option" + _nearest(name, names)
+    if name.removeprefix(ENVIRONMENT_PREFIX).lower() in SECTIONS:
+        inside = next(known for known in names if known.startswith(name + "_"))
+        said = f"it is a section; name one of its options, such as {inside}"
+    return said + "; `gonets config check` lists all"
+
+
+def _is_no_option(name: str, text: str) -> bool:
+    """Whether a variable with our prefix means something else, and is no mistake."""
+    return name in OTHER_VARIABLES or KUBERNETES.fullmatch(f"{name}={text}") is not None
 
 
 def _read_toml(path: Path) -> Iterator[tuple[str, object]]:
@@ -394,7 +420,7 @@ def describe(loaded: Loaded) -> list[Row]:
                 limits=limits_text(annotated),
                 reloadable=extra["reloadable"],
                 source=loaded.sources.get(dotted, "default"),
-                environment=f"{ENVIRONMENT_PREFIX}{section.upper()}_{name.upper()}",
+                environment=_environment_name(dotted),
                 meaning=re.sub(r"\s+", " ", meta.description or ""),
             )
         )

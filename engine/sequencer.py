@@ -93,7 +93,7 @@ class Sequencer:
         self._deferred = b""  # what the loader works for
         self._loading = False
         self._answered = 0  # of the admitter's, handed over
-        self.commits = self.committed_bytes = 0
+        self.commits = self.committed_bytes = self.sync_ns = 0  # the last: writing and syncing
         self._threads = [
             threading.Thread(target=self._admit, name="admission", daemon=True),
             threading.Thread(target=self._commit, name="committer", daemon=True),
@@ -291,11 +291,13 @@ class Sequencer:
     def _write(self, cut: Cut) -> None:
         if cut.block is None or self._failure is not None:
             return
+        began_ns = time.perf_counter_ns()
         try:
             self._log_writer.append(cut.block)
         except BaseException as error:
             self._fence(error)
             return
+        self.sync_ns += time.perf_counter_ns() - began_ns
         self.commits += 1
         self.committed_bytes += len(cut.block)
 

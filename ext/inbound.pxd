@@ -29,6 +29,7 @@ cdef class Inbound:
     # sessions that are not read until Python has handled more (origins, each once)
     cdef uint64_t *held
     cdef uint32_t held_count
+    cdef bint refusing  # every upgrade is answered 503: the process is ending
     # counters
     cdef uint64_t received_bytes, received_messages, rate_limited
 

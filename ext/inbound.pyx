@@ -142,10 +142,11 @@ cdef class Inbound:
         if verdict != HS_UPGRADE:
             self.sockets.refused += 1
             return self.sockets.end_http(index, answer, handshake_answer(found, answer))
-        if s.flags & F_REFUSE:
+        if s.flags & F_REFUSE or self.refusing:
             self.sockets.refused += 1
-            return self.sockets.end_http(
-                index, answer, refusal_answer(503, b"all places are taken; try again later", answer))
+            return self.sockets.end_http(index, answer, refusal_answer(
+                503, b"this server takes no sessions now" if self.refusing else b"all places are taken; try again later",
+                answer))
         s.encoding = found.encoding
         s.state = S_OPEN
         s.rate_tokens_milli = <int>self.rate_milli_max

@@ -66,6 +66,10 @@ cdef class Poller:
         """Takes no more connections; those that are open go on."""
         self.sockets.unlisten()
 
+    def refuse(self):
+        """Answers every upgrade 503 from now on; connections are taken as before, plain requests answered."""
+        self.inbound.refusing = True
+
     def shut(self):
         """Closes every connection and the epoll set; nothing is reported any more."""
         cdef uint32_t i

@@ -18,7 +18,7 @@ from engine import CallerError, Conversation, DataUntrusted, Membership, Right, 
 from engine import errors as statuses
 from engine import history as log_history
 from ext.jsonevent import json_event
-from gateway import cursors, hello, proposals, pushes, requests
+from gateway import close_codes, cursors, hello, proposals, pushes, requests
 from gateway.session import OPEN, Door, log
 
 CONVERSATION_SEQUENCE = slice(20, 28)  # of a stored record, see engine/LOG_FORMAT.md
@@ -33,20 +33,24 @@ def handle(door: Door, session: int, message: bytes) -> None:
         door.refuse(session, "bad_message", str(error))
         return
     except requests.BadRequest as error:
-        if door.sessions.state(session) == OPEN:
-            door.refuse(
-                session,
-                "hello_first",
-                "the first command must be a hello that can be read: " + error.message,
-                id=error.id,
-            )
-        else:
-            door.refuse(session, error.code, error.message, id=error.id, counter=error.counter)
+        _refuse_unreadable(door, session, error)
         return
     if door.sessions.state(session) == OPEN and not isinstance(request, requests.Hello):
         door.refuse(session, "hello_first", "nothing is served before hello", id=request.id)
         return
     HANDLERS[type(request)](door, session, request)
+
+
+def _refuse_unreadable(door: Door, session: int, error: requests.BadRequest) -> None:
+    """Names what was wrong. Before hello that is also the end: a client that can't say hello must be mended."""
+    if door.sessions.state(session) != OPEN:
+        door.refuse(session, error.code, error.message, id=error.id, counter=error.counter)
+    elif error.op == requests.HELLO:
+        door.counters.refused_hellos += 1
+        door.refuse(session, error.code, error.message, id=error.id)
+        door.end(session, close_codes.BAD_COMMAND)
+    else:
+        door.refuse(session, "hello_first", "nothing is served before hello; and: " + error.message, id=error.id)
 
 
 # ---- writes ----------------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ def _conversation_item(door: Door, user: int, membership: Membership, row: Conve
         item["unread"] = max(0, row.conversation_sequence - max(read, _hidden_before(door, membership, row)))
     else:
         item["head"] = membership.intervals[-1][1] or 0  # what came after is not theirs to know
-        item["conversation_sequence"] = 0
+        item["conversation_sequence"] = _conversation_sequence(door, item["head"])
     if row.peers is not None:
         first, second = row.peers
         item["peer"] = second if first == user else first
@@ -219,11 +223,16 @@ def _hidden_before(door: Door, membership: Membership, row: Conversation) -> int
     first = membership.intervals[-1][0]
     if first <= row.created:
         return 0
+    return max(0, _conversation_sequence(door, first) - 1)  # unknown: the count is that of the whole conversation
+
+
+def _conversation_sequence(door: Door, sequence: int) -> int:
+    """That of the event at a sequence; 0 if it can't be known: trimmed or damaged."""
     try:
-        record = door.reader.record(first)
+        record = door.reader.record(sequence)
     except (CallerError, DataUntrusted):
-        return 0  # trimmed or damaged: the count is then that of the whole conversation
-    return int.from_bytes(record[CONVERSATION_SEQUENCE]) - 1 if record is not None else 0
+        return 0
+    return int.from_bytes(record[CONVERSATION_SEQUENCE]) if record is not None else 0
 
 
 def members(door: Door, session: int, request: requests.Members) -> None:

@@ -1,9 +1,11 @@
 """Drain: sends the sessions away so that they come back spread over time, elsewhere or here.
 
-Run by server.py on SIGTERM. Every session is advised with a pause of its own, then closed (4001, the same pause) in
-batches over the configured time; a client that follows the advice by itself is simply gone before its turn.
+Run by server.py on SIGTERM, which refuses new sessions by then. Every session is advised with a pause of its own and
+served on for a grace, so that it can finish what is under way; then it is closed (4001, the same pause) in batches
+over the rest of the configured time. A client that follows the advice by itself is simply gone before its turn.
 
-Invariants: pauses are spread evenly, whatever the clients' own jitter; a few sessions don't make a restart wait.
+Invariants: pauses are spread evenly, whatever the clients' own jitter; a few sessions make a restart wait for the
+grace at most, none for nothing; drain_s = 0 is immediate.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 BATCH_S = 0.1
 BATCH_SESSIONS_MIN = 100
+GRACE_S = 1.0  # between advice and the first close; a load balancer asks /readyz meanwhile
+LOOK_S = 0.02
 LAST_WORDS_S = 1.0  # for receipts and close frames that are still on their way
 
 
@@ -37,7 +41,11 @@ class Drain:
         origins = sessions.origins()
         log.info("draining", sessions=len(origins), drain_s=self._drain_s)
         pauses = self._advise(origins)
-        batches = max(1, int(self._drain_s / BATCH_S))
+        grace_s = min(GRACE_S, self._drain_s)
+        if grace_s:
+            self._flush()  # else advice and close would leave together
+            await self._while_open(origins, grace_s)
+        batches = max(1, int((self._drain_s - grace_s) / BATCH_S))
         size = max(BATCH_SESSIONS_MIN, -(-len(origins) // batches))
         for start in range(0, len(origins), size):
             for origin in origins[start : start + size]:
@@ -58,8 +66,16 @@ class Drain:
             self._door.push(origin, pushes.ADVICE, {"kind": "drain", "retry_after_ms": pauses[origin]})
         return pauses
 
+    async def _while_open(self, origins: list[int], most_s: float) -> None:
+        """Waits, at most so long, until the last of these has left by itself."""
+        sessions = self._door.sessions
+        for _ in range(int(most_s / LOOK_S)):
+            if not any(sessions.resolve(origin) for origin in origins):
+                return
+            await asyncio.sleep(LOOK_S)
+
     async def _until_gone(self) -> None:
-        for _ in range(int(LAST_WORDS_S / 0.02)):
+        for _ in range(int(LAST_WORDS_S / LOOK_S)):
             if not self._door.sessions.open_count:
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(LOOK_S)

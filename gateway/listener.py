@@ -38,7 +38,11 @@ def bind(option: str, address: str) -> socket.socket:
         bound.close()
         if error.errno == errno.EADDRINUSE:
             raise StartError(f"{option} = {address!r}: the port is taken; stop its user or choose another") from None
-        raise StartError(f"{option} = {address!r}: {error.strerror}") from None
+        change = {
+            errno.EADDRNOTAVAIL: "; it is no address of this machine: take one of its own, or 0.0.0.0 for all",
+            errno.EACCES: "; take a port of 1024 or above, or allow this one to the process",
+        }.get(error.errno or 0, "")
+        raise StartError(f"{option} = {address!r}: {error.strerror}{change}") from None
     bound.setblocking(False)
     return bound
 

@@ -6,16 +6,44 @@ the engine's and those of session.py.
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.server import Gateway
+    from gateway.session import Counters
+
+HALF_WINDOW_S = 30.0
+
+
+class SlowestSlice:
+    """The longest slice of the last half to whole minute, whoever reads it and how often.
+
+    Two half-windows: the counter holds that of now, this object the one before. A reading changes nothing, so that
+    two scrapers, or an operator with curl, don't take the maximum from each other.
+    """
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._earlier = 0.0
+        self._began_s = 0.0
+
+    def second(self, now_s: float) -> None:
+        """Called now and then: begins the next half-window when it is time."""
+        if now_s - self._began_s >= HALF_WINDOW_S:
+            self._began_s = now_s
+            self._earlier, self._counters.loop_slice_max_seconds = self._counters.loop_slice_max_seconds, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The maximum."""
+        return max(self._earlier, self._counters.loop_slice_max_seconds)
 
 
 def readiness(gateway: Gateway) -> tuple[bool, str]:
     """(ready, one line that says why not and what to do)."""
-    if gateway.stopping:
+    if gateway.draining or gateway.stopping:
         return False, "draining: this process is ending; send clients elsewhere"
     failure = gateway.engine.sequencer.failure
     if failure is not None:
@@ -30,19 +58,25 @@ def readings(gateway: Gateway) -> dict[str, float]:
     """Every value that the metrics table asks for."""
     door, counters = gateway.door, gateway.door.counters
     values: dict[str, float] = asdict(counters)
-    counters.loop_slice_max_seconds = 0.0
     sources = (gateway.poller.counters(), gateway.fanout.counters(), door.catchup.counters(), gateway.engine.stats())
     for source in sources:
         for name, value in source.items():
             values[name] = values.get(name, 0) + value
     values.update(
         {
+            "loop_slice_max_seconds": gateway.slowest.seconds,
             "sessions": gateway.sessions.open_count,
             "reader_sessions": gateway.sessions.reader_count,
             "ring_bytes": gateway.fanout.ring.bytes_room,
             "delivered_sequence": gateway.fanout.sequence,
+            "log_sync_seconds": gateway.engine.sequencer.sync_ns / 1e9,
             "token_keys": len(door.verifier.keys.keys),
             "writer_fenced": float(gateway.engine.sequencer.failure is not None),
         }
     )
+    try:
+        space = os.statvfs(gateway.data)
+    except OSError:
+        return values  # the metric is left out; the log says by itself when it can't write
+    values["data_free_bytes"] = space.f_bavail * space.f_frsize
     return values

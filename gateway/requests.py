@@ -177,6 +177,7 @@ AnyRequest = (
     | Ping
 )
 
+HELLO = "hello"
 OPS: tuple[str, ...] = tuple(sorted(cls.__struct_config__.tag for cls in AnyRequest.__args__))
 
 _decoders: dict[int, Any] = {
@@ -192,11 +193,11 @@ class Malformed(Exception):
 
 
 class BadRequest(Exception):
-    """A command that can be named and answered: `code` is unknown_op or bad_field."""
+    """A command that can be named and answered: `code` is unknown_op or bad_field; `op` as it was sent."""
 
-    def __init__(self, code: str, message: str, id: str | int | None, counter: int | None) -> None:
+    def __init__(self, code: str, message: str, id: str | int | None, counter: int | None, op: str) -> None:
         super().__init__(message)
-        self.code, self.message, self.id, self.counter = code, message, id, counter
+        self.code, self.message, self.id, self.counter, self.op = code, message, id, counter, op
 
 
 def decode(encoding: int, message: bytes) -> AnyRequest:
@@ -224,9 +225,9 @@ def _judge(encoding: int, message: bytes, error: Exception) -> Exception:
     id = given if (isinstance(given, str) and len(given) <= 64) or (type(given) is int and 0 <= given < 2**53) else None
     counter = counter if type(counter) is int and 0 <= counter < 2**64 else None
     if fields["op"] not in OPS:
-        return BadRequest("unknown_op", f"no command {fields['op'][:32]!r}", id, counter)
+        return BadRequest("unknown_op", f"no command {fields['op'][:32]!r}", id, counter, fields["op"])
     text = str(error)
     place = _PATH.search(text)
     field = place.group(1) if place else ""
     message_text = _PATH.sub("", text)
-    return BadRequest("bad_field", f"{field}: {message_text}" if field else message_text, id, counter)
+    return BadRequest("bad_field", f"{field}: {message_text}" if field else message_text, id, counter, fields["op"])

@@ -17,6 +17,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from engine import (
@@ -40,7 +41,7 @@ from gateway.drain import Drain
 from gateway.listener import StartError
 from gateway.metrics import exposition
 from gateway.parts import make_poller, merged, open_engine, verifier_of
-from gateway.reading import readiness, readings
+from gateway.reading import SlowestSlice, readiness, readings
 from gateway.session import CLOSING, Door, log
 from gateway.signals import Signals
 
@@ -67,6 +68,7 @@ class Gateway:
         self._scheduled = False
         self._bound: list[socket.socket] = []
         self._telling = False
+        self.draining = False  # new sessions are refused; those that are open are served until their turn
         self.stopping = False
 
     # ---- start -----------------------------------------------------------------------------------------------------
@@ -76,16 +78,21 @@ class Gateway:
         server = self._config.server
         self._clients = self._bind("server.listen", server.listen)
         self._operators = self._bind("server.admin", server.admin) if server.admin else None
-        data = Path(server.data)
+        self.data = data = Path(server.data)
         try:
             data.mkdir(parents=True, exist_ok=True)
             keys = auth.open_keys(self._config.auth.keys, data)
-            self.engine = open_engine(self._config, data, self._from_engine)
+            with ExitStack() as undo:
+                self.engine = open_engine(self._config, data, self._from_engine)
+                undo.callback(self.engine.close)
+                self.cursor_store = CursorStore.open(data / "cursors", interval_s=self._config.log.cursors_interval_s)
+                undo.callback(self.cursor_store.close)
+                self._compose(keys)
+                undo.pop_all()
         except (auth.KeysError, EngineError) as error:
             raise StartError(str(error)) from None
         except OSError as error:
             raise StartError(f"server.data = {server.data!r}: {error.strerror or error}") from None
-        self._compose(keys)
 
     def _bind(self, option: str, address: str) -> socket.socket:
         bound = listener.bind(option, address)
@@ -104,11 +111,9 @@ class Gateway:
         self.door = Door(config, engine, view, self.sessions, self.poller, self.fanout)
         self.door.reader = reader
         self.door.verifier = verifier_of(keys, config)
-        self.cursor_store = CursorStore.open(
-            Path(config.server.data) / "cursors", interval_s=config.log.cursors_interval_s
-        )
         self.door.cursors = Cursors(self.door, self.cursor_store)
         self.door.signals = Signals(self.door)
+        self.slowest = SlowestSlice(self.door.counters)
 
     async def start(self) -> dict[str, str]:
         """Serves from now on; the addresses."""
@@ -276,6 +281,7 @@ class Gateway:
         if self.stopping:
             return
         self.door.signals.second()
+        self.slowest.second(time.monotonic())
         try:
             if self.door.verifier.keys.reload_if_changed():
                 log.info("token keys read again", keys=len(self.door.verifier.keys.keys))
@@ -295,10 +301,15 @@ class Gateway:
     # ---- the end ---------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """No new sessions; the others are sent away spread over the configured time."""
+        """No new sessions; the others are sent away spread over the configured time.
+
+        The port is open to the end: a load balancer must hear from /readyz that this server goes, not find it gone.
+        """
+        self.draining = True
+        self.poller.refuse()
+        await Drain(self.door, self._config.server.drain_s, self._advance).run()
         self.poller.unlisten()
         self._clients.close()
-        await Drain(self.door, self._config.server.drain_s, self._advance).run()
 
     async def stop(self) -> None:
         """Ends what is left, commits what was taken in, saves."""

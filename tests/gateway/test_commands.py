@@ -209,12 +209,17 @@ def test_mistakes_in_a_publish_are_named(gateway: GatewayProcess, new_user: NewU
         ({"conversation": group, "text": "x", "payload": b"x"}, "either"),
         ({"conversation": 0, "text": "x"}, "conversation"),
         ({"conversation": 2**53, "text": "x"}, "conversation"),
+        ({"user": 0, "text": "x"}, "user"),
+        ({"user": b, "text": "x", "counter": 0}, "counter"),
+        ({"user": b, "text": "x", "counter": -1}, "counter"),
+        ({"user": b, "text": "x", "counter": 2**53}, "counter"),
     ):
-        device.send("publish", counter=500, id="q", **fields)
+        device.send("publish", **{"counter": 500, "id": "q", **fields})
         error = device.expect("error")
         assert error["code"] == "bad_field" and word in error["message"] and error["id"] == "q", error
-    device.send("publish", counter=0, user=b, text="x")
-    assert device.expect("error")["code"] == "bad_field"
+    nothing = device.write("publish", conversation=group, target=target["sequence"])
+    assert nothing["status"] == "appended"  # a target means nothing to a plain message
+    assert device.expect("event", sequence=nothing["sequence"])["payload"] == b""
     biggest = device.write("publish", conversation=group, payload=b"y" * 65_536)
     assert biggest["status"] == "appended"
     assert len(device.expect("event", sequence=biggest["sequence"])["payload"]) == 65_536
@@ -377,3 +382,39 @@ def test_unknown_ops_and_fields(gateway: GatewayProcess, new_user: NewUser, enco
     assert device.expect("pong")["id"] == 5
     receipt = device.write("create", kind="group", title="x", members=[], colour="red")
     assert receipt["status"] == "appended"
+
+
+@both_encodings
+def test_the_last_owner_may_go_and_nobody_becomes_owner_after(
+    gateway: GatewayProcess, new_user: NewUser, encoding: str
+) -> None:
+    a, b, c = new_user(), new_user(), new_user()
+    owner, admin = gateway.device(a, 1, encoding), gateway.device(b, 1, encoding)
+    group = owner.group(b, c)
+    assert owner.write("role", conversation=group, user=b, role="admin")["status"] == "appended"
+    assert owner.write("leave", conversation=group)["status"] == "appended"
+    assert admin.write("role", conversation=group, user=b, role="owner")["status"] == "forbidden"
+    assert admin.write("close", conversation=group)["status"] == "forbidden"
+    assert admin.write("add", conversation=group, user=a)["status"] == "appended"
+    assert admin.write("rename", conversation=group, title="ours")["status"] == "appended"
+    assert owner.write("role", conversation=group, user=a, role="owner")["status"] == "forbidden"
+
+
+@both_encodings
+def test_a_conversation_that_one_left_is_listed_up_to_the_leaving(
+    gateway: GatewayProcess, new_user: NewUser, encoding: str
+) -> None:
+    a, b = new_user(), new_user()
+    owner, member = gateway.device(a, 1, encoding), gateway.device(b, 1, encoding)
+    group = owner.group(b)
+    owner.write("publish", conversation=group, text="seen")
+    left = member.write("leave", conversation=group)
+    assert owner.write("publish", conversation=group, text="unseen")["conversation_sequence"] == 4
+    member.send("conversations", former=True)
+    (item,) = member.expect("conversations")["items"]
+    assert (item["role"], item["head"], item["conversation_sequence"], item["unread"]) == (
+        "former",
+        left["sequence"],
+        3,
+        0,
+    )

@@ -93,3 +93,37 @@ def test_the_defaults_agree_with_each_other_and_what_changes_is_told_apart() -> 
     new = config.load(None, {"GONETS_SERVER_DRAIN_S": "3", "GONETS_SERVER_DATA": "x"}).config
     assert config.config_changes(old, new) == (["server.drain_s"], ["server.data"])
     assert config.split_address("[::1]:80") == ("::1", 80)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("GONETS_GATEWAY", ["it is a section", "GONETS_GATEWAY_SESSIONS_MAX"]),
+        ("GONETS_GATEWY_RATE_PER_S", ["did you mean GONETS_GATEWAY_RATE_PER_S"]),
+        ("GONETS_GATEWAY_RATE_PER", ["did you mean GONETS_GATEWAY_RATE_PER_S"]),
+        ("GONETS_TOKNE", ["no such option"]),
+        ("GONETS_SERVER_PORT", ["no such option"]),
+        ("GONETS_", ["no such option"]),
+        ("GONETS_SERVER_DATA_", ["did you mean GONETS_SERVER_DATA"]),
+    ],
+)
+def test_an_unknown_variable_is_an_error_that_keeps_its_value_to_itself(name: str, words: list[str]) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(None, {name: "eyJ5"})
+    assert name in str(caught.value) and "eyJ5" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_variables_that_are_no_options_are_left_alone() -> None:
+    others = dict.fromkeys(config.OTHER_VARIABLES, "5")
+    kubernetes = {
+        "GONETS_SERVICE_HOST": "10.0.0.1",
+        "GONETS_SERVICE_PORT": "8800",
+        "GONETS_SERVICE_PORT_WS": "8800",
+        "GONETS_PORT": "tcp://10.0.0.1:8800",
+        "GONETS_PORT_8800_TCP": "tcp://10.0.0.1:8800",
+        "GONETS_PORT_8800_TCP_PROTO": "tcp",
+        "GONETS_GATEWAY_PORT_8800_TCP_ADDR": "10.0.0.1",
+    }
+    assert config.load(None, {**others, **kubernetes, "PATH": "/bin"}) == config.load(None, {})

@@ -204,9 +204,11 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ({"token": ""}, "bad_token", 4501),
         ({"token": ISSUER.token(5, device=9)}, "bad_token", 4501),
         ({"protocol": 0}, "client_too_old", 4502),
-        ({"device": 0}, "hello_first", 4503),
-        ({"device": "1"}, "hello_first", 4503),
-        ({"token": 7}, "hello_first", 4503),
+        ({"device": 0}, "bad_field", 4503),
+        ({"device": "1"}, "bad_field", 4503),
+        ({"token": 7}, "bad_field", 4503),
+        ({"client": "x" * 129}, "bad_field", 4503),
+        ({"positions": [{"shard": 0, "epoch": 1}]}, "bad_field", 4503),
         ({"op": "ping"}, "hello_first", 4503),
         ({"op": "publish", "counter": 1, "user": 6, "text": "x"}, "hello_first", 4503),
         ({"op": "publish", "counter": 1, "user": 6, "payload": b"x"}, "hello_first", 4503),
@@ -226,6 +228,8 @@ def test_a_bad_beginning_ends_with_its_reason_and_nobody_notices(
     (error,) = device.backlog
     assert (error["op"], error["code"], ended) == ("error", code, close), (error, ended, reason)
     assert reason.split(";")[0] and error["hint"]
+    if code == "bad_field":
+        assert next(iter(fields)) in error["message"], error
     assert {push["op"] for push in witness.settled()} <= {"live"}
     witness.close()
 
@@ -280,3 +284,14 @@ def test_a_changed_key_file_is_taken_while_running(tmp_path: Path) -> None:
         late = Device(gateway.url)
         late.hello(other.token(3))
         assert "unusable" in gateway.log()
+
+
+@both_encodings
+def test_no_positions_in_a_list_are_none_and_the_version_in_force_is_told(
+    gateway: GatewayProcess, new_user: NewUser, encoding: str
+) -> None:
+    device = Device(gateway.url, encoding)
+    device.send("hello", token=gateway.token(new_user()), device=1, protocol=9, client="x" * 128, positions=[])
+    welcome = device.expect("welcome")
+    assert welcome["protocol"] == 1
+    assert device.expect("live")["positions"] == welcome["shards"]

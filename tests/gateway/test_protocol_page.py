@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import msgpack
+import pytest
 
 from engine import schema
 from engine.config import load
+from engine.conversations import KIND_BY_NAME, KINDS, Right
 from engine.errors import STATUSES
 from ext.jsonevent import json_event
 from ext.record import encode
@@ -60,6 +62,50 @@ def test_every_command_key_and_push_is_on_the_page() -> None:
         assert f"`{name}`" in section("Pushes")
     for name in hello.limits(load(None, {}).config):
         assert f"`{name}`" in section("Limits") or f"limits.{name}" in PAGE, name
+
+
+def test_the_table_of_roles_is_that_of_the_engine() -> None:
+    lines = [row for row in rows(section("Commands")) if row[0] in KIND_BY_NAME]
+    assert [[cell.strip("| ") for cell in row] for row in lines] == [
+        [
+            cell
+            for cell in (
+                kind.name,
+                role.name.lower() if role else "not a member",
+                ", ".join(str(right.name).lower().replace("_", " ") for right in Right if right in row.rights),
+                ", ".join(given.name.lower() for given in sorted(row.assigns)),
+            )
+            if cell
+        ]
+        for kind in KINDS.values()
+        for role, row in kind.roles.items()
+    ]
+
+
+def test_the_edit_in_both_encodings() -> None:
+    payload = schema.pack(schema.Edited(1042, b"hello!"))
+    assert hex_block("edited") == payload
+    found = re.search(r"```edited-json\n→ (.*)\n← (.*)\n```", PAGE)
+    assert found
+    assert requests.decode(pushes.JSON, found.group(1).encode()) == requests.Publish(
+        counter=5, conversation=77, type="message.edited", target=1042, text="hello!"
+    )
+    record = encode(1391, 77, 8, 1101, 1_795_515_700_000_000, 1, 7, 5, "message.edited", payload)
+    assert json_event(record).decode() == found.group(2)
+
+
+def test_the_defaults_and_limits_on_the_page() -> None:
+    create = requests.decode(pushes.JSON, b'{"op":"create","counter":1,"kind":"group","title":"t","members":[2]}')
+    assert create == requests.Create(counter=1, kind="group", title="t", members=[2], history=True)
+    for words in ("`history` is true if not given", "`title` has 1 to 256", "`client` (≤ 128 characters)"):
+        assert words in PAGE, words
+    for title, fits in (("", False), ("t" * 256, True), ("t" * 257, False)):
+        message = msgpack.packb({"op": "rename", "counter": 1, "conversation": 5, "title": title})
+        if fits:
+            requests.decode(pushes.MSGPACK, message)
+        else:
+            with pytest.raises(requests.BadRequest):
+                requests.decode(pushes.MSGPACK, message)
 
 
 def hex_block(name: str) -> bytes:

@@ -87,7 +87,7 @@ class GatewayProcess:
 
     def start(self) -> GatewayProcess:
         """Returns once it is ready."""
-        environment = dict(os.environ)
+        environment = {**os.environ, "GONETS_SERVER_DRAIN_S": "0"}  # devices of tests don't wait to be sent away
         for dotted, value in self.options.items():
             environment["GONETS_" + dotted.upper().replace(".", "_", 1)] = str(value)
         with self.log_path.open("a") as log:

@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol
 
 from engine.admitter import Admitter, Cut
 from engine.answers import fail_answers, fill_repeats, refuse_batch
+from engine.errors import StateDamaged
 from engine.loader import Loaded, Loader, RecordReader
 from engine.state.saved import SavedState
 from engine.state.saver import Saver
@@ -220,6 +221,10 @@ class Sequencer:
     def _walk(self) -> bool:
         """Admits what waits; True if the block is full and more waits."""
         if self._work and self._admitter.sequence - self._saver.position > self._lag_events_max:
+            if self._saver.has_given_up or (self._saver.failure is not None and self._closing):
+                raise StateDamaged(
+                    f"the state can't be saved, {self._lag_events_max} events behind: {self._saver.failure}"
+                )
             return False  # the saver rings when it has caught up
         self._time_us = max(self._clock(), self._time_us)
         while self._work:

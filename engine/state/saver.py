@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import lmdb
+
 from engine.errors import StateDamaged
 from engine.state.overlay import Overlay
 from engine.state.saved import SavedState, key1, key2, pack_conversation, pack_membership
@@ -26,6 +28,8 @@ from ext.saving import SortedDialogs, SortedHeads, SortedWindows
 FOLD_BYTES = 4 << 20  # blocks read at a time
 ROWS = 256  # written between two chances for other threads to run
 POLL_S = 0.05
+RETRY_S = 1.0
+NO_SPACE = (lmdb.DiskError, lmdb.MapFullError)
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +60,8 @@ class Saver:
         self._folded = self.position
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.failure: BaseException | None = None
+        self.failure: BaseException | None = None  # of the last try
+        self.has_given_up = False
         self.saves = 0
 
     # The thread.
@@ -67,26 +72,44 @@ class Saver:
         self._thread.start()
 
     def stop(self) -> None:
-        """Saves what is left and ends; raises what made the thread fail."""
+        """Saves what is left and ends. What can't be saved for want of space is folded again by the next opening."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self.failure is None:
+        if self.has_given_up:
+            return
+        try:
             self.catch_up()
+        except NO_SPACE as error:
+            _log.error(
+                "no space to save the state: it stays at %d, the next start folds the rest (%s)", self.position, error
+            )
 
     def _run(self) -> None:
         due_s = time.monotonic() + self._interval_s
-        try:
-            while not self._stop.wait(POLL_S):
-                while self._fold_some() and not self._stop.is_set():
-                    if self._folded - self.position >= self._events_max:
+        retry_s = 0.0
+        while not self._stop.wait(POLL_S):
+            try:
+                while self._folded - self.position < self._events_max and self._fold_some():
+                    if self._stop.is_set():
                         break
-                if self._folded - self.position >= self._events_max or time.monotonic() >= due_s:
+                now_s = time.monotonic()
+                is_due = self._folded - self.position >= self._events_max or now_s >= due_s
+                if is_due and now_s >= retry_s:
                     self.save()
                     due_s = time.monotonic() + self._interval_s
-        except BaseException as error:  # the log goes on; admission stops once its tables can't be shed
-            self.failure = error
-            _log.exception("the state can't be saved any more; it stays at %d", self.position)
+                    self.failure = None
+            except NO_SPACE as error:  # an aborted transaction changes nothing: once there is space, all is saved
+                if self.failure is None:
+                    _log.error("no space to save the state: it stays at %d until there is (%s)", self.position, error)
+                self.failure = error
+                retry_s = time.monotonic() + RETRY_S
+                self.on_saved()  # admission looks again whether to wait for it
+            except BaseException as error:  # the log goes on; admission stops once its tables can't be shed
+                self.failure, self.has_given_up = error, True
+                _log.exception("the state can't be saved any more; it stays at %d", self.position)
+                self.on_saved()
+                return
 
     def catch_up(self) -> None:
         """Folds and saves all that is committed, in the caller's thread."""

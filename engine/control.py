@@ -132,6 +132,8 @@ def _create(proposal: Proposal, payload: schema.Created, limits: Limits) -> sche
         role = ROLE_BY_NAME.get(name) if name else kind.ordinary
         if role is None or role not in assigns:
             raise _Refused(errors.BAD_PAYLOAD)
+        if role == Role.FOLLOWER:  # whoever follows later would read in this event who else does
+            raise _Refused(errors.BAD_PAYLOAD)
         members.setdefault(user, role)
     most = limits.of(kind)
     if most and len(members) > most:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from engine.admitter import Admitter
 from engine.conversations import GROUP_MEMBERS_MAX
-from engine.errors import EngineClosed, StateDamaged
+from engine.errors import EngineClosed, EngineUnable, StateDamaged
 from engine.log import Log
 from engine.sequencer import Sequencer, clock_us
 from engine.state.saved import SavedState
-from engine.state.saver import Saver
+from engine.state.saver import NO_SPACE, Saver
 from engine.state.snapshot import restore_state
 from engine.state.view import View
 from ext.record import decode
@@ -59,7 +59,12 @@ class Engine:
                 restore_state(path, shard, log.reader().first_sequence, log.last_sequence)
             saved = SavedState.open(path / "state", shard=shard)
             saver = Saver(saved, log.reader(), events_max=save_events_max, interval_s=save_interval_s)
-            saver.catch_up()
+            try:
+                saver.catch_up()
+            except NO_SPACE as error:
+                raise EngineUnable(
+                    f"no space to save the state in {path / 'state'}: {error}", hint="make room on this file system"
+                ) from error
             admitter = Admitter(
                 saved,
                 shard=shard,

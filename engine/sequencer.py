@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 
 from engine.admitter import Admitter, Cut
 from engine.answers import fail_answers, fill_repeats, refuse_batch
-from engine.errors import StateDamaged
+from engine.errors import OVERLOADED, StateDamaged
 from engine.loader import Loaded, Loader, RecordReader
 from engine.state.saved import SavedState
 from engine.state.saver import Saver
@@ -31,6 +31,7 @@ from ext.admission import check_batch
 
 QUEUE_BLOCKS: Final = 2  # blocks handed over and not yet synced: the committer never waits for a thread to wake
 SHED_SLICES: Final = 4
+NO_SPACE_RETRY_MS: Final = 1_000
 
 _log = logging.getLogger(__name__)
 
@@ -221,10 +222,12 @@ class Sequencer:
     def _walk(self) -> bool:
         """Admits what waits; True if the block is full and more waits."""
         if self._work and self._admitter.sequence - self._saver.position > self._lag_events_max:
-            if self._saver.has_given_up or (self._saver.failure is not None and self._closing):
+            if self._saver.has_given_up:
                 raise StateDamaged(
                     f"the state can't be saved, {self._lag_events_max} events behind: {self._saver.failure}"
                 )
+            if self._saver.failure is not None:
+                self._refuse_work()
             return False  # the saver rings when it has caught up
         self._time_us = max(self._clock(), self._time_us)
         while self._work:
@@ -262,6 +265,15 @@ class Sequencer:
             or self._admitter.events
             or self._admitter.answered != self._answered
         )
+
+    def _refuse_work(self) -> None:
+        """There is no space for the state: whoever waits is told to come again."""
+        answers = b"".join(refuse_batch(*work, OVERLOADED, NO_SPACE_RETRY_MS) for work in self._work)
+        self._work.clear()
+        self._work_bytes = 0
+        with self._lock:
+            self._in_flight += 1
+        self._cuts.put(Cut(None, answers, 0, 0))
 
     def _refuse_all(self) -> None:
         """After a failure: nobody waits in vain."""

@@ -127,6 +127,10 @@ def engines_own(type_name: str) -> bool:
 
 def create(door: Door, session: int, request: requests.Create) -> None:
     """A group or channel; whoever creates it owns it."""
+    if request.kind == "channel" and request.members:
+        words = "members: a channel begins without followers, they follow by themselves or are added"
+        door.refuse(session, "bad_field", words, id=request.id, counter=request.counter)
+        return
     payload = schema.Created(request.kind, request.title, request.history, [(user, "") for user in request.members])
     _propose(door, session, request.counter, 0, schema.CREATED, schema.pack(payload))
 
@@ -210,7 +214,9 @@ def _conversation_item(door: Door, user: int, membership: Membership, row: Conve
     if membership.role:
         item["unread"] = max(0, row.conversation_sequence - max(read, _hidden_before(door, membership, row)))
     else:
-        item["head"] = membership.intervals[-1][1] or 0  # what came after is not theirs to know
+        # What came after is not theirs to know: neither events nor a new title, nor who is there now.
+        item.update(title="", member_count=0, closed=False)
+        item["head"] = membership.intervals[-1][1] or 0
         item["conversation_sequence"] = _conversation_sequence(door, item["head"])
     if row.peers is not None:
         first, second = row.peers

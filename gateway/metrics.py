@@ -78,6 +78,7 @@ TABLE: tuple[MetricRow, ...] = (
     _c("log_sync_seconds", "seconds", "Time that writing and syncing blocks took."),
     _g("data_free_bytes", "bytes", "Bytes that the file system of the data directory has left for this process."),
     _g("writer_fenced", "boolean", "1 if the writer has stopped after a failure; see the log and /readyz."),
+    _g("saver_failed", "boolean", "1 while the state can't be saved; far behind, publishes are refused. See the log."),
     _g("token_keys", "keys", "Public keys that tokens are checked with."),
     _c("token_key_reload_failures", "failures", "Times that the key file had changed and could not be used."),
     _g("resident_memory_bytes", "bytes", "Resident memory of the process."),

@@ -10,6 +10,7 @@ Cost: one decode; a second, lenient one only when something was wrong, to echo `
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -210,9 +211,27 @@ def decode(encoding: int, message: bytes) -> AnyRequest:
     raise _judge(encoding, message, reason) from None
 
 
+def _with_half_characters(message: bytes) -> Exception | None:
+    """JSON that is whole but for halves of surrogate pairs, as browsers write a text that was cut inside an emoji: a
+    mistake in a text, not a client that can't speak."""
+    try:
+        fields = json.loads(message)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict) or not isinstance(fields.get("op"), str):
+        return None
+    id, counter = fields.get("id"), fields.get("counter")
+    id = id if type(id) is int and 0 <= id < 2**53 else None
+    counter = counter if type(counter) is int and 0 <= counter < 2**64 else None
+    words = "a text holds half of a surrogate pair (\\ud800 to \\udfff alone): cut texts between characters"
+    return BadRequest("bad_field", words, id, counter, fields["op"][:64].encode("ascii", "replace").decode())
+
+
 def _judge(encoding: int, message: bytes, error: Exception) -> Exception:
     """Finds out what was wrong, and what of `id` and `counter` can be given back."""
     if not isinstance(error, msgspec.ValidationError):
+        if encoding == pushes.JSON and (half := _with_half_characters(message)) is not None:
+            return half
         expected = "MessagePack map" if encoding == pushes.MSGPACK else "JSON object"
         return Malformed(f"the message is not one {expected}")
     try:

@@ -19,6 +19,7 @@ from typing import Any, Final
 import lmdb
 
 from engine.errors import LogVersion, StateDamaged
+from engine.lmdbfile import cut_off
 
 FORMAT_VERSION: Final = 1
 LMDB_ENGINE: Final = 0
@@ -52,6 +53,8 @@ class CursorStore:
         env = None
         try:
             env = _open(path, write=True)
+            if words := cut_off(env, path / "data.mdb"):
+                raise lmdb.CorruptedError(words)
             env.reader_check()
             with env.begin(write=True) as txn:
                 found = txn.get(FORMAT_KEY)
@@ -121,6 +124,11 @@ class CursorStore:
         while not self._stop.wait(self._interval_s):
             try:
                 self.write()
+                self.failure = None
+            except (lmdb.DiskError, lmdb.MapFullError) as error:  # aborted: the next interval tries again
+                if self.failure is None:
+                    _log.error("no space to write cursors: they are kept in memory until there is (%s)", error)
+                self.failure = error
             except Exception as error:  # marks are no promise: the engine goes on without storing them
                 self.failure = error
                 _log.exception("cursors can't be written any more; they are kept in memory")

@@ -18,6 +18,7 @@ from engine.log.verbs import opened
 from ext import block as blocks
 from ext.record import decode
 
+SEQUENCE_MAX = 2**53 - 1
 SHOWN = ("conversation.", "member.")
 
 
@@ -25,6 +26,8 @@ def read_log(data: Path, from_sequence: int, limit: int) -> Iterator[dict[str, A
     """At most `limit` events, ascending, as fields by name. Raises EngineError."""
     if from_sequence < 1:
         raise BadArgument(f"--from {from_sequence}: sequences begin at 1")
+    if from_sequence > SEQUENCE_MAX:
+        raise BadArgument(f"--from {from_sequence}: sequences are at most {SEQUENCE_MAX} (2^53-1)")
     if limit < 1:
         raise BadArgument(f"--limit {limit}: must be at least 1")
     with opened(data) as segments:

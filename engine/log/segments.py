@@ -24,7 +24,8 @@ from typing import Any, Final
 
 import lmdb
 
-from engine.errors import EngineClosed, LogDamaged, LogVersion, Trimmed
+from engine.errors import EngineClosed, EngineUnable, LogDamaged, LogVersion, Trimmed
+from engine.lmdbfile import cut_off
 from engine.log import format as fmt
 from engine.log.format import SegmentHeader
 
@@ -53,10 +54,23 @@ def open_environment(path: Path, *, write: bool, map_bytes: int = 0, create: boo
             max_spare_txns=SPARE_TRANSACTIONS,
             lib_version=fmt.LMDB_ENGINE,
         )
+    except lmdb.ReadonlyError as error:  # EACCES, EROFS: of the file, or of the lock file that even readers write
+        raise not_permitted(f"segment {path}") from error
     except lmdb.Error as error:
         raise LogDamaged(f"segment {path} can't be opened: {error}") from error
+    if words := cut_off(env, path):
+        env.close()
+        raise LogDamaged(f"segment {words}")
     env.reader_check()
     return env
+
+
+def not_permitted(what: str) -> EngineUnable:
+    """The refusal of a file that the process may not open: nothing is said against the data."""
+    return EngineUnable(
+        f"{what} can't be opened: permission denied; LMDB must write its lock file beside it, even to read",
+        hint="run this as the user of the server, or give this user write permission in the directory",
+    )
 
 
 def _look(path: Path) -> None:
@@ -64,6 +78,8 @@ def _look(path: Path) -> None:
     try:
         with path.open("rb") as file:
             begin = file.read(META_BYTES)
+    except PermissionError as error:
+        raise not_permitted(f"segment {path}") from error
     except OSError as error:
         raise LogDamaged(f"segment {path} can't be opened: {error.strerror}") from error
     if not begin:

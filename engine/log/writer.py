@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -130,17 +131,16 @@ class Log:
         return block
 
     def _check_join(self, header: SegmentHeader) -> None:
-        """The newest segment goes on where the one before it ends."""
-        before = [first for first in self._segments.firsts if first < self._first]
-        if not before:
-            return
-        block = self._last_block(before[-1])
-        name, older = self._segments.path(self._first).name, self._segments.path(before[-1]).name
-        if block is None or _last_of(block) + 1 != self._first:
-            ends = "nowhere" if block is None else _last_of(block)
-            raise LogDamaged(f"segment {name} begins with {self._first}, but {older} ends with {ends}")
-        if hashlib.sha256(block).digest() != header.previous_hash:
-            raise LogDamaged(f"the hash chain is broken between segments {older} and {name}")
+        """Each segment goes on where the one before it ends; one look at a header and a last block each."""
+        for older, newer in pairwise(self._segments.firsts):
+            block = self._last_block(older)
+            names = self._segments.path(older).name, self._segments.path(newer).name
+            if block is None or _last_of(block) + 1 != newer:
+                ends = "nowhere" if block is None else _last_of(block)
+                raise LogDamaged(f"segment {names[1]} begins with {newer}, but {names[0]} ends with {ends}")
+            previous_hash = (header if newer == self._first else self._segments.header(newer)).previous_hash
+            if hashlib.sha256(block).digest() != previous_hash:
+                raise LogDamaged(f"the hash chain is broken between segments {names[0]} and {names[1]}")
 
     @property
     def epoch(self) -> int:

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 
 import lmdb
 
-from engine.errors import LogVersion, StateDamaged
+from engine.errors import EngineUnable, LogVersion, StateDamaged
+from engine.lmdbfile import cut_off
 from ext import saving
 
 FORMAT_VERSION: Final = 1
@@ -201,8 +202,16 @@ class SavedState:
                 create=not read_only,
                 lib_version=LMDB_ENGINE,
             )
+        except lmdb.ReadonlyError as error:  # EACCES, EROFS: nothing is said against the state
+            raise EngineUnable(
+                f"the state in {path} can't be opened: permission denied; LMDB must write its lock file there",
+                hint="run this as the user of the server, or give this user write permission in the directory",
+            ) from error
         except lmdb.Error as error:
             raise StateDamaged(f"the state in {path} can't be opened: {error}") from error
+        if words := cut_off(env, path / "data.mdb"):
+            env.close()
+            raise StateDamaged(words)
         try:
             env.reader_check()
             # A handle opened inside a read transaction ends with it; outside, each has a transaction of its own.

@@ -115,7 +115,10 @@ class Saver:
         """Folds and saves all that is committed, in the caller's thread."""
         last = self._reader.last_sequence()
         if self.position > last:
-            raise StateDamaged(f"the state was saved at {self.position}, but the log ends at {last}")
+            raise StateDamaged(
+                f"the state was saved at {self.position}, but the log ends at {last}: events are missing from the log",
+                hint="look for the log's newest segment, or restore a backup; keep both as they are until then",
+            )
         while self._folded < last:
             before = self._folded
             while self._fold_some() and self._folded - self.position < self._events_max:

@@ -231,7 +231,7 @@ class Model:
         members = {user: "owner"}
         for other, name in content["members"]:
             role = name or ORDINARY[content["kind"]]
-            if role not in GIVES[content["kind"], "owner"]:
+            if role not in GIVES[content["kind"], "owner"] or role == "follower":
                 return BAD_PAYLOAD, 0, 0, []
             members.setdefault(other, role)
         if content["kind"] == "group" and len(members) > self.group_members_max:

@@ -5,6 +5,7 @@ Used by server.py when it puts the gateway together and by a reload. Hot code re
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from engine import Config, Engine
 from ext.poller import Poller
 from ext.session_table import SessionTable
 from gateway.auth import KeySet, Verifier
+
+SPARE_DESCRIPTORS = 512  # segments, state, threads, the admin's connections
 
 
 def open_engine(config: Config, data: Path, wake: Callable[[bytes | None], None]) -> Engine:
@@ -30,6 +33,14 @@ def open_engine(config: Config, data: Path, wake: Callable[[bytes | None], None]
         save_interval_s=log.save_interval_s,
         group_members_max=config.conversations.group_members_max,
     )
+
+
+def sessions_room(config: Config) -> int:
+    """Sessions that this process takes: what is configured, as far as its descriptors reach. Beyond it, 503: a crowd at
+    the door must not take the descriptors that the log needs for its next segment."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = config.gateway.sessions_max if soft == resource.RLIM_INFINITY else soft - SPARE_DESCRIPTORS
+    return max(1, min(config.gateway.sessions_max, room))
 
 
 def make_poller(sessions: SessionTable, config: Config) -> Poller:

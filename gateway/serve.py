@@ -17,41 +17,47 @@ import uvloop
 from engine import Config, ConfigError
 from gateway import logs
 from gateway.listener import StartError
+from gateway.parts import SPARE_DESCRIPTORS
 from gateway.server import Gateway
 from gateway.session import log
 
 # How long a thread that computes in Python keeps the others waiting. Admission, committer and loop hand each commit
 # on three times; with Python's 5 ms a slice of the loop shows in the latency of every publish behind it.
 SWITCH_INTERVAL_S = 0.0005
-SPARE_DESCRIPTORS = 512  # segments, state, threads, the admin's connections
 
 
 def serve(config: Config, ready: Callable[[dict[str, str]], None], reload: Callable[[], Config] | None = None) -> None:
     """Runs until told to stop. `ready` gets the addresses; `reload` reads the configuration again."""
     logs.configure(config.logging.level, config.logging.format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    raise_descriptor_limit(config.gateway.sessions_max + SPARE_DESCRIPTORS)
+    wanted = config.gateway.sessions_max + SPARE_DESCRIPTORS
+    allowed = raise_descriptor_limit(wanted)
     gateway = Gateway(config)
+
+    def serving(addresses: dict[str, str]) -> None:
+        if allowed < wanted:  # said only now: beside a reason not to start it would be noise
+            log.info(
+                "descriptors",
+                allowed=allowed,
+                wanted=wanted,
+                hint="gateway.sessions_max can't be reached; raise the hard limit (ulimit -Hn)",
+            )
+        ready(addresses)
+
     try:
         gateway.open()
-        uvloop.run(_run(gateway, ready, reload))
+        uvloop.run(_run(gateway, serving, reload))
     finally:
         gateway.release()
 
 
-def raise_descriptor_limit(wanted: int) -> None:
-    """Lifts the soft limit as far as wanted or allowed; says so if that may be too little."""
+def raise_descriptor_limit(wanted: int) -> int:
+    """Lifts the soft limit as far as wanted or allowed; the descriptors there will be, which may be fewer."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     goal = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < goal:
         resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
-    if goal < wanted:
-        log.info(
-            "descriptors",
-            allowed=goal,
-            wanted=wanted,
-            hint="gateway.sessions_max can't be reached; raise the hard limit (ulimit -Hn)",
-        )
+    return goal
 
 
 async def _run(gateway: Gateway, ready: Callable[[dict[str, str]], None], reload: Callable[[], Config] | None) -> None:

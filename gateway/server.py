@@ -40,7 +40,7 @@ from gateway.cursors import TELL_INTERVAL_S, Cursors
 from gateway.drain import Drain
 from gateway.listener import StartError
 from gateway.metrics import exposition
-from gateway.parts import make_poller, merged, open_engine, verifier_of
+from gateway.parts import make_poller, merged, open_engine, sessions_room, verifier_of
 from gateway.reading import SlowestSlice, readiness, readings
 from gateway.session import CLOSING, Door, log
 from gateway.signals import Signals
@@ -101,8 +101,7 @@ class Gateway:
 
     def _compose(self, keys: auth.KeySet) -> None:
         config, engine = self._config, self.engine
-        gateway = config.gateway
-        self.sessions = SessionTable(gateway.sessions_max)
+        self.sessions = SessionTable(sessions_room(config))
         self.poller = make_poller(self.sessions, config)
         view = engine.view()
         self.fanout = Fanout(self.sessions, sequence=view.sequence, ring_bytes=config.fanout.ring_bytes)

@@ -6,12 +6,14 @@ import json
 import os
 import resource
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -291,3 +293,35 @@ def test_serve_demo_prints_what_to_try(data: Path) -> None:
         process.terminate()
         process.communicate(timeout=20)
     assert process.returncode == 0
+
+
+def test_a_crowd_does_not_take_the_descriptors_of_the_log(data: Path) -> None:
+    """With few descriptors fewer sessions are taken, and the log goes on to roll."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    room = 40
+    code = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({room} + 512, {room} + 512));"
+        f"sys.argv = ['gonets', 'serve', '--json', '--data', {str(data)!r}, '--listen', '127.0.0.1:0', '--admin', ''];"
+        "import gonets; gonets.main()"
+    )
+    assert hard > room + 512
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    )
+    crowd: list[socket.socket] = []
+    try:
+        place = urlsplit(json.loads(process.stdout.readline())["url"])  # type: ignore[union-attr]
+        answers = []
+        for _ in range(room + 20):
+            crowd.append(socket.create_connection((place.hostname, place.port), timeout=10))
+        for one in crowd[-20:]:
+            one.sendall(b"GET /v1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            one.sendall(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n")
+            one.sendall(b"Sec-WebSocket-Protocol: gonets.v1.json\r\n\r\n")
+            answers.append(one.recv(4_096))
+        assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in answers), answers[:2]
+    finally:
+        for one in crowd:
+            one.close()
+        process.terminate()
+        process.communicate(timeout=20)

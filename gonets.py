@@ -25,6 +25,8 @@ from engine import config as configuration
 
 DEMO_USERS = (1, 2)
 DEMO_TOKEN_S = 30 * 86_400
+TOKEN_MAX_S = 3_650 * 86_400
+INTERRUPTED = 130  # what shells expect of a program that SIGINT ended
 LISTEN_DEVICE, SEND_DEVICE = 1, 2  # a session each, so that `send` doesn't replace `listen`
 
 ConfigFile = Annotated[Path | None, Parameter(help="TOML file; see `gonets config check` for what it may hold")]
@@ -39,7 +41,12 @@ def _version() -> str:
         return "0 (not installed)"
 
 
-app = App(name="gonets", help="The delivery engine of a messenger: log, gateway, tools.", version=_version)
+app = App(
+    name="gonets",
+    help="The delivery engine of a messenger: log, gateway, tools.",
+    version=_version,
+    suppress_keyboard_interrupt=False,  # main() and `listen` have their own ways to end
+)
 config_app = App(name="config", help="The configuration.")
 log_app = App(name="log", help="What the log holds.")
 app.command(config_app)
@@ -177,22 +184,48 @@ def token(
         print(text)
 
 
+def _check_ids(**given: int | None) -> None:
+    """Ids outside their limits, before anything is done with them."""
+    from gateway.auth import ID_MAX
+
+    for name, value in given.items():
+        if value is not None and not 1 <= value <= ID_MAX:
+            fail(f"--{name} {value}: must be 1 to {ID_MAX}")
+
+
 def _development_token(config: configuration.Config, user: int, device: int | None, lifetime_s: int) -> str:
-    from gateway.auth import ID_MAX, KeysError, development_token
+    from gateway.auth import DEVELOPMENT_KEY, KeysError, development_token
 
     if config.auth.keys:
         fail(f"auth.keys = {config.auth.keys!r} is set: tokens come from your issuer; unset it for development tokens")
-    for name, value in (("--user", user), ("--device", 1 if device is None else device)):
-        if not 1 <= value <= ID_MAX:
-            fail(f"{name} {value}: must be 1 to {ID_MAX}")
-    if lifetime_s < 1:
-        fail(f"--lifetime-s {lifetime_s}: must be at least 1")
+    _check_ids(user=user, device=device)
+    if not 1 <= lifetime_s <= TOKEN_MAX_S:
+        fail(f"--lifetime-s {lifetime_s}: must be 1 to {TOKEN_MAX_S} (10 years)")
+    data = Path(config.server.data)
     try:
-        return development_token(
-            Path(config.server.data), user, lifetime_s, config.auth.audience, config.auth.issuer, device
-        )
-    except (KeysError, OSError) as error:
+        is_new = not (data / DEVELOPMENT_KEY).exists()
+        text = development_token(data, user, lifetime_s, config.auth.audience, config.auth.issuer, device)
+    except KeysError as error:
         fail(str(error))
+    except OSError as error:
+        why = "not a directory" if data.exists() and not data.is_dir() else error.strerror or error
+        fail(f"--data {config.server.data!r}: {why}; name a directory in which the development key can be kept")
+    if is_new:
+        print(f"gonets: made a new development key in {data / DEVELOPMENT_KEY}", file=sys.stderr)
+    return text
+
+
+def _client_token(config: configuration.Config, user: int, given: str | None) -> str:
+    """The token of a session: the given one, or one of the development key of a server that has been run."""
+    if given:
+        return given
+    from gateway.auth import DEVELOPMENT_KEY
+
+    # A key made here would be of no server: the refusal would then come from the gateway, and hide the mistake.
+    data = config.server.data
+    if not config.auth.keys and not os.path.exists(os.path.join(data, DEVELOPMENT_KEY)):
+        fail(f"--data {data!r} holds no {DEVELOPMENT_KEY}: name the directory of `gonets serve`, or give --token")
+    return _development_token(config, user, None, 86_400)
 
 
 @config_app.command
@@ -235,7 +268,11 @@ def check(
 
 def _log_directory(config: Path | None, data: str | None) -> Path:
     path = Path(_load(config, server__data=data).config.server.data)
-    if not (path / "log").is_dir():
+    try:
+        is_there = (path / "log").is_dir()
+    except OSError as error:
+        fail(f"--data {str(path)!r}: {error.strerror}; run this as the user of the server")
+    if not is_there:
         fail(f"{path} holds no log: expected a directory made by `gonets serve`")
     return path
 
@@ -344,9 +381,21 @@ def listen(
     """Prints what a user receives, live."""
     from gateway import tour
 
+    _check_ids(user=user, device=device)
+    if count is not None and count < 1:
+        fail(f"--count {count}: must be at least 1")
     loaded = _load(config, server__data=data)
-    text = token or _development_token(loaded.config, user, None, 86_400)
-    _connect(tour.listen(url, text, user, device, Path(loaded.config.server.data), resume, as_json, count))
+    place = Path(loaded.config.server.data)
+
+    def work() -> Any:
+        tour.check_url(url)
+        text = _client_token(loaded.config, user, token)
+        return tour.listen(url, text, user, device, place, resume, as_json, count)
+
+    try:
+        _connect(work, f"listen --user {user} --device {device}", url, place, bool(token))
+    except KeyboardInterrupt:  # the way to end it
+        raise SystemExit(0) from None
 
 
 @app.command
@@ -368,9 +417,18 @@ def send(
 
     if (to is None) == (conversation is None):
         fail("say either --to USER or --conversation ID")
+    _check_ids(user=user, to=to, conversation=conversation, device=device)
+    if to == user and not token:
+        fail(f"--to {to}: must be another person than --user {user}")
     loaded = _load(config, server__data=data)
-    key = token or _development_token(loaded.config, user, None, 86_400)
-    receipt = _connect(tour.send(url, key, device, to, conversation, text))
+
+    def work() -> Any:
+        tour.check_url(url)
+        tour.check_text(text)
+        return tour.send(url, _client_token(loaded.config, user, token), device, to, conversation, text)
+
+    what = f"send --to {to}" if conversation is None else f"send --conversation {conversation}"
+    receipt = _connect(work, what, url, Path(loaded.config.server.data), bool(token))
     if as_json:
         _print_json(receipt)
     else:
@@ -382,19 +440,27 @@ def send(
         raise SystemExit(1)
 
 
-def _connect(work: Any) -> Any:
+def _connect(work: Callable[[], Any], what: str, url: str, data: Path, own_token: bool) -> Any:
     """Runs a piece of client work; trouble that a person can mend is one line."""
+    from websockets.exceptions import WebSocketException
+
+    from gateway import tour
+    from gateway.client import ClientError
+
     try:
-        return asyncio.run(work)
-    except KeyboardInterrupt:
-        raise SystemExit(0) from None
-    except (OSError, TimeoutError) as error:
-        fail(f"can't reach the gateway: {error}; is `gonets serve` running there?")
+        return asyncio.run(work())
+    except tour.TourError as error:
+        fail(str(error))
+    except (ClientError, OSError, ValueError, WebSocketException) as error:
+        fail(tour.explained(error, what, url, data, own_token))
 
 
 def main() -> None:
     """Entry point of the `gonets` command."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
 
 
 if __name__ == "__main__":

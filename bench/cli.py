@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,9 @@ from bench import report
 from bench.harness import FULL, SHORT, SMOKE, BenchError, Size, workplace
 
 app = App(name="bench", help="Measurements, each beside the bare limit of the machine; and the replay of real chats.")
-app.command("bench.replay:replay", name="replay")
+app.command(
+    "bench.replay:replay", name="replay", help="Replays chat logs through real sockets and verifies every delivery."
+)
 
 Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object instead of a table")]
@@ -47,6 +50,10 @@ def measurement(name: str) -> Callable[[Size, Path | None], list[report.Case]]:
 def _measure(names: tuple[str, ...], size: Size, folder: Path | None, as_json: bool) -> None:
     results: list[report.Case] = []
     where = folder or Path.cwd()
+    if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        why = "can't be written to" if folder.is_dir() else "no such directory"
+        print(f"gonets: bench: --folder {str(folder)!r}: {why}; make it, or name another", file=sys.stderr)
+        raise SystemExit(1)
     try:
         for name in names:
             if not as_json:

@@ -42,6 +42,7 @@ from gateway.auth import DEVELOPMENT_KEY, KeysError, key_algorithm
 
 SESSIONS_MAX = 12_000  # at once, in this process and in the server
 DESCRIPTORS_KEPT = 500  # for everything that is no session
+REACH_S = 5.0  # for the one connection that shows that there is a server at --url
 STALL_S = 20.0  # without any progress: what is still missing then is missing
 LINGER_S = 0.5  # after the last delivery: doubles would come now
 OWN_USERS = 1_000
@@ -111,6 +112,7 @@ def run(
             f"--url needs --token-key FILE: the private key of its tokens (DATA/{DEVELOPMENT_KEY} with"
             " development tokens)"
         )
+    target = None if url is None or token_key is None else _reached(url, token_key)
     found = _load(path, seed)
     cast = Cast(
         [traces.plan(one) for one in found],
@@ -124,7 +126,8 @@ def run(
     try:
         if server is not None:
             server.start()
-        target = _target(url or server.url, token_key or server.data / DEVELOPMENT_KEY)  # type: ignore[union-attr]
+            target = _target(server.url, token_key or server.data / DEVELOPMENT_KEY)
+        assert target is not None
         return _replay(cast, parts, target, server, speed, chaos, seed)
     finally:
         if server is not None:
@@ -164,12 +167,28 @@ def _raise_descriptors() -> int:
     return max(min(SESSIONS_MAX, int((limit - DESCRIPTORS_KEPT) * 0.85)), 1)  # half-open ones take some more
 
 
+def _reached(url: str, key: Path) -> Target:
+    """A target that takes connections: what it refuses is known before traces are parsed and retries begin."""
+    target = _target(url, key)
+    try:
+        socket.create_connection((target.host, target.port), REACH_S).close()
+    except OSError as error:
+        raise ValueError(f"--url {url}: {error.strerror or error}; is `gonets serve` running there?") from None
+    return target
+
+
 def _target(url: str, key: Path) -> Target:
     parts = urlsplit(url)
-    if parts.scheme != "ws" or not parts.hostname:
+    try:
+        port = 80 if parts.port is None else parts.port
+    except ValueError:  # no number, or above 65535
+        port = 0
+    if parts.scheme != "ws" or not parts.hostname or not port:
         raise ValueError(f"--url {url}: must be ws://host:port/v1 (TLS ends before the gateway)")
-    port = parts.port or 80
-    address = socket.getaddrinfo(parts.hostname, port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+    try:
+        address = socket.getaddrinfo(parts.hostname, port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"--url {url}: {getattr(error, 'strerror', None) or error}") from None
     ipaddress.IPv4Address(address)
     try:
         private = serialization.load_pem_private_key(key.read_bytes(), None)

@@ -51,6 +51,7 @@ MESSAGE_BYTES_MAX = 64 << 20  # a page of 100 events with 64 KiB each, as base64
 PAUSE_FIRST_S, PAUSE_MAX_S = 1.0, 60.0
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 5.0
 ANSWER_S = 15.0  # silence after a ping of ours before the connection counts as broken
+REFUSED_CLOSE_S = 0.5  # a close that follows a refused hello is behind it on the same connection
 FINAL_CODES = (1000, 1002, 1003, 1007, 1009)
 _RETRY_AFTER = re.compile(r"retry_after_ms=(\d+)")
 
@@ -152,8 +153,10 @@ class Link:
             except (OSError, TimeoutError, InvalidHandshake, codec.BadPush) as error:
                 failures += 1
                 if not first.done() and failures >= attempts:
-                    refused = isinstance(error, (OSError, TimeoutError))
-                    first.set_exception(error if refused else ConnectionError(f"{self._url}: {error}"))
+                    said = isinstance(error, OSError) and bool(str(error))  # TimeoutError is one, mostly without words
+                    kind = TimeoutError if isinstance(error, TimeoutError) else ConnectionError
+                    text = str(error) or f"no answer within {self._open_timeout_s:g} s"
+                    first.set_exception(error if said else kind(f"{self._url}: {text}"))
                     return
                 if isinstance(error, InvalidStatus):
                     pause = _seconds(error.response.headers.get("Retry-After"))
@@ -206,7 +209,7 @@ class Link:
             helpers: list[asyncio.Task[None]] = []
             try:
                 while True:
-                    name, body = codec.decode(self._encoding, await self._hear(socket, self._socket is not None))
+                    name, body = codec.decode(self._encoding, await self._hear(socket, refused))
                     if name == "welcome" and self._socket is None:
                         await self._welcomed(socket, body)
                         helpers = [asyncio.create_task(self._watch(socket)), asyncio.create_task(self._renew())]
@@ -270,16 +273,26 @@ class Link:
         elif name in ("cursor", "typing", "presence", "advice") and self._on_signal is not None:
             self._on_signal(Signal(name, body.get("conversation", 0), body.get("user", 0), body))
 
-    async def _hear(self, socket: ClientConnection, welcomed: bool) -> bytes | str:
-        """The next message; waits with reading while the application has enough and asks nothing."""
+    async def _hear(self, socket: ClientConnection, refused: CommandFailed | None) -> bytes | str:
+        """The next message; waits with reading while the application has enough and asks nothing.
+
+        A refused hello is followed by a close, which says more than the refusal, or by nothing: then the refusal is
+        the answer, and is raised (as ConnectionError where another attempt may fare better).
+        """
+        welcomed = self._socket is not None
         while welcomed and self.stream.full and not (self._writes or self._questions):
             self._paused = True
             self._space.clear()
             await self._space.wait()
         self._paused = False
         if not welcomed:
-            async with asyncio.timeout(self._open_timeout_s):
-                return await socket.recv()
+            try:
+                async with asyncio.timeout(self._open_timeout_s if refused is None else REFUSED_CLOSE_S):
+                    return await socket.recv()
+            except TimeoutError:
+                if refused is None:
+                    raise
+                raise (ConnectionError(str(refused)) if refused.retryable else refused) from None
         message = await socket.recv()
         self._heard = time.monotonic()
         return message

@@ -28,7 +28,7 @@ from engine.ports import LogReader, StateView
 from engine.tombstones import with_tombstones
 
 HOPS_MAX = 5_000
-SEARCH_HOPS_MAX = 20_000
+SEARCH_HOPS_MAX = 500_000
 BYTES_MAX = 256 << 10
 SEQUENCE_MAX = (1 << 63) - 1
 

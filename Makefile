@@ -1,7 +1,7 @@
 # Gonets: `make run`, `make test`. All that is made lies in .venv, build, and beside the sources of ext/ (*.so).
 # PYTHON=/path/to/python3 chooses the interpreter. GONETS_SANITIZE and GONETS_DEBUG: see setup.py.
 
-.PHONY: help run build test check check-lint check-format check-types check-imports bench lock clean
+.PHONY: help run build test check check-lint check-format check-types check-imports bench autobahn lock clean
 .DEFAULT_GOAL := help
 export PYTHON
 
@@ -11,6 +11,7 @@ help:
 	@echo "make test    build, then all tests; one file: .venv/bin/pytest tests/test_tidy.py"
 	@echo "make check   build (warnings of Cython are errors), lint, format, types, imports"
 	@echo "make bench   build, then a short set of benchmarks"
+	@echo "make autobahn build, then all of Autobahn's cases against the parser, strictly"
 	@echo "make lock    pin anew what pyproject.toml asks for, with hashes"
 	@echo "make clean   remove what was made, .venv and caches too; ./data stays"
 
@@ -37,6 +38,9 @@ check-imports: build
 
 bench: build
 	.venv/bin/gonets bench short
+
+autobahn: build
+	.venv/bin/python -m tests.support.autobahn
 
 # The tool that pins lives in an environment of its own: it is no part of what it pins.
 lock:

@@ -21,6 +21,7 @@ cdef struct Signal:  # as gateway/signals.py unpacks it
 
 cdef struct Message:  # before the bytes of a command or request
     uint32_t session, size
+    bint text  # str for Python, else bytes
 
 cdef class Gathered:
     cdef Bytes proposals, signals, commands, requests, writable
@@ -31,8 +32,10 @@ cdef class Gathered:
     # gathering: pointers are good until the next call
     cdef uint8_t *room_for(self, Bytes *buffer, size_t size) except NULL nogil  # then buffer.size += what was written
     cdef int add_signal(self, uint32_t kind, uint32_t session, uint64_t conversation, uint64_t value) except -1 nogil
-    cdef int add_message(self, Bytes *buffer, uint32_t session, const uint8_t *data, size_t size) except -1 nogil
-    cdef uint32_t add_cold(self, uint32_t session, const uint8_t *data, size_t size) except? 0 nogil  # its number
+    cdef int add_message(self, Bytes *buffer, uint32_t session, const uint8_t *data, size_t size,
+                         bint text) except -1 nogil
+    cdef uint32_t add_cold(self, uint32_t session, const uint8_t *data, size_t size,
+                           bint text) except? 0 nogil  # its number
     cdef bint is_waiting(self, uint32_t number) noexcept nogil  # given and not handled
     cdef int add_writable(self, uint32_t session) except -1 nogil
 

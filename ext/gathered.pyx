@@ -56,19 +56,21 @@ cdef class Gathered:
         self.signals.size += sizeof(Signal)
         return 0
 
-    cdef int add_message(self, Bytes *buffer, uint32_t session, const uint8_t *data, size_t size) except -1 nogil:
+    cdef int add_message(self, Bytes *buffer, uint32_t session, const uint8_t *data, size_t size,
+                         bint text) except -1 nogil:
         cdef Message head
         cdef uint8_t *to = self.room_for(buffer, sizeof(Message) + size)
         head.session = session
         head.size = <uint32_t>size
+        head.text = text
         memcpy(to, &head, sizeof(Message))
         if size:
             memcpy(to + sizeof(Message), data, size)
         buffer.size += sizeof(Message) + size
         return 0
 
-    cdef uint32_t add_cold(self, uint32_t session, const uint8_t *data, size_t size) except? 0 nogil:
-        self.add_message(&self.commands, session, data, size)
+    cdef uint32_t add_cold(self, uint32_t session, const uint8_t *data, size_t size, bint text) except? 0 nogil:
+        self.add_message(&self.commands, session, data, size, text)
         self.given += 1
         self.waiting_bytes += size
         return self.given
@@ -92,14 +94,16 @@ cdef class Gathered:
         return taken
 
     cdef list take_messages(self, Bytes *buffer):
-        """[(session, bytes)] in the order in which they came."""
+        """[(session, bytes or str)] in the order in which they came."""
         cdef size_t at = 0
         cdef Message head
+        cdef bytes body
         taken = []
         while at < buffer.size:
             memcpy(&head, buffer.at + at, sizeof(Message))
             at += sizeof(Message)
-            taken.append((head.session, <bytes>buffer.at[at:at + head.size]))
+            body = <bytes>buffer.at[at:at + head.size]
+            taken.append((head.session, body.decode() if head.text else body))
             at += head.size
         bytes_clear(buffer)
         return taken

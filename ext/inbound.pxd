@@ -1,7 +1,7 @@
 # What sessions send: handshake, frames, commands; judged and gathered. Loop thread only; everything runs without the
 # GIL. Owns the one receive buffer of all sessions; what is incomplete lies in Session.in_data until the rest comes.
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from ext.commands cimport Command
 from ext.frames cimport Found
@@ -26,9 +26,13 @@ cdef class Inbound:
     # limits
     cdef uint32_t frame_bytes_max, handshake_bytes_max, unanswered_max
     cdef uint32_t rate_per_s, rate_milli_max, refused_max
+    cdef bint any_client  # every path, no subprotocol; all messages, text and binary, are Python's
     # sessions that are not read until Python has handled more (origins, each once)
     cdef uint64_t *held
     cdef uint32_t held_count
+    # sessions that end when Python has handled what they sent before (origins)
+    cdef uint64_t *ending
+    cdef uint32_t ending_count
     cdef bint refusing  # every upgrade is answered 503: the process is ending
     # counters
     cdef uint64_t received_bytes, received_messages, rate_limited
@@ -39,13 +43,16 @@ cdef class Inbound:
     cdef int _keep(self, Session *s, const uint8_t *data, size_t size) except -1 nogil
     cdef int _verdict(self, uint32_t index, int verdict, Handshake *found, uint8_t *data, size_t size) except -1 nogil
     cdef int _frames(self, uint32_t index, uint8_t *data, size_t size) except -1 nogil
-    cdef int _control(self, uint32_t index, int kind, const Found *found) except -1 nogil
+    cdef int _ping(self, uint32_t index, const Found *found) except -1 nogil
+    cdef int _last(self, uint32_t index, int kind, uint16_t code) except -1 nogil
+    cdef int _end(self, uint32_t index, int kind, uint16_t code) except -1 nogil
+    cdef int end_waiting(self) except -1 nogil  # those for whom Python has handled enough
 
     # commands
     cdef int _message(self, uint32_t index, const uint8_t *data, uint32_t size) except -1 nogil
     cdef int _hot(self, uint32_t index, const Command *command, const uint8_t *data, uint32_t size) except -1 nogil
     cdef int _publish(self, uint32_t index, const Command *command) except -1 nogil
-    cdef int _cold(self, uint32_t index, const uint8_t *data, uint32_t size) except -1 nogil
+    cdef int _cold(self, uint32_t index, const uint8_t *data, uint32_t size, bint text=*) except -1 nogil
     cdef int _hello_first(self, uint32_t index, const Command *command) except -1 nogil
 
     # limits

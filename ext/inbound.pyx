@@ -5,8 +5,9 @@ Between ext/sockets (whose sockets are ready) and ext/gathered (what the round b
 buffer, every frame in it judged at once; ext/handshake, ext/frames and ext/commands say what the bytes are.
 
 The order rule: what a session sent in order is taken in order. A message given to Python (cold: hello too) has a
-number; while Python has not handled it, the session's later messages are cold as well and wait behind it. The queue of
-cold messages is one for all sessions and handled in order, so one number says how far it is.
+number; while Python has not handled it, the session's later messages are cold as well and wait behind it, and so does
+its end, by a close frame or a broken one. The queue of cold messages is one for all sessions and handled in order, so
+one number says how far it is.
 
 Invariants: a session that is closing sends nothing that counts; before hello only hello is heard; memory of a session
 is its incomplete message (frame_bytes_max), and answers to what it may send at once.
@@ -33,8 +34,8 @@ from ext.handshake cimport (
 from ext.receipts cimport (
     PUSH_FRAME_BYTES_MAX, RECEIPT_FRAME_BYTES_MAX, Answer, hello_first_put, pong_put, rate_limited_put, receipt_put)
 from ext.session_table cimport (
-    E_JSON, F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_HELLO, F_NO_READ, F_PINGED, F_REFUSE, F_REQUEST, F_SHUT, S_CLOSING,
-    S_HANDSHAKE, S_OPEN, Session)
+    E_JSON, E_MSGPACK, F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_HELLO, F_NO_READ, F_PINGED, F_REFUSE, F_REQUEST, F_SHUT,
+    S_CLOSING, S_HANDSHAKE, S_LIVE, S_OPEN, Session)
 from ext.sockets cimport (
     CLOSE_ABUSE, CLOSE_BAD_COMMAND, CLOSE_UNSUPPORTED, OUT_HELD_BYTES, Sockets)
 
@@ -47,7 +48,8 @@ cdef const char *PATH = b"/v1"
 
 cdef class Inbound:
     def __cinit__(self, Sockets sockets not None, Gathered gathered not None, uint32_t frame_bytes_max,
-                  uint32_t handshake_bytes_max, uint32_t rate_per_s, uint32_t rate_burst, uint32_t unanswered_max):
+                  uint32_t handshake_bytes_max, uint32_t rate_per_s, uint32_t rate_burst, uint32_t unanswered_max,
+                  bint any_client):
         if not (1 <= rate_per_s <= 1_000_000 and 1 <= rate_burst <= 1_000_000 and 1 <= unanswered_max <= 64):
             raise ValueError(f"rate_per_s = {rate_per_s} and rate_burst = {rate_burst} must be 1 to 1000000,"
                              f" unanswered_max = {unanswered_max} 1 to 64")
@@ -61,15 +63,19 @@ cdef class Inbound:
         self.rate_milli_max = rate_burst * 1000
         self.refused_max = min(rate_burst * ABUSE_BURSTS, <uint32_t>REFUSED_MOST)
         self.unanswered_max = unanswered_max
+        self.any_client = any_client
         self.buffer = <uint8_t *>pages_map(RECEIVE_BYTES)
         self.held = <uint64_t *>pages_map(<size_t>self.sessions.room * 8)
-        if self.buffer == NULL or self.held == NULL:
+        self.ending = <uint64_t *>pages_map(<size_t>self.sessions.room * 8)
+        if self.buffer == NULL or self.held == NULL or self.ending == NULL:
             raise MemoryError(f"no memory to read from {self.sessions.room} sessions")
 
     def __dealloc__(self):
         pages_unmap(self.buffer, RECEIVE_BYTES)
         if self.held != NULL:
             pages_unmap(self.held, <size_t>self.sessions.room * 8)
+        if self.ending != NULL:
+            pages_unmap(self.ending, <size_t>self.sessions.room * 8)
 
     # bytes
 
@@ -104,7 +110,8 @@ cdef class Inbound:
         if looked:
             self._keep(s, data, got)
             data = s.in_data
-        verdict = handshake_read(data, size, looked, self.handshake_bytes_max, <const uint8_t *>PATH, 3, False, &found)
+        verdict = handshake_read(data, size, looked, self.handshake_bytes_max, <const uint8_t *>PATH, 3,
+                                 self.any_client, &found)
         if verdict == HS_MORE:
             return 0 if looked else self._keep(s, data, got)
         kept = s.in_data
@@ -138,7 +145,7 @@ cdef class Inbound:
         if verdict == HS_REQUEST:
             s.flags |= F_REQUEST | F_NO_READ
             self.sessions.set_events(index)
-            return self.gathered.add_message(&self.gathered.requests, index, data, head)
+            return self.gathered.add_message(&self.gathered.requests, index, data, head, False)
         if verdict != HS_UPGRADE:
             self.sockets.refused += 1
             return self.sockets.end_http(index, answer, handshake_answer(found, answer))
@@ -147,7 +154,7 @@ cdef class Inbound:
             return self.sockets.end_http(index, answer, refusal_answer(
                 503, b"this server takes no sessions now" if self.refusing else b"all places are taken; try again later",
                 answer))
-        s.encoding = found.encoding
+        s.encoding = E_MSGPACK if self.any_client else found.encoding
         s.state = S_OPEN
         s.rate_tokens_milli = <int>self.rate_milli_max
         s.rate_at_ms = <uint32_t>self.sockets.now_ms
@@ -168,45 +175,72 @@ cdef class Inbound:
             if kind == FR_MORE:
                 return 0
             if kind == FR_CLOSE or kind == FR_BROKEN:
-                return self._control(index, kind, &found)
+                return self._last(index, kind, found.code)
             if s.state == S_CLOSING:
                 continue  # only its close frame is waited for
             if kind == FR_PING:
-                self._control(index, kind, &found)
+                self._ping(index, &found)
             elif kind == FR_TEXT or kind == FR_BINARY:
                 self.received_messages += 1
-                if (kind == FR_TEXT) != (s.encoding == E_JSON):
+                if self.any_client:
+                    self._cold(index, found.data, found.size, kind == FR_TEXT)
+                elif (kind == FR_TEXT) != (s.encoding == E_JSON):
                     self.sockets.end_named(index, CLOSE_UNSUPPORTED)
                 else:
                     self._message(index, found.data, found.size)
         return 0
 
-    cdef int _control(self, uint32_t index, int kind, const Found *found) except -1 nogil:
-        """Ping, or the last frame that is heard: close, and what breaks the rules."""
+    cdef int _ping(self, uint32_t index, const Found *found) except -1 nogil:
         cdef Session *s = &self.at[index]
         cdef uint8_t *to
         cdef size_t head
-        cdef bint closing = s.state == S_CLOSING
-        if kind == FR_PING:
-            if s.out_size - s.out_sent > OUT_HELD_BYTES:
-                return 0  # the next one is answered, if it reads by then
-            to = self.sessions.out_reserve(s, SERVER_HEAD_BYTES_MAX + found.size)
-            head = server_head_put(to, FR_PONG, found.size)
-            memcpy(to + head, found.data, found.size)
-            s.out_size += <uint32_t>(head + found.size)
-            self.sessions.mark_dirty(index, True)
-            return 0
+        if s.out_size - s.out_sent > OUT_HELD_BYTES:
+            return 0  # the next one is answered, if it reads by then
+        to = self.sessions.out_reserve(s, SERVER_HEAD_BYTES_MAX + found.size)
+        head = server_head_put(to, FR_PONG, found.size)
+        memcpy(to + head, found.data, found.size)
+        s.out_size += <uint32_t>(head + found.size)
+        self.sessions.mark_dirty(index, True)
+        return 0
+
+    cdef int _last(self, uint32_t index, int kind, uint16_t code) except -1 nogil:
+        """The last frame that is heard: close, or what breaks the rules."""
+        cdef Session *s = &self.at[index]
         s.flags |= F_CLOSE_SEEN
-        if closing:
-            if s.out_size == 0:
-                self.sockets.shut_down(index)
-        elif kind == FR_BROKEN:
-            self.sockets.end_named(index, found.code)
-        else:
-            self.sockets.end(index, found.code, NULL, 0)
         free(s.in_data)
         s.in_data = NULL
         s.in_room = 0
+        if s.state == S_CLOSING:
+            if s.out_size == 0:
+                self.sockets.shut_down(index)
+        elif self.gathered.is_waiting(s.cold) and self.ending_count < self.sessions.room:
+            s.in_size = <uint32_t>kind << 16 | code
+            self.ending[self.ending_count] = self.sessions.origin_of(index)
+            self.ending_count += 1
+        else:
+            return self._end(index, kind, code)
+        return 0
+
+    cdef int _end(self, uint32_t index, int kind, uint16_t code) except -1 nogil:
+        if kind == FR_BROKEN:
+            return self.sockets.end_named(index, code)
+        return self.sockets.end(index, code, NULL, 0)
+
+    cdef int end_waiting(self) except -1 nogil:
+        """Python has handled more: ends those who wait for no more of it."""
+        cdef uint32_t i, index, count = self.ending_count
+        cdef Session *s
+        self.ending_count = 0
+        for i in range(count):
+            index = self.sessions.resolve(self.ending[i])
+            s = &self.at[index]
+            if index == 0 or not S_OPEN <= s.state <= S_LIVE:
+                continue
+            if self.gathered.is_waiting(s.cold):
+                self.ending[self.ending_count] = self.ending[i]
+                self.ending_count += 1
+            else:
+                self._end(index, s.in_size >> 16, <uint16_t>s.in_size)
         return 0
 
     # commands
@@ -267,9 +301,9 @@ cdef class Inbound:
         s.unanswered += 1
         return 1
 
-    cdef int _cold(self, uint32_t index, const uint8_t *data, uint32_t size) except -1 nogil:
+    cdef int _cold(self, uint32_t index, const uint8_t *data, uint32_t size, bint text=False) except -1 nogil:
         """A message for Python; those behind it follow it."""
-        self.at[index].cold = self.gathered.add_cold(index, data, size)
+        self.at[index].cold = self.gathered.add_cold(index, data, size, text)
         if self.gathered.waiting_bytes > COLD_WAITING_BYTES_MAX:
             self._hold(index)
         return 0

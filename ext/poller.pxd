@@ -16,7 +16,7 @@ cdef enum:
 cdef class Batch:
     cdef readonly bytes proposals  # layout: Proposal in ext/commands
     cdef readonly bytes signals  # layout: Signal in ext/gathered
-    cdef readonly list commands  # [(session, message)], cold, in order
+    cdef readonly list commands  # [(session, message)], cold, in order; any_client: text messages are str
     cdef readonly list closed  # [(session, origin)]
     cdef readonly list writable  # [session], readers that can go on
     cdef readonly list requests  # [(session, head)], plain HTTP

@@ -40,12 +40,12 @@ cdef class Poller:
                   uint32_t handshake_bytes_max=16_384, uint32_t connects_per_s_max=20_000, uint32_t rate_per_s=100,
                   uint32_t rate_burst=300, uint32_t unanswered_max=64, uint32_t hello_timeout_ms=10_000,
                   uint32_t ping_interval_ms=30_000, uint32_t idle_timeout_ms=75_000, uint32_t slow_timeout_ms=60_000,
-                  uint32_t close_timeout_ms=2_000):
+                  uint32_t close_timeout_ms=2_000, bint any_client=False):
         self.sessions = sessions
         self.gathered = Gathered()
         self.sockets = Sockets(sessions, self.gathered, connects_per_s_max, hello_timeout_ms, close_timeout_ms)
         self.inbound = Inbound(self.sockets, self.gathered, frame_bytes_max, handshake_bytes_max, rate_per_s,
-                               rate_burst, unanswered_max)
+                               rate_burst, unanswered_max, any_client)
         self.deadlines = Deadlines(self.sockets, self.gathered, hello_timeout_ms, ping_interval_ms, idle_timeout_ms,
                                    slow_timeout_ms)
 
@@ -171,6 +171,9 @@ cdef class Poller:
         self.gathered.handled += commands
         self.gathered.waiting_bytes -= size_bytes
         self.inbound.unhold()
+        self.sockets.tell_time()
+        self.inbound.end_waiting()
+        self.sockets.wake_for_ends()
 
     # answers
 
@@ -216,17 +219,19 @@ cdef class Poller:
         cdef uint32_t index = self.sessions.resolve(session)
         return index if S_OPEN <= self.sessions.at[index].state <= S_LIVE else 0
 
-    def push(self, uint64_t session, bytes message not None):
-        """One message to one session, in front of the events that it has not got yet."""
+    def push(self, uint64_t session, message not None):
+        """One message to one session, in front of the events that it has not got yet; a str is text in any encoding."""
+        cdef bint text = isinstance(message, str)
+        cdef bytes body = message.encode() if text else message
         cdef uint32_t index = self._open(session)
         cdef Session *s = &self.sessions.at[index]
         cdef uint8_t *to
-        cdef size_t size = <size_t>len(message), head
+        cdef size_t size = <size_t>len(body), head
         if index == 0:
             return
         to = self.sessions.out_reserve(s, SERVER_HEAD_BYTES_MAX + size)
-        head = server_head_put(to, FR_TEXT if s.encoding == E_JSON else FR_BINARY, size)
-        memcpy(to + head, <const uint8_t *>message, size)
+        head = server_head_put(to, FR_TEXT if text or s.encoding == E_JSON else FR_BINARY, size)
+        memcpy(to + head, <const uint8_t *>body, size)
         s.out_size += <uint32_t>(head + size)
         self.sessions.mark_dirty(index, True)
         if s.flags & F_BLOCKED:

@@ -43,7 +43,7 @@ cdef struct Session:
     uint64_t user, device  # 0 until identified
     uint64_t position  # sequence of the last event whose frame was begun on this socket
     uint8_t *in_data  # handshake: the head so far; after it: FrameState of ext/frames. NULL when nothing is pending
-    uint32_t in_size, in_room
+    uint32_t in_size, in_room  # in_size after the handshake: 0, or the end that waits for Python, see ext/inbound
     uint8_t *out_data  # control frames and the rest of the one frame begun; NULL when empty
     uint32_t out_size, out_sent, out_room  # bytes held, of these sent, allocated
     uint32_t user_next  # next session of the same user; in free slots: next free slot

@@ -17,6 +17,7 @@ from tests.support.poller_rig import (
     JSON,
     LIVE,
     MSGPACK,
+    OPEN,
     PING,
     PONG,
     READER,
@@ -77,6 +78,52 @@ def test_a_close_frame_without_a_code_is_answered_by_one() -> None:
         peer.send(frame(b"", CLOSE))
         rig.until(ended(peer))
         assert peer.frames() == [(CLOSE, b"")]
+
+
+@both
+@pytest.mark.parametrize("last", ["close", "broken"])
+def test_an_end_waits_behind_what_python_has_not_handled(encoding: str, last: str) -> None:
+    with Rig() as rig:
+        peer = rig.device(encoding)
+        rig.handles = False
+        end = frame((1000).to_bytes(2) + b"bye", CLOSE) if last == "close" else frame(b"", 5)
+        peer.send(command(encoding, "members", conversation=5) + end + command(encoding, "members", conversation=6))
+        rig.until(lambda: rig.commands)
+        peer.send(frame(b"x", PING))
+        rig.quiet()
+        assert len(rig.commands) == 1 and rig.closed == [] and peer.frames() == []
+        rig.poller.push(peer.session, b"the answer")
+        rig.handle(rig.commands)
+        rig.until(ended(peer), AT_ONCE_S)
+        code = (1000).to_bytes(2) if last == "close" else (1002).to_bytes(2) + b"protocol_error"
+        opcode = BINARY if encoding == MSGPACK else TEXT
+        assert peer.frames() == [(opcode, b"the answer"), (CLOSE, code)]
+        rig.until(lambda: rig.closed)
+        assert [session for session, _ in rig.closed] == [peer.session]
+
+
+def test_an_end_that_waits_is_forgotten_with_its_session() -> None:
+    with Rig() as rig:
+        rig.handles = False
+        gone, sent_away, stays = (rig.device(user=user) for user in (1, 2, 3))
+        for peer in (gone, sent_away, stays):
+            peer.send(command(MSGPACK, "members", conversation=5) + frame(b"", CLOSE))
+            rig.until(lambda peer=peer: rig.commands and rig.commands[-1][0] == peer.session)  # type: ignore[misc]
+        rig.poller.abort(gone.session)
+        rig.poller.close(sent_away.session, 4500, b"replaced")
+        rig.quiet()
+        other = rig.upgraded()  # in the slot of the first
+        other.command("hello", token="t")
+        rig.until(lambda: len(rig.commands) == 4)
+        other.session = rig.commands[3][0]
+        assert other.session == gone.session
+        rig.handle(rig.commands[:2])
+        rig.quiet()
+        assert len(rig.closed) == 2 and stays.frames() == []
+        rig.handle(rig.commands[2:])
+        rig.quiet()
+        assert stays.frames() == [(CLOSE, b"")] and sent_away.close_code() == 4500
+        assert len(rig.closed) == 3 and other.frames() == [] and rig.table.state(other.session) == OPEN
 
 
 @both

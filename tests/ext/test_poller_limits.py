@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -291,12 +292,13 @@ def test_unlisten_takes_no_more_and_keeps_the_others() -> None:
 
 
 def test_arguments_and_descriptors_that_can_not_be() -> None:
-    for wrong in (
+    impossible: list[dict[str, Any]] = [
         {"ping_interval_ms": 5, "idle_timeout_ms": 5},
         {"rate_per_s": 0},
         {"unanswered_max": 65},
         {"hello_timeout_ms": 0},
-    ):
+    ]
+    for wrong in impossible:
         with pytest.raises(ValueError):
             Poller(SessionTable(1), **wrong)
     with Rig() as rig:

@@ -25,7 +25,7 @@ from ext.session_table import SessionTable
 from gateway.proposals import ANSWER, PROPOSAL
 
 MSGPACK, JSON = "msgpack", "json"
-READER, LIVE, CLOSING = 3, 4, 5
+OPEN, READER, LIVE, CLOSING = 2, 3, 4, 5
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 SIGNAL = struct.Struct("<IIQQ")
 BUDGET_US = 5_000
@@ -167,7 +167,7 @@ class Peer:
 class Rig:
     """A poller, its table and its clients; use as a context manager."""
 
-    def __init__(self, sessions_max: int = 64, send_bytes: int = 0, **options: int) -> None:
+    def __init__(self, sessions_max: int = 64, send_bytes: int = 0, **options: Any) -> None:
         self.table = SessionTable(sessions_max)
         self.poller = Poller(self.table, **options)
         self.fanout = Fanout(self.table, Interest(self.table), Ring(4 << 20))

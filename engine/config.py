@@ -165,7 +165,13 @@ class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ping_interval_s: Annotated[int, option("silence after which the server pings", "s", ge=1, le=3600)] = 30
     idle_timeout_s: Annotated[int, option("silence after which a session is closed with 4000", "s", ge=2, le=7200)] = 75
     slow_timeout_s: Annotated[
-        int, option("a session that takes no byte for so long is closed with 4002", "s", ge=1, le=3600)
+        int,
+        option(
+            "a session that takes no byte, or leaves a message unfinished, for so long is closed with 4002",
+            "s",
+            ge=1,
+            le=3600,
+        ),
     ] = 60
     poll_budget_us: Annotated[
         int,

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Deadlines: hello that doesn't come, silence, output that doesn't move, tokens that end, ends that take too long.
+"""Deadlines: hello that doesn't come, silence, messages that don't end, output that doesn't move, tokens, slow ends.
 
 Turns ext/wheel for ext/poller. Traffic moves no deadline: a session is looked at when its old one comes, and what has
 happened since (heard_ms, flags) decides. A session that is blocked is known by its look only; then it counts whether
@@ -15,10 +15,11 @@ from libc.string cimport memset
 
 from ext.c_socket cimport (
     IPPROTO_TCP, SIOCOUTQ, TCP_INFO, c_getsockopt, c_ioctl, socklen_t, tcp_info)
-from ext.frames cimport FR_PING, SERVER_HEAD_BYTES_MAX, server_head_put
+from ext.frames cimport FR_PING, SERVER_HEAD_BYTES_MAX, FrameState, server_head_put
 from ext.gathered cimport Gathered
+from ext.handshake cimport HANDSHAKE_ANSWER_BYTES_MAX, refusal_answer
 from ext.session_table cimport (
-    F_BLOCKED, F_CLOSE_SENT, F_NO_READ, F_PINGED, F_SHUT, S_CLOSING, S_FREE, S_HANDSHAKE, S_OPEN, Session)
+    F_BLOCKED, F_CLOSE_SENT, F_NO_READ, F_PINGED, F_REQUEST, F_SHUT, S_CLOSING, S_FREE, S_HANDSHAKE, S_OPEN, Session)
 from ext.sockets cimport (
     CLOSE_EXPIRED, CLOSE_HELLO_TIMEOUT, CLOSE_IDLE, CLOSE_SLOW, Sockets)
 
@@ -80,6 +81,8 @@ cdef class Deadlines:
             return self._look_before_hello(index)
         if s.expires_s and self.sockets.real_s >= s.expires_s:
             return self.sockets.end_named(index, CLOSE_EXPIRED)
+        if s.in_data != NULL and self._unfinished_ms(s) >= self.slow_timeout_ms:
+            return self.sockets.end_named(index, CLOSE_SLOW)
         due = self._look_blocked(index) if s.flags & F_BLOCKED else self._look_silent(index)
         if s.state != S_CLOSING and s.fd >= 0:
             self.next_for(index, due)
@@ -98,11 +101,16 @@ cdef class Deadlines:
 
     cdef int _look_before_hello(self, uint32_t index) except -1 nogil:
         cdef Session *s = &self.at[index]
+        cdef uint8_t answer[HANDSHAKE_ANSWER_BYTES_MAX]
         cdef uint32_t waited = <uint32_t>self.sockets.now_ms - s.ping_ms
         if waited < self.hello_timeout_ms:
             self.sockets.wheel.put(index, self.sockets.now_ms + self.hello_timeout_ms - waited)
+        elif s.state == S_HANDSHAKE and (s.in_size == 0 or s.flags & F_REQUEST):
+            self.sockets.drop(index, False)  # it has asked for nothing, or it is us who don't answer
         elif s.state == S_HANDSHAKE:
-            self.sockets.drop(index, False)
+            self.sockets.refused += 1
+            return self.sockets.end_http(index, answer, refusal_answer(
+                408, b"the head of the request did not come in time", answer))
         elif self.gathered.is_waiting(s.cold):
             self.sockets.wheel.put(index, self.sockets.now_ms + HELLO_RETRY_MS)
         else:
@@ -116,6 +124,18 @@ cdef class Deadlines:
             self.sockets.drop(index, s.out_size > 0)
         else:
             self.sockets.shut_down(index)
+        return 0
+
+    cdef uint32_t _unfinished_ms(self, Session *s) noexcept nogil:
+        """How long a message is known to be under way. While we don't read, that is not the peer's fault."""
+        cdef FrameState *message = <FrameState *>s.in_data
+        cdef uint32_t now = <uint32_t>self.sockets.now_ms
+        if s.flags & F_NO_READ:
+            message.seen_ms = 0
+        elif message.seen_ms:
+            return now - message.seen_ms
+        else:
+            message.seen_ms = max(now, <uint32_t>1)
         return 0
 
     cdef uint32_t _look_blocked(self, uint32_t index) except? 0 nogil:

@@ -27,6 +27,7 @@ cdef struct FrameState:  # of one connection; the bytes of its message so far fo
     uint64_t frame_left  # payload bytes of the frame still to come
     uint32_t message_size
     uint32_t utf8  # of the text so far; 0 = between characters
+    uint32_t seen_ms  # for whoever watches the time: when this was first seen unfinished; 0 = not yet
     uint8_t message_opcode  # 0 = no message begun
     uint8_t opcode, fin, in_payload  # of the frame
     uint8_t delivered  # what was found lies in here: forget it at the next call

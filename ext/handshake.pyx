@@ -311,6 +311,8 @@ cdef size_t refusal_answer(uint16_t status, const char *reason, uint8_t *to) noe
         at = _put(to, at, b"404 Not Found")
     elif status == 405:
         at = _put(to, at, b"405 Method Not Allowed\r\nAllow: GET, HEAD")
+    elif status == 408:
+        at = _put(to, at, b"408 Request Timeout")
     elif status == 426:
         at = _put(to, at, b"426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                            b"Sec-WebSocket-Version: 13")

@@ -320,6 +320,11 @@ cdef class SessionTable:
         cdef uint32_t index = self.resolve(session)
         return self.at[index].unanswered if index else 0
 
+    def unsent_bytes(self, uint64_t session):
+        """Output that waits, events aside."""
+        cdef uint32_t index = self.resolve(session)
+        return self.at[index].out_size - self.at[index].out_sent if index else 0
+
     def of_user(self, uint64_t user):
         """Indexes of a user's identified sessions, the newest first."""
         cdef uint32_t index = self.first_of_user(user) if user else 0

@@ -50,7 +50,12 @@ TABLE: tuple[CloseCode, ...] = (
     CloseCode(INTERNAL, "internal", True, "the server failed at something of its own: reconnect with back-off"),
     CloseCode(IDLE, "idle", True, "nothing was heard for limits.idle_timeout_s, not even a pong: reconnect"),
     CloseCode(DRAIN, "drain", True, "the server is going down or moving: reconnect after retry_after_ms"),
-    CloseCode(SLOW_NO_PROGRESS, "slow_no_progress", True, "not a byte was taken for too long: reconnect and resume"),
+    CloseCode(
+        SLOW_NO_PROGRESS,
+        "slow_no_progress",
+        True,
+        "not a byte was taken, or a message not finished, for too long: reconnect and resume",
+    ),
     CloseCode(TOKEN_EXPIRED, "token_expired", True, "get a fresh token, then reconnect and resume"),
     CloseCode(OVERLOADED, "overloaded", True, "reconnect after retry_after_ms"),
     CloseCode(HELLO_TIMEOUT, "hello_timeout", True, "send hello at once after the handshake"),

@@ -21,6 +21,11 @@ from ext.jsonevent import json_event
 from gateway import close_codes, cursors, hello, proposals, pushes, requests
 from gateway.session import OPEN, Door, log
 
+# Short questions have long answers: who asks on without taking them is told to come again. What is under way then is
+# a page at most, and the history jobs of the session.
+QUESTIONS = (requests.Conversations, requests.Members, requests.History)
+UNSENT_BYTES_MAX = 1 << 20
+UNSENT_RETRY_MS = 1_000
 CONVERSATION_SEQUENCE = slice(20, 28)  # of a stored record, see engine/LOG_FORMAT.md
 
 
@@ -37,6 +42,15 @@ def handle(door: Door, session: int, message: bytes) -> None:
         return
     if door.sessions.state(session) == OPEN and not isinstance(request, requests.Hello):
         door.refuse(session, "hello_first", "nothing is served before hello", id=request.id)
+        return
+    if isinstance(request, QUESTIONS) and (waiting := door.sessions.unsent_bytes(session)) > UNSENT_BYTES_MAX:
+        door.refuse(
+            session,
+            "overloaded",
+            f"{waiting} bytes of earlier answers have not been taken yet, over {UNSENT_BYTES_MAX}",
+            id=request.id,
+            retry_after_ms=UNSENT_RETRY_MS,
+        )
         return
     HANDLERS[type(request)](door, session, request)
 

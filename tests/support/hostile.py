@@ -129,10 +129,13 @@ def settled(gateway: GatewayProcess, sessions: int, seconds: float = 10) -> None
         time.sleep(0.05)
 
 
-def descriptors(gateway: GatewayProcess) -> int:
-    """Open descriptors of the server's process."""
+def descriptors(gateway: GatewayProcess, most: int = 1 << 30) -> int:
+    """Open descriptors of the server's process; if there are more than `most`, those that are about to go may go."""
     assert gateway.process is not None
-    return len(os.listdir(f"/proc/{gateway.process.pid}/fd"))
+    deadline = time.monotonic() + 5
+    while (found := len(os.listdir(f"/proc/{gateway.process.pid}/fd"))) > most and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
 
 
 def resident_bytes(gateway: GatewayProcess) -> int:

@@ -35,5 +35,5 @@ def test_a_server_that_is_not_strict_is_found_out(url: str) -> None:
     (right,) = autobahn.run(url, "7.1.6")
     assert right.behavior.value == "INFORMATIONAL" and not autobahn.complaints([right])
     with echo.running(text_as_binary=True) as wrong:
-        results = autobahn.run(wrong, "1.1.*")
-    assert len(autobahn.complaints(results)) == len(results) == 8
+        results = autobahn.run(wrong, "3.2", "4.1.3")
+    assert len(autobahn.complaints(results)) == len(results) == 2

@@ -18,7 +18,7 @@ from tests.support.hostile import settled
 HALF_OPEN = 10_000
 SPARE = 1_500  # descriptors that the server keeps for its log, and some for us
 HEAD_BYTES = 512  # what half a head is kept in
-HELLO_S = 12
+HELLO_S = 10
 SERVED_WITHIN_S = 5.0  # not a measurement: far from it
 
 

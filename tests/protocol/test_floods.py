@@ -148,7 +148,7 @@ def test_a_byte_at_a_time_in_both_directions(gateway: GatewayProcess) -> None:
 
 
 def test_readers_that_take_nothing_cost_little_and_are_ended(data: Path) -> None:
-    """Zero windows in a group that gets 12 MB, and before answers to questions: memory stays, a deadline ends them."""
+    """Zero windows in a group that gets 6 MB, and before answers to questions: memory stays, a deadline ends them."""
     limits = {"gateway.slow_timeout_s": 2, "gateway.rate_per_s": 10_000, "gateway.rate_burst": 10_000}
     with running(data, **limits) as gateway:
         sender, quick = gateway.device(1), gateway.device(2, encoding="json")
@@ -159,7 +159,7 @@ def test_readers_that_take_nothing_cost_little_and_are_ended(data: Path) -> None
             connection.sendall(UPGRADE + hello(gateway, user))
         settled(gateway, sessions=32)
         before = resident_bytes(gateway)
-        for number in range(200):
+        for number in range(100):
             sender.send("publish", counter=sender.counter + 1, conversation=group, payload=b"%08d" % number * 7_500)
             sender.counter += 1
             assert quick.expect("event", counter=sender.counter)["payload"][:8] == b"%08d" % number

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.gateway import GatewayProcess
 from tests.support.hostile import UPGRADE, Foe, connect, frame, hello, play, settled
+from tests.support.poller_rig import CLOSE
 
 HEAD = UPGRADE.decode()
 
@@ -99,10 +100,11 @@ REQUESTS: dict[str, tuple[bytes, int]] = {
 def test_every_request_gets_one_answer(gateway: GatewayProcess, cut: str) -> None:
     """In one piece, or (the short ones) in as many as there are bytes: the answer is the same."""
     chosen = {name: row for name, row in REQUESTS.items() if cut == "at once" or len(row[0]) < 800}
-    foes = [
-        Foe(name, [data] if cut == "at once" else [bytes((byte,)) for byte in data], connect(gateway))
-        for name, (data, _) in chosen.items()
-    ]
+    foes = []
+    for name, (data, status) in chosen.items():
+        sent = data + frame(b"", CLOSE) if status == 101 else data
+        script = [sent] if cut == "at once" else [bytes((byte,)) for byte in sent]
+        foes.append(Foe(name, script, connect(gateway)))
     play(foes, 8, turn_s=0 if cut == "byte by byte" else 0.02)
     answers = {foe.name: int(foe.received.split(b" ", 2)[1]) if foe.received else 0 for foe in foes}
     assert answers == {name: status for name, (_, status) in chosen.items()}
@@ -121,7 +123,7 @@ def test_what_lies_behind_the_upgrade_is_frames_and_nothing_else(gateway: Gatewa
     """Sent with the request, before its answer: a hello is heard, a second request is a broken frame."""
     greeted, smuggler = connect(gateway), connect(gateway)
     foes = [
-        Foe("hello", [UPGRADE + hello(gateway, 1) + frame(b"\x03\xe8", 8)], greeted),
+        Foe("hello", [UPGRADE + hello(gateway, 1) + frame(b"\x03\xe8", CLOSE)], greeted),
         Foe("request", [UPGRADE + SMUGGLED.encode() + hello(gateway, 2)], smuggler),
     ]
     play(foes, 5)

@@ -81,8 +81,9 @@ def main() -> int:
             total += len(results)
             reported += results
             informed = sum(result.case_id in INFORMATIONAL for result in results)
+            strict = max(0, len(results) - informed - len(bad))
             print(
-                f"{section:>2} {TITLES[section]:<20} {len(results):>4} cases, {len(results) - informed} strict"
+                f"{section:>2} {TITLES[section]:<20} {len(results):>4} cases, {strict} strict"
                 f"{f', {informed} informational' if informed else ''}, {time.perf_counter() - began:.1f} s"
                 f"{f', {len(bad)} FAILED' if bad else ''}",
                 flush=True,

@@ -106,6 +106,11 @@ class Log:
         """Opens the newest segment for writing."""
         path = self._segments.path(self._first)
         self._env = open_environment(path, map_bytes=map_bytes_of(self._segment_bytes), write=True)
+        # A writer that was killed behind its meta page, while others had the file open, has left a block that LMDB
+        # shows once somebody begins to write. Then it must be on the disk: a repeat of it is answered at once.
+        self._env.sync(True)
+        with self._env.begin(write=True) as txn:
+            txn.abort()
         self._segments.adopt(self._first, self._env)
         self._used_bytes = used_bytes(self._env)
         self._last_key, self._last_header = None, b""

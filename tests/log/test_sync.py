@@ -19,7 +19,7 @@ from ext import block as blocks
 from ext.record import decode
 from tests.support.engine_child import EngineChild
 from tests.support.engine_rig import EngineRig
-from tests.support.log_rig import segment_files
+from tests.support.log_rig import only_reading, segment_files
 from tests.support.sync_shim import Kind, SyncShim, wait_until
 
 QUIET_S = 0.15  # what must not come is given this long to come
@@ -207,3 +207,37 @@ def test_a_roll_whose_sync_fails_fences(tmp_path: Path, shim: SyncShim, child: E
     receipts = [answer for answer in child.answers if answer.status == errors.APPENDED]
     restarted(data, receipts, unanswered=[say(1, counter + 1, 2)])
     assert not list((data / "log").glob("*.new*"))
+
+
+def test_a_writer_killed_behind_its_meta_page_is_followed_by_one_that_writes(
+    tmp_path: Path, shim: SyncShim, child: EngineChild
+) -> None:
+    """Another process holds the segment open meanwhile, so that LMDB doesn't set up its lock file anew: what the dead
+    writer had written is there, and the next one goes on behind it instead of finding a stranger's block."""
+    segments, reader = only_reading(tmp_path / "data")
+    try:
+        assert reader.last_sequence() == 4
+        shim.hold_behind()
+        child.publish(say(1, 2, 2))
+        shim.wait_held()
+        child.kill()
+        shim.go()
+        assert reader.last_sequence() == 4  # LMDB shows nobody what its writer has not finished
+        syncs = shim.syncs
+        after = EngineChild(tmp_path / "data", shim.environment, segment_bytes=64 << 10)
+        try:
+            assert reader.last_sequence() == 5
+            assert shim.syncs > syncs  # it may not be on the disk yet, and a repeat of it is answered now
+            after.publish(say(1, 2, 2), say(1, 3, 2))
+            answers = after.wait(2)
+            assert [(answer.counter, answer.status) for answer in answers] == [
+                (2, errors.REPEAT),
+                (3, errors.APPENDED),
+            ]
+            assert [answer.sequence for answer in answers] == [5, 6]
+            assert after.close() == ""
+        finally:
+            if after.process.poll() is None:
+                after.kill()
+    finally:
+        segments.close()

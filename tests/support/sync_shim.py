@@ -19,7 +19,7 @@ import pytest
 
 SOURCE = Path(__file__).with_suffix(".c")
 CONTROL_BYTES = 12 * 4 + 64
-PASS, HOLD, FAIL = range(3)
+PASS, HOLD, FAIL, HOLD_BEHIND = range(4)
 KINDS = ("sync", "meta")
 DEADLINE_S = 25.0
 MODE, ERROR, HELD, FAILED, COUNT, MAPS, EARLY = 0, 2, 4, 5, 6, 8, 10
@@ -85,6 +85,10 @@ class SyncShim:
         """From now on calls wait that concern a path with this end."""
         self._map[48:] = suffix.encode().ljust(64, b"\0")
         self._set(MODE + KINDS.index(kind), HOLD)
+
+    def hold_behind(self) -> None:
+        """From now on a meta page is written, and the call does not return."""
+        self._set(MODE + KINDS.index("meta"), HOLD_BEHIND)
 
     def fail(self, kind: Kind, error: int) -> None:
         """From now on calls fail, and those that wait do."""

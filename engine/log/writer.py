@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import lmdb
 
-from engine.errors import BadArgument, EngineClosed, LogDamaged, LogFenced, LogInUse
+from engine.errors import BadArgument, EngineClosed, EngineUnable, LogDamaged, LogFenced, LogInUse
 from engine.log import format as fmt
 from engine.log.format import SegmentHeader
 from engine.log.place import durability_of, filesystem_of, make_directory, sync_directory
@@ -86,6 +86,7 @@ class Log:
             self._create(SegmentHeader(self.shard, 1, fmt.NO_HASH, ((1, 1),)))
         self._first = self._segments.firsts[-1] if self._segments.firsts else 1
         header = self._take_segment()
+        self._take_stock()
         self.epochs = list(header.epochs)
         if not self.epochs:
             raise LogDamaged(f"segment {self._segments.path(self._first)} names no epoch")
@@ -106,15 +107,28 @@ class Log:
         """Opens the newest segment for writing."""
         path = self._segments.path(self._first)
         self._env = open_environment(path, map_bytes=map_bytes_of(self._segment_bytes), write=True)
-        # A writer that was killed behind its meta page, while others had the file open, has left a block that LMDB
-        # shows once somebody begins to write. Then it must be on the disk: a repeat of it is answered at once.
-        self._env.sync(True)
-        with self._env.begin(write=True) as txn:
-            txn.abort()
         self._segments.adopt(self._first, self._env)
         self._used_bytes = used_bytes(self._env)
         self._last_key, self._last_header = None, b""
         return self._segments.header(self._first)
+
+    def _take_stock(self) -> None:
+        """Makes what an earlier writer has left durable, and lets LMDB show it.
+
+        One that was killed behind its meta page, while others had the file open, has left a block that LMDB shows once
+        somebody begins to write. Then it must be on the disk: a repeat of it is answered at once.
+        """
+        path = self._segments.path(self._first)
+        try:
+            self._env.sync(True)
+            with self._env.begin(write=True) as txn:
+                txn.abort()
+        except lmdb.Error as error:
+            raise EngineUnable(
+                f"segment {path} can't be synced: {error}",
+                hint="look at the disk and the kernel's messages; `gonets log check` verifies what is there",
+            ) from error
+        self._used_bytes = used_bytes(self._env)
 
     def _last_block(self, first: int) -> bytes | None:
         """The last block of a segment, wholly checked."""

@@ -7,6 +7,8 @@ fdatasync of the pages, or the self-syncing write of the meta page that names th
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from engine import errors
 from engine.answers import Answer, pack_proposal
 from ext import block as blocks
 from ext.record import decode
-from tests.support.engine_child import EngineChild
+from tests.support.engine_child import ROOT, EngineChild
 from tests.support.engine_rig import EngineRig
 from tests.support.log_rig import only_reading, segment_files
 from tests.support.sync_shim import Kind, SyncShim, wait_until
@@ -241,3 +243,26 @@ def test_a_writer_killed_behind_its_meta_page_is_followed_by_one_that_writes(
                 after.kill()
     finally:
         segments.close()
+
+
+def test_a_log_that_can_not_be_synced_is_not_opened(tmp_path: Path, shim: SyncShim, child: EngineChild) -> None:
+    """One line that names the segment and what to look at; the log stays as it is, and opens once the disk is well."""
+    assert child.close() == ""
+    before = [path.read_bytes() for path in segment_files(tmp_path / "data")]
+    shim.fail("sync", errno.EIO)
+    command = ["-m", "gonets", "serve", "--data", str(tmp_path / "data"), "--listen", "127.0.0.1:0"]
+    run = subprocess.run(
+        [sys.executable, *command],
+        env={**shim.environment, "GONETS_SERVER_ADMIN": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == 1
+    (line,) = run.stderr.strip().splitlines()
+    assert "can't be synced" in line and "Input/output error" in line and "look at the disk" in line
+    assert [path.read_bytes() for path in segment_files(tmp_path / "data")] == before
+    shim.go()
+    restarted(tmp_path / "data", child.answers, unanswered=[])

@@ -23,6 +23,9 @@ app = App(name="bench", help="Measurements, each beside the bare limit of the ma
 app.command(
     "bench.replay:replay", name="replay", help="Replays chat logs through real sockets and verifies every delivery."
 )
+app.command(
+    "bench.simulate:simulate", name="simulate", help="The engine against a naive model, in one thread, under seeds."
+)
 
 Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object instead of a table")]

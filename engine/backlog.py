@@ -97,9 +97,9 @@ class Backlog:
         return list(self.sequences[at : at + limit])
 
 
-def slow_hops(distance: int) -> int:
+def slow_hops(distance: int, hops_min: int = SLOW_HOPS_MIN) -> int:
     """The hops after which a slow session's walk gives up in favour of reading `distance` records forward."""
-    return max(SLOW_HOPS_MIN, isqrt(distance * PAGE_EVENTS_USUAL * 3 // 20))
+    return max(hops_min, isqrt(distance * PAGE_EVENTS_USUAL * 3 // 20))
 
 
 def chains_of(

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from engine.backlog import (
+    SLOW_HOPS_MIN,
     Backlog,
     Budget,
     Question,
@@ -74,6 +75,8 @@ class CatchUp:
         resume_events_max: int = 1_000,
         resume_hops_max: int = 20_000,
         gap_newest_events: int = 30,
+        inline_hops_max: int = INLINE_HOPS_MAX,
+        slow_hops_min: int = SLOW_HOPS_MIN,
     ) -> None:
         self._view = view
         self._fanout = fanout
@@ -82,6 +85,7 @@ class CatchUp:
         self._pool = pool
         self._door = door
         self._page_bytes = page_bytes
+        self._inline_hops_max, self._slow_hops_min = inline_hops_max, slow_hops_min
         self._resume_budget = Budget(resume_hops_max, resume_events_max, gap_newest_events, gaps=True)
         self._ready: deque[int] = deque()
         self._queued: set[int] = set()
@@ -225,17 +229,17 @@ class CatchUp:
         if resume is not None and not resume.asked:
             resume.asked = True
             return self._resume_budget
-        hops = slow_hops(question.upto - question.after)
+        hops = slow_hops(question.upto - question.after, self._slow_hops_min)
         return Budget(hops, hops, 0, gaps=False)
 
     def _answer_inline(self, origin: int, question: Question, resume: Resume | None) -> bool:
         """Answers on the loop if that is quick for certain."""
         if len(question.chains) > INLINE_CHAINS_MAX or question.upto - question.after > INLINE_DISTANCE_MAX:
             return False
-        events = INLINE_HOPS_MAX
+        events = self._inline_hops_max
         if resume is not None and not resume.asked:
             events = min(events, self._resume_budget.events)
-        backlog = gather(self._reader, question, Budget(INLINE_HOPS_MAX, events, 0, gaps=False))
+        backlog = gather(self._reader, question, Budget(self._inline_hops_max, events, 0, gaps=False))
         if backlog is None or len(backlog.kept) < len(backlog.sequences) or backlog.gaps:
             return False
         if resume is not None:

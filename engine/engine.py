@@ -31,7 +31,7 @@ class Engine:
         self.log = log
         self.sequencer = sequencer
         self._saved = saved
-        self._saver = saver
+        self.saver = saver
         self._closed = False
 
     @classmethod
@@ -50,21 +50,21 @@ class Engine:
         save_interval_s: float = 10.0,
         group_members_max: int = GROUP_MEMBERS_MAX,
         clock: Callable[[], int] = clock_us,
+        open_log: Callable[..., Log] = Log.open,
+        threads: bool = True,
     ) -> Engine:
-        """Both callbacks come from the committer's thread, after the sync: store, wake, return."""
-        log = Log.open(path, shard=shard, segment_bytes=segment_bytes)
+        """Both callbacks come from the committer's thread, after the sync: store, wake, return.
+
+        Without `threads` nothing happens by itself: the caller takes the steps of `sequencer` and `saver`.
+        """
+        log = open_log(path, shard=shard, segment_bytes=segment_bytes)
         saved = None
         try:
             if not (path / "state" / "data.mdb").exists():
                 restore_state(path, shard, log.reader().first_sequence, log.last_sequence)
             saved = SavedState.open(path / "state", shard=shard)
             saver = Saver(saved, log.reader(), events_max=save_events_max, interval_s=save_interval_s)
-            try:
-                saver.catch_up()
-            except NO_SPACE as error:
-                raise EngineUnable(
-                    f"no space to save the state in {path / 'state'}: {error}", hint="make room on this file system"
-                ) from error
+            _catch_up(saver, path / "state")
             admitter = Admitter(
                 saved,
                 shard=shard,
@@ -101,8 +101,9 @@ class Engine:
             saved.env.reader_check()
 
         saver.on_saved = saved_once_more
-        sequencer.start()
-        saver.start()
+        if threads:
+            sequencer.start()
+            saver.start()
         return cls(log, saved, saver, sequencer)
 
     @property
@@ -125,25 +126,38 @@ class Engine:
         """Counters for the metrics."""
         return {
             "log_sequence": self.log.last_sequence,
-            "state_saved_sequence": self._saver.position,
+            "state_saved_sequence": self.saver.position,
             "log_commits": self.sequencer.commits,
             "log_bytes": self.sequencer.committed_bytes,
             "intake_bytes": self.sequencer.intake_bytes,
             "writer_fenced": int(self.sequencer.failure is not None),
-            "saver_failed": int(self._saver.failure is not None),
+            "saver_failed": int(self.saver.failure is not None),
         }
 
     def close(self) -> None:
         """Commits what was taken in, saves, releases the lock. No view may be used after it."""
         if self._closed:
             return
-        self._closed = True
         try:
             self.sequencer.close()
-            self._saver.stop()
+            self.saver.stop()
         finally:
-            self._saved.close()
-            self.log.close()
+            self.release()
+
+    def release(self) -> None:
+        """Lets go of the files as they are. Alone, and without threads, it is what a crash leaves."""
+        self._closed = True
+        self._saved.close()
+        self.log.close()
+
+
+def _catch_up(saver: Saver, path: Path) -> None:
+    try:
+        saver.catch_up()
+    except NO_SPACE as error:
+        raise EngineUnable(
+            f"no space to save the state in {path}: {error}", hint="make room on this file system"
+        ) from error
 
 
 def _last_time_us(log: Log) -> int:

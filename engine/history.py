@@ -30,7 +30,6 @@ from engine.tombstones import with_tombstones
 HOPS_MAX = 5_000
 SEARCH_HOPS_MAX = 500_000
 BYTES_MAX = 256 << 10
-SEQUENCE_MAX = (1 << 63) - 1
 
 
 class HistoryQuestion(NamedTuple):
@@ -56,8 +55,10 @@ def ask(view: StateView, user: int, conversation: int, before: int | None, limit
     membership = view.membership(user, conversation)
     if membership is None or not membership.intervals:
         return None
-    chains = chains_of(view, [membership], 0, SEQUENCE_MAX, {})
-    return HistoryQuestion(conversation, chains, before if before is not None else SEQUENCE_MAX, limit)
+    # The saved state may be ahead of the view, and with it heads: what the view has not come to is not in the page.
+    beyond = view.sequence + 1
+    chains = chains_of(view, [membership], 0, view.sequence, {})
+    return HistoryQuestion(conversation, chains, min(before or beyond, beyond), limit)
 
 
 def read(reader: LogReader, question: HistoryQuestion) -> HistoryPage:

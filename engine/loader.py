@@ -137,7 +137,7 @@ def _target(records: RecordReader, sequence: int) -> tuple[bool, Target | None]:
 
 
 class Loader:
-    """The thread. `request` is called by admission, `on_loaded` by this thread."""
+    """The thread. `request` is called by admission, `on_loaded` by this thread; without it, by the one that steps."""
 
     def __init__(
         self,
@@ -164,12 +164,22 @@ class Loader:
         self._requests.put(None)
         self._thread.join()
 
+    def step(self) -> bool:
+        """Serves the request that waits, in the caller's thread; False if there is none."""
+        missing = None if self._requests.empty() else self._requests.get()
+        if missing is not None:
+            self._serve(missing, self._records())
+        return missing is not None
+
     def _run(self) -> None:
         records = self._records()
         while (missing := self._requests.get()) is not None:
-            try:
-                loaded: Loaded | BaseException = load(self._saved, records, missing)
-            except BaseException as error:
-                _log.exception("the saved state can't be read")
-                loaded = error
-            self._on_loaded(loaded)
+            self._serve(missing, records)
+
+    def _serve(self, missing: Missing, records: RecordReader) -> None:
+        try:
+            loaded: Loaded | BaseException = load(self._saved, records, missing)
+        except BaseException as error:
+            _log.exception("the saved state can't be read")
+            loaded = error
+        self._on_loaded(loaded)

@@ -42,6 +42,9 @@ class LogReader(Protocol):
 class StateView(Protocol):
     """Committed state as routing, catch-up and history need it (engine/state/view.py). The loop's thread only."""
 
+    sequence: int
+    """The last one folded by apply(); what the other methods say may be ahead of it."""
+
     def apply(self, block: bytes) -> list[Control]:
         """Folds a block; its control events in order."""
         ...

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from engine.ports import LogReader, Post
@@ -22,13 +22,15 @@ Answer = TypeVar("Answer")
 
 
 class ReaderPool:
-    """A bounded pool of threads with one LogReader each."""
+    """A bounded pool of threads with one LogReader each; or whatever `executor` runs jobs in."""
 
-    def __init__(self, new_reader: Callable[[], LogReader], post: Post, threads: int) -> None:
+    def __init__(
+        self, new_reader: Callable[[], LogReader], post: Post, threads: int, executor: Executor | None = None
+    ) -> None:
         self._new_reader = new_reader
         self._post = post
         self._local = threading.local()
-        self._executor = ThreadPoolExecutor(threads, "gonets-reader")
+        self._executor = executor or ThreadPoolExecutor(threads, "gonets-reader")
         self._closed = False
 
     def submit(self, job: Callable[[LogReader], Answer], done: Callable[[Answer | Exception], None]) -> None:

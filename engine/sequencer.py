@@ -7,6 +7,8 @@ none is heard before that block is synced, refusals and repeats included. A load
 
 States: running → failed (the first exception of either thread: what was admitted is discarded, every answer from
 then on is `unavailable`) → closed; running → closed (what was taken in is committed first).
+The threads only wait and call steps (`admit`, `load`, `write`, `tell`). Whoever never calls `start` takes the steps
+itself, in an order of its own: the simulation does.
 Cost: two thread hand-overs a commit; Python per batch, not per proposal.
 """
 
@@ -73,6 +75,7 @@ class Sequencer:
         self._admitter = admitter
         self._saver = saver
         self._loader = Loader(saved, log.reader, self._on_loaded)
+        self._records: RecordReader = log.reader()  # of whoever tells
         self._on_answers, self._on_committed = on_answers, on_committed
         self._intake_bytes_max, self._tables_bytes_max = intake_bytes_max, tables_bytes_max
         self._lag_events_max = lag_events_max
@@ -162,20 +165,27 @@ class Sequencer:
     # The admission thread.
 
     def _admit(self) -> None:
-        while True:
+        self._bell.acquire()
+        while self.admit():
             self._bell.acquire()
-            try:
-                while self._failure is None and self._turn():
-                    pass
-                if self._failure is not None:
-                    self._refuse_all()
-            except BaseException as error:
-                self._fence(error)
-                self.ring()
-                continue
-            if self._closing and self._is_drained():
-                break
         self._cuts.put(None)
+
+    def admit(self) -> bool:
+        """What a ring asks for: admits, hands over; False once the last has been handed over. One thread."""
+        try:
+            while self._failure is None and self._turn():
+                pass
+            if self._failure is not None:
+                self._refuse_all()
+        except BaseException as error:
+            self._fence(error)
+            self.ring()
+            return True
+        return not (self._closing and self._is_drained())
+
+    def load(self) -> bool:
+        """Fetches what admission lacks, if it has asked; the loader's thread, or whoever takes the steps."""
+        return self._loader.step()
 
     def _turn(self) -> bool:
         """Takes in, admits, hands over; False when there is nothing to do until the bell rings."""
@@ -294,16 +304,27 @@ class Sequencer:
     # The committer's thread.
 
     def _commit(self) -> None:
-        reader: RecordReader = self._log_writer.reader()
         while (cut := self._cuts.get()) is not None:
-            self._write(cut)
-            with self._lock:
-                self._in_flight -= 1
-            self.ring()  # admission hands over the next block while the answers of this one go out
-            try:
-                self._tell(cut, reader)
-            except Exception:  # a caller's mistake must not stop the writer
-                _log.exception("a callback of the sequencer failed")
+            self.write(cut)
+            self.tell(cut)
+
+    def take_cut(self) -> Cut | None:
+        """The next one handed over, for whoever takes the steps: write it, then tell it."""
+        return None if self._cuts.empty() else self._cuts.get()
+
+    def write(self, cut: Cut) -> None:
+        """Makes a block durable, or fences. One thread."""
+        self._write(cut)
+        with self._lock:
+            self._in_flight -= 1
+        self.ring()  # admission hands over the next block while the answers of this one go out
+
+    def tell(self, cut: Cut) -> None:
+        """Lets out the answers of a cut that has been written. The thread that writes."""
+        try:
+            self._tell(cut, self._records)
+        except Exception:  # a caller's mistake must not stop the writer
+            _log.exception("a callback of the sequencer failed")
 
     def _write(self, cut: Cut) -> None:
         if cut.block is None or self._failure is not None:

@@ -79,7 +79,9 @@ def _start_of(door: Door, session: int, request: requests.Hello) -> Start | None
     if not request.positions:
         return Start(door.fanout.sequence, False)  # a new device: live from now on
     position = request.positions[0]
-    return resume_from(position.epoch, position.sequence, door.engine.log.epochs, door.engine.log.last_sequence)
+    # A block whose sync failed may be there all the same: the writer doesn't count it, but the tail has handed it on.
+    last = max(door.engine.log.last_sequence, door.fanout.sequence)
+    return resume_from(position.epoch, position.sequence, door.engine.log.epochs, last)
 
 
 def resume_from(epoch: int, sequence: int, epochs: list[tuple[int, int]], last: int) -> Start:

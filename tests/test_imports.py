@@ -26,6 +26,7 @@ BEHIND_THE_FACE: dict[str, set[str]] = {
         "gateway.client_codec",
         "gateway.client_types",
     },
+    "bench/simulation": {"engine", "gateway"},  # a second composition root: it takes the steps of what gonets.py starts
     "tests/bench": {"gateway"},
     "tests/fanout": {"engine"},
     "tests/gateway": {"engine", "gateway"},

@@ -90,7 +90,7 @@ class Saver:
         retry_s = 0.0
         while not self._stop.wait(POLL_S):
             try:
-                while self._folded - self.position < self._events_max and self._fold_some():
+                while self._folded - self.position < self._events_max and self.fold():
                     if self._stop.is_set():
                         break
                 now_s = time.monotonic()
@@ -121,7 +121,7 @@ class Saver:
             )
         while self._folded < last:
             before = self._folded
-            while self._fold_some() and self._folded - self.position < self._events_max:
+            while self.fold() and self._folded - self.position < self._events_max:
                 pass
             if self._folded == before:
                 raise StateDamaged(f"no block of the log goes on from {before}, where the state stands, up to {last}")
@@ -130,8 +130,8 @@ class Saver:
 
     # Folding and saving.
 
-    def _fold_some(self) -> bool:
-        """Folds the next blocks; False if there are none."""
+    def fold(self) -> bool:
+        """Folds the next blocks; False if there are none. Of the thread, or of whoever takes its steps."""
         blocks = self._reader.blocks_after(self._folded, FOLD_BYTES)
         for block in blocks:
             self._overlay.fold(block, self._folded)

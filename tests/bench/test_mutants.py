@@ -1,0 +1,150 @@
+"""The simulation tried out: the engine broken on purpose, once for each entry below, must be caught by some seed.
+
+Each mutant is a copy of the packages with one text replaced (and, in `ext/`, that module built anew), run in a child
+process by `gonets bench simulate`. The copy without a change passes the same seeds.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SEEDS, STEPS = "1..60", "2500"
+DIRECTIVES = ("boundscheck", "wraparound", "initializedcheck", "embedsignature")
+
+
+class Mutant(NamedTuple):
+    """A fault: in which file, which text, by what, and what it does."""
+
+    path: str
+    old: str
+    new: str
+    fault: str
+
+
+MUTANTS = (
+    Mutant(
+        "ext/fanout.pyx",
+        "s.state != S_LIVE or s.position > before:",
+        "s.state != S_LIVE or s.position >= before:",
+        "a session that stands right before an event is passed over",
+    ),
+    Mutant(
+        "ext/interest.pyx",
+        "    def remove(self, uint64_t conversation, uint64_t session):\n",
+        "    def remove(self, uint64_t conversation, uint64_t session):\n        return\n\n"
+        "    def remove_never(self, uint64_t conversation, uint64_t session):\n",
+        "whoever leaves goes on following",
+    ),
+    Mutant(
+        "ext/admission.pyx",
+        "if window.highest - p.counter >= WINDOW:",
+        "if window.highest - p.counter >= WINDOW - 1:",
+        "the window of counters is one too small",
+    ),
+    Mutant(
+        "ext/sift.pyx",
+        "<uint32_t>(after + 1 - first) if after >= first",
+        "<uint32_t>(after + 2 - first) if after >= first",
+        "reading forward skips an event",
+    ),
+    Mutant(
+        "ext/pages.pyx",
+        "if s == NULL or s.position != self.fanout.sequence:",
+        "if s == NULL or s.position + 1 < self.fanout.sequence:",
+        "a reader flips to live one event too early",
+    ),
+    Mutant(
+        "engine/router.py",
+        "        if record.type == ADDED:\n            self._follow(conversation, subject)\n",
+        "",
+        "whoever is added does not follow",
+    ),
+    Mutant(
+        "engine/backlog.py",
+        "Chain(membership, head, max(floor, first - 1), last)",
+        "Chain(membership, head, max(floor, first), last)",
+        "a resume leaves out the event with which one came in",
+    ),
+    Mutant(
+        "engine/state/overlay.py",
+        "intervals = (*known.intervals, (sequence, None))",
+        "intervals = (*known.intervals, (known.intervals[-1][1] or sequence, None))",
+        "who comes back sees what was said meanwhile",
+    ),
+    Mutant(
+        "engine/sequencer.py",
+        "self._on_answers(fail_answers(cut.answers))",
+        "self._on_answers(cut.answers)",
+        "a fence forgets that what it discards had answers",
+    ),
+    Mutant(
+        "engine/tombstones.py",
+        "return [entombed(record) if _deleted(view, record) else record for record in records]",
+        "return records",
+        "deleted messages are served",
+    ),
+    Mutant(
+        "gateway/hello.py",
+        "if known > epoch] + [last])",
+        "if known > epoch + 99] + [last])",
+        "a position of a replaced history is taken for a good one",
+    ),
+)
+
+
+def copy(to: Path) -> None:
+    """The packages as they are, with what was built."""
+    for package in ("bench", "engine", "ext", "gateway"):
+        shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "gonets.py", to)
+
+
+def build(place: Path, path: str) -> None:
+    """One native module, in place."""
+    source = place / path
+    directives = ",".join(f"{name}=False" for name in DIRECTIVES) + ",cdivision=True,language_level=3"
+    subprocess.run([sys.executable, "-m", "cython", "-X", directives, path], cwd=place, check=True, timeout=50)
+    binary = source.with_suffix(str(sysconfig.get_config_var("EXT_SUFFIX")))
+    binary.unlink()
+    include = sysconfig.get_paths()["include"]
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-fno-strict-aliasing", "-w", f"-I{include}", f"-I{place}"]
+    subprocess.run([*command, str(source.with_suffix(".c")), "-o", str(binary)], check=True, timeout=50)
+
+
+def simulate(place: Path) -> subprocess.CompletedProcess[str]:
+    """The seeds over a copy."""
+    command = [sys.executable, "-m", "gonets", "bench", "simulate", "--seeds", SEEDS, "--steps", STEPS]
+    return subprocess.run(
+        command, cwd=place, capture_output=True, text=True, timeout=50, check=False, env={"PYTHONPATH": str(place)}
+    )
+
+
+def test_the_copy_without_a_change_passes(tmp_path: Path) -> None:
+    """What is caught below is the fault, not the copying."""
+    copy(tmp_path)
+    done = simulate(tmp_path)
+    assert done.returncode == 0, done.stderr[-3_000:]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.path)
+def test_a_broken_engine_is_caught(mutant: Mutant, tmp_path: Path) -> None:
+    """By a failure that names its seed."""
+    source = (ROOT / mutant.path).read_text()
+    assert source.count(mutant.old) == 1, f"{mutant.path} holds {mutant.old!r} {source.count(mutant.old)} times"
+    is_native = mutant.path.endswith(".pyx")
+    if is_native and shutil.which("gcc") is None:
+        pytest.skip("no gcc: native mutants can't be built")
+    copy(tmp_path)
+    (tmp_path / mutant.path).write_text(source.replace(mutant.old, mutant.new))
+    if is_native:
+        build(tmp_path, mutant.path)
+    done = simulate(tmp_path)
+    assert done.returncode == 1 and "gonets: simulate: seed " in done.stderr, f"not caught: {mutant.fault}"

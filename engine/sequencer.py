@@ -198,9 +198,14 @@ class Sequencer:
             self._loader.request(missing)
         self._held_bytes = self._work_bytes + len(self._deferred) + self._admitter.deferred_bytes
         handed = self._hand_over(full)
-        if not self._loading and self._admitter.overlay.bytes > self._tables_bytes_max:
-            self._admitter.overlay.shed(self._saver.position, slices=SHED_SLICES)
+        if self._admitter.overlay.bytes > self._tables_bytes_max:
+            self.shed(SHED_SLICES)
         return full and handed
+
+    def shed(self, slices: int) -> None:
+        """Drops from memory what the saved state holds, some of it. Whoever admits; not while the loader works."""
+        if not self._loading:
+            self._admitter.overlay.shed(self._saver.position, slices=slices)
 
     def _take_intake(self) -> None:
         while self._intake:

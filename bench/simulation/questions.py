@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from bench.simulation.device import Device
     from bench.simulation.verdicts import Verdicts
 
+PAGE_BYTES_MAX = 256 << 10
+
 
 class Question(NamedTuple):
     """What was asked, and where the worker stood then."""
@@ -60,6 +62,9 @@ def _history(verdicts: Verdicts, device: Device, question: Question, answer: Any
     limit = min(question.limit, 100)
     expected = [event.sequence for event in visible[:limit]]
     got = _numbers(answer)
+    held = sum(len(event.record) for event in visible[: len(got)])
+    if held >= PAGE_BYTES_MAX and got == expected[: len(got)] and answer["next"] == got[-1]:
+        return ""  # a page of large events ends early
     if got != expected:
         return f"expected {expected} at {moment}"
     for event, body in zip(visible, answer["events"], strict=False):

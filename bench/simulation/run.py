@@ -55,7 +55,7 @@ def settings_of(draw: random.Random) -> Settings:
         inline_hops_max=draw.choice([0, 3, 48]),
         slow_hops_min=draw.choice([0, 4, 512]),
         block_events_max=draw.choice([2, 5, 1 << 16]),
-        tables_bytes_max=draw.choice([0, 1 << 28]),
+        tables_bytes_max=draw.choice([1 << 28, 1 << 28]),
         view_bytes_max=draw.choice([0, 1 << 26]),
         segment_bytes=draw.choice([1 << 16, 1 << 17, 1 << 30, 1 << 30]),
         intake_bytes_max=draw.choice([600, 32 << 20, 32 << 20, 32 << 20]),
@@ -126,6 +126,7 @@ class Simulation:
             (self._job, 4),
             (self._fold, draw.choice([0, 1, 3])),
             (self._save, draw.choice([0, 0.3, 2])),
+            (self._shed, draw.choice([0, 1])),
             (self._signals, 1),
             (self._clock, 1),
             (self._fault, 0.1 * faults),
@@ -335,6 +336,10 @@ class Simulation:
     def _save(self) -> str:
         self.node.save()
         return f"saved at {self.node.engine.saver.position}"
+
+    def _shed(self) -> str:
+        self.node.engine.sequencer.shed(512)
+        return "shed"
 
     def _signals(self) -> str:
         self.node.door.signals.second()

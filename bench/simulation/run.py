@@ -55,7 +55,6 @@ def settings_of(draw: random.Random) -> Settings:
         inline_hops_max=draw.choice([0, 3, 48]),
         slow_hops_min=draw.choice([0, 4, 512]),
         block_events_max=draw.choice([2, 5, 1 << 16]),
-        tables_bytes_max=draw.choice([1 << 28, 1 << 28]),
         view_bytes_max=draw.choice([0, 1 << 26]),
         segment_bytes=draw.choice([1 << 16, 1 << 17, 1 << 30, 1 << 30]),
         intake_bytes_max=draw.choice([600, 32 << 20, 32 << 20, 32 << 20]),

@@ -22,6 +22,7 @@ from bench.simulation.workload import Workload
 
 STORY_LINES = 40
 ROUNDS_MAX = 20_000
+STILL_ROUNDS = 3  # what a socket took in one round shows in the next
 IN_FLIGHT_MAX = 60
 START_US = 1_795_515_000_000_000
 
@@ -426,8 +427,10 @@ class Simulation:
         self.trace(f"quiet at {self.verdicts.truth.end}")
 
     def _settle(self) -> None:
+        still = 0
         for _ in range(ROUNDS_MAX):
-            if not self._settle_some():
+            still = 0 if self._settle_some() else still + 1
+            if still == STILL_ROUNDS:
                 return
         raise Wrong("it never comes to rest")
 

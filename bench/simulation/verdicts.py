@@ -19,6 +19,7 @@ from bench.simulation.questions import Question, check_answer
 from bench.simulation.truth import Event, Truth, Wrong
 
 RETRYABLE = ("unavailable", "overloaded", "too_many_unanswered", "rate_limited")
+UNANSWERED_MAX = 64
 MAY_CLOSE = (4500, 1001)  # replaced; the end of a process
 
 
@@ -53,6 +54,7 @@ class Watch:
         self.gaps: list[Told] = []
         self.questions: dict[int, Question] = {}
         self.in_flight: set[int] = set()  # counters sent here and not answered here
+        self.beyond: set[int] = set()  # of these, sent while 64 were unanswered
 
 
 class Verdicts:
@@ -118,7 +120,10 @@ class Verdicts:
         command.sends += 1
         write = command.write
         self.writes[write.user, write.device, write.counter] = command
-        self.watches[session].in_flight.add(write.counter)
+        watch = self.watches[session]
+        if len(watch.in_flight) >= UNANSWERED_MAX:
+            watch.beyond.add(write.counter)
+        watch.in_flight.add(write.counter)
 
     def asked(self, session: Session, question: Question) -> int:
         """A question goes out; its id."""
@@ -284,6 +289,7 @@ class Verdicts:
         if command is None or counter not in watch.in_flight:
             raise Wrong(f"{device.name}: a receipt for {counter}, which was not sent here: {body}")
         watch.in_flight.discard(counter)
+        watch.beyond.discard(counter)
         self.count(f"receipt {status}")
         stored = self.truth.counters.get((device.user, device.device), {}).get(counter, 0)
         if status in (APPENDED, "repeat"):
@@ -306,7 +312,7 @@ class Verdicts:
         fine = {
             "unavailable": self.fenced or self.counts.get("fences", 0) > watch.fences,
             "overloaded": self.rules.tight_intake,
-            "too_many_unanswered": len(watch.in_flight) >= 64,
+            "too_many_unanswered": len(watch.in_flight) >= UNANSWERED_MAX,
         }
         if not fine.get(status, False):
             raise Wrong(f"{watch.session.device.name}: {body} without a reason")
@@ -367,6 +373,10 @@ class Verdicts:
         if session.phase != "live":
             raise Wrong(f"{name} is still {session.phase} when nothing moves any more")
         self._nothing_missed(watch, self.truth.end)
+        # Refusals of what lies beyond the limit are not kept for who has much to read still: such a client asks again.
+        session.device.again += sorted(watch.beyond)
+        watch.in_flight -= watch.beyond
+        watch.beyond.clear()
         if watch.in_flight or watch.questions:
             raise Wrong(f"{name} has no answer to the writes {watch.in_flight} and the questions {watch.questions}")
 

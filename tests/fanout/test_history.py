@@ -82,3 +82,16 @@ def test_a_start_that_is_no_event_and_too_far_is_refused(monkeypatch: pytest.Mon
     world.settle()
     with pytest.raises(BadArgument, match="before = 2"):
         page(world, 1, 1, 2, 10)
+
+
+def test_a_page_ends_where_the_view_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The saved state, and with it a head, may be ahead: what was not routed yet is not in a page."""
+    world = World(1)
+    group = {"kind": "group", "title": "", "history": False, "members": [[1, "owner"]]}
+    world.commit([(1, "conversation.created", 1, group), (1, "message", 1, b"x")])
+    world.settle()
+    world.commit([(1, "message", 1, b"y")])
+    monkeypatch.setattr(world.view, "head", lambda conversation: (3, 3))
+    found = page(world, 1, 1, None, 10)
+    assert found is not None
+    assert [sequence_of(record) for record in found.events] == [2, 1]

@@ -163,6 +163,7 @@ def _print_demo(config: configuration.Config, addresses: dict[str, str]) -> None
 
 DEFAULT_URL = "ws://127.0.0.1:8800/v1"
 UrlOption = Annotated[str, Parameter(help="the gateway", env_var="GONETS_URL")]
+CaOption = Annotated[Path | None, Parameter(help="wss: file of the authority to believe (default: the system's)")]
 
 
 @app.command
@@ -237,13 +238,13 @@ def check(
 ) -> None:
     """Checks the configuration, and explains every option: value, unit, limits, source, reloadable."""
     loaded = _load(config, server__data=data)
-    if loaded.config.auth.keys:
-        from gateway.auth import KeysError, KeySet
+    from gateway.trust import TrustError
+    from gateway.trust import check as check_trust
 
-        try:
-            KeySet(Path(loaded.config.auth.keys))
-        except KeysError as error:
-            fail(str(error))
+    try:
+        check_trust(loaded.config, Path(loaded.config.server.data))
+    except TrustError as error:
+        fail(str(error))
     rows = configuration.describe(loaded)
     if as_json:
         _print_json({"ok": True, "options": rows})
@@ -373,6 +374,7 @@ def listen(
     resume: Annotated[bool, Parameter(negative="", help="go on where the last `listen` of this device ended")] = False,
     count: Annotated[int | None, Parameter(help="end after so many events")] = None,
     url: UrlOption = DEFAULT_URL,
+    ca: CaOption = None,
     token: Annotated[str | None, Parameter(help="default: a development token", env_var="GONETS_TOKEN")] = None,
     data: DataDirectory = None,
     config: ConfigFile = None,
@@ -390,7 +392,7 @@ def listen(
     def work() -> Any:
         tour.check_url(url)
         text = _client_token(loaded.config, user, token)
-        return tour.listen(url, text, user, device, place, resume, as_json, count)
+        return tour.listen(url, text, user, device, place, resume, as_json, count, tour.trust_of(ca, url))
 
     try:
         _connect(work, f"listen --user {user} --device {device}", url, place, bool(token))
@@ -407,6 +409,7 @@ def send(
     conversation: Annotated[int | None, Parameter(help="or the conversation")] = None,
     device: Annotated[int, Parameter(help="as which device")] = SEND_DEVICE,
     url: UrlOption = DEFAULT_URL,
+    ca: CaOption = None,
     token: Annotated[str | None, Parameter(help="default: a development token", env_var="GONETS_TOKEN")] = None,
     data: DataDirectory = None,
     config: ConfigFile = None,
@@ -425,7 +428,8 @@ def send(
     def work() -> Any:
         tour.check_url(url)
         tour.check_text(text)
-        return tour.send(url, _client_token(loaded.config, user, token), device, to, conversation, text)
+        trust = tour.trust_of(ca, url)
+        return tour.send(url, _client_token(loaded.config, user, token), device, to, conversation, text, trust)
 
     what = f"send --to {to}" if conversation is None else f"send --conversation {conversation}"
     receipt = _connect(work, what, url, Path(loaded.config.server.data), bool(token))

@@ -83,16 +83,57 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keys: Annotated[
         str,
         option(
-            "JWKS file with public keys (Ed25519, P-256, RSA ≥ 2048); read again when it changes; empty = the"
-            " development key in the data directory",
+            "JWKS with public keys (Ed25519, P-256, RSA ≥ 2048): a file, read again when it changes, or a URL (https;"
+            " http for loopback), fetched again when its max-age ends and when a token names an unknown key; empty ="
+            " the development key in the data directory",
             "path",
         ),
     ] = ""
+    keys_ca: Annotated[
+        str,
+        option("file of the authorities that https URLs of this section are checked by; empty = the system's", "path"),
+    ] = ""
+    keys_refresh_s_min: Annotated[
+        int, option("shortest time between two fetches of the keys, whatever max-age says", "s", ge=1, le=86_400)
+    ] = 60
+    keys_refresh_s_max: Annotated[
+        int, option("longest; also where the issuer gives no max-age", "s", ge=1, le=604_800)
+    ] = 3_600
+    keys_age_s_max: Annotated[
+        int,
+        option(
+            "how long fetched keys and revocations are believed while their URL does not answer, the copy in the data"
+            " directory included; then tokens are told to come again",
+            "s",
+            ge=60,
+            le=2_592_000,
+        ),
+    ] = 86_400
+    revoked: Annotated[
+        str,
+        option(
+            "list of revoked tokens, users and devices: a file, read again when it changes, or a URL; its form is in"
+            " PROTOCOL.md; sessions that it names are closed with 4506; empty = none",
+            "path",
+        ),
+    ] = ""
+    revoked_refresh_s: Annotated[int, option("how often a URL of revocations is asked", "s", ge=1, le=3_600)] = 5
     audience: Annotated[str, option("what `aud` must be or contain", "text", reloadable=True, min_length=1)] = "gonets"
     issuer: Annotated[str, option("what `iss` must be; empty = not looked at", "text", reloadable=True)] = ""
     leeway_s: Annotated[
         int, option("how far the issuer's clock may be off (exp, nbf)", "s", reloadable=True, ge=0, le=600)
     ] = 30
+
+
+class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """TLS on the clients' port, where no balancer does it. The files are read again when they change, and on SIGHUP."""
+
+    certificate: Annotated[
+        str,
+        option("PEM file: the server's certificate, then those that signed it; empty = clients speak plain", "path"),
+    ] = ""
+    key: Annotated[str, option("PEM file: its private key, without a passphrase; best P-256", "path")] = ""
+    minimum: Annotated[Literal["1.2", "1.3"], option("oldest version that is spoken")] = "1.3"
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -255,6 +296,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     server: Server = Server()
     auth: Auth = Auth()
+    tls: Tls = Tls()
     log: Log = Log()
     gateway: Gateway = Gateway()
     fanout: Fanout = Fanout()
@@ -405,6 +447,16 @@ def _check_relations(config: Config) -> None:
     if server.admin and server.admin == server.listen and not server.listen.endswith(":0"):
         raise ConfigError(
             "server.admin", server.admin, "must differ from server.listen: it shows what clients may not see"
+        )
+    for name, other in (("certificate", "key"), ("key", "certificate")):
+        if getattr(config.tls, name) and not getattr(config.tls, other):
+            raise ConfigError(f"tls.{name}", getattr(config.tls, name), f"needs tls.{other} as well")
+    auth = config.auth
+    if auth.keys_refresh_s_min > auth.keys_refresh_s_max:
+        raise ConfigError(
+            "auth.keys_refresh_s_min",
+            auth.keys_refresh_s_min,
+            f"must be at most auth.keys_refresh_s_max = {auth.keys_refresh_s_max}",
         )
     for name, address in (("server.listen", server.listen), ("server.admin", server.admin)):
         if address and int(address.rpartition(":")[2]) > 65_535:

@@ -24,7 +24,7 @@ cdef extern from *:
     extern int accept4(int, struct sockaddr *, socklen_t *, int);
     """
     int errno
-    const int EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ECONNABORTED, EPERM, EINVAL
+    const int EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ECONNABORTED, EPERM, EPIPE, EINVAL
 
     ctypedef unsigned int socklen_t
     struct sockaddr:

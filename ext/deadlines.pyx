@@ -120,8 +120,8 @@ cdef class Deadlines:
     cdef int _look_at_end(self, uint32_t index) except -1 nogil:
         """The time of a step of the end is over."""
         cdef Session *s = &self.at[index]
-        if s.flags & F_SHUT or s.out_size:
-            self.sockets.drop(index, s.out_size > 0)
+        if s.flags & F_SHUT or self.sessions.out_waits(s):
+            self.sockets.drop(index, self.sessions.out_waits(s))
         else:
             self.sockets.shut_down(index)
         return 0

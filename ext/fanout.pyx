@@ -20,7 +20,7 @@ from libc.string cimport memcpy, memmove
 from ext.block cimport blk_count, blk_record
 from ext.c_memory cimport fetch_ahead, pages_map, pages_unmap
 from ext.c_socket cimport (
-    CLOCK_MONOTONIC, EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, c_send, clock_gettime, errno, timespec)
+    CLOCK_MONOTONIC, EAGAIN, EINTR, ENOBUFS, ENOMEM, clock_gettime, errno, timespec)
 from ext.interest cimport Interest
 from ext.record cimport rec_u64
 from ext.ring cimport Entry, Ring
@@ -287,7 +287,7 @@ cdef class Fanout:
             else:
                 data = self.scratch
                 size = self._gather(s)
-            sent = c_send(s.fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = self.sessions.send(s, data, size)
             self.sends += 1
             if sent < 0:
                 if errno == EINTR:

@@ -1,5 +1,5 @@
 # What sessions send: handshake, frames, commands; judged and gathered. Loop thread only; everything runs without the
-# GIL. Owns the one receive buffer of all sessions; what is incomplete lies in Session.in_data until the rest comes.
+# GIL. Owns the receive buffers, which all sessions share; what is incomplete lies in Session.in_data until the rest comes.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -23,6 +23,7 @@ cdef class Inbound:
     cdef SessionTable sessions
     cdef Session *at  # the table's array
     cdef uint8_t *buffer
+    cdef uint8_t *ciphertext  # as it comes, where a session speaks TLS
     # limits
     cdef uint32_t frame_bytes_max, handshake_bytes_max, unanswered_max
     cdef uint32_t rate_per_s, rate_milli_max, refused_max
@@ -35,10 +36,12 @@ cdef class Inbound:
     cdef uint32_t ending_count
     cdef bint refusing  # every upgrade is answered 503: the process is ending
     # counters
-    cdef uint64_t received_bytes, received_messages, rate_limited
+    cdef uint64_t received_bytes, received_messages, rate_limited, tls_handshakes, tls_failures
 
     # bytes
     cdef int receive(self, uint32_t index) except -1 nogil
+    cdef ssize_t _decrypt(self, uint32_t index, size_t size) except -1 nogil
+    cdef int _no_tls(self, uint32_t index) except -1 nogil
     cdef int _handshake(self, uint32_t index, size_t got) except -1 nogil
     cdef int _keep(self, Session *s, const uint8_t *data, size_t size) except -1 nogil
     cdef int _verdict(self, uint32_t index, int verdict, Handshake *found, uint8_t *data, size_t size) except -1 nogil

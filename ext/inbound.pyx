@@ -35,9 +35,10 @@ from ext.receipts cimport (
     PUSH_FRAME_BYTES_MAX, RECEIPT_FRAME_BYTES_MAX, Answer, hello_first_put, pong_put, rate_limited_put, receipt_put)
 from ext.session_table cimport (
     E_JSON, E_MSGPACK, F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_HELLO, F_NO_READ, F_PINGED, F_REFUSE, F_REQUEST, F_SHUT,
-    S_CLOSING, S_HANDSHAKE, S_LIVE, S_OPEN, Session)
+    S_CLOSING, S_HANDSHAKE, S_LIVE, S_OPEN, TLS_AWAITED, Session)
 from ext.sockets cimport (
     CLOSE_ABUSE, CLOSE_BAD_COMMAND, CLOSE_UNSUPPORTED, OUT_HELD_BYTES, Sockets)
+from ext.tls cimport LINK_BROKEN, LINK_ENDED, LINK_READY, RECORD_HANDSHAKE, TAKE_BYTES_MAX, tls_open, tls_take
 
 cdef enum:
     HEAD_ROOM_BYTES_MIN = 512
@@ -65,13 +66,15 @@ cdef class Inbound:
         self.unanswered_max = unanswered_max
         self.any_client = any_client
         self.buffer = <uint8_t *>pages_map(RECEIVE_BYTES)
+        self.ciphertext = <uint8_t *>pages_map(TAKE_BYTES_MAX)
         self.held = <uint64_t *>pages_map(<size_t>self.sessions.room * 8)
         self.ending = <uint64_t *>pages_map(<size_t>self.sessions.room * 8)
-        if self.buffer == NULL or self.held == NULL or self.ending == NULL:
+        if self.buffer == NULL or self.ciphertext == NULL or self.held == NULL or self.ending == NULL:
             raise MemoryError(f"no memory to read from {self.sessions.room} sessions")
 
     def __dealloc__(self):
         pages_unmap(self.buffer, RECEIVE_BYTES)
+        pages_unmap(self.ciphertext, TAKE_BYTES_MAX)
         if self.held != NULL:
             pages_unmap(self.held, <size_t>self.sessions.room * 8)
         if self.ending != NULL:
@@ -82,23 +85,64 @@ cdef class Inbound:
     cdef int receive(self, uint32_t index) except -1 nogil:
         """One turn of a session whose socket is readable."""
         cdef Session *s = &self.at[index]
-        cdef ssize_t got = c_recv(s.fd, self.buffer, RECEIVE_BYTES, MSG_DONTWAIT)
+        cdef uint8_t *room = self.buffer if s.tls == NULL else self.ciphertext
+        cdef ssize_t got = c_recv(s.fd, room, RECEIVE_BYTES if s.tls == NULL else TAKE_BYTES_MAX, MSG_DONTWAIT)
         if got <= 0:
             if got == 0 or errno != EAGAIN and errno != EINTR:
                 self.sockets.drop(index, False)
             return 0
-        self.received_bytes += <uint64_t>got
         s.heard_ms = <uint32_t>self.sockets.now_ms
         s.flags &= ~F_PINGED
         if s.flags & (F_SHUT | F_CLOSE_SEEN):
             return 0  # thrown away
-        if s.state == S_HANDSHAKE:
-            if not s.flags & F_CLOSE_SENT:
-                self._handshake(index, <size_t>got)
-        else:
+        if s.tls != NULL:
+            got = self._decrypt(index, <size_t>got)
+        self.received_bytes += <uint64_t>got
+        if got == 0:
+            pass
+        elif s.state != S_HANDSHAKE:
             self._frames(index, self.buffer, <size_t>got)
+        elif not s.flags & F_CLOSE_SENT:
+            self._handshake(index, <size_t>got)
+        if <size_t>s.tls > TLS_AWAITED and s.tls.flags & (LINK_ENDED | LINK_BROKEN):
+            self.sockets.drop(index, False)
         self.sockets.hold_if_full(index)
         return 0
+
+    cdef ssize_t _decrypt(self, uint32_t index, size_t size) except -1 nogil:
+        """Plain bytes in the buffer, for the ciphertext that has come; the handshake of TLS is made here by the way."""
+        cdef Session *s = &self.at[index]
+        cdef ssize_t got
+        cdef uint8_t flags
+        if <size_t>s.tls == TLS_AWAITED:
+            if self.ciphertext[0] != RECORD_HANDSHAKE:
+                self._no_tls(index)
+                return 0
+            s.tls = tls_open(self.sockets.tls_context, s.fd)
+            if s.tls == NULL:
+                with gil:
+                    raise MemoryError("no memory for the TLS of a session")
+        flags = s.tls.flags
+        got = tls_take(s.tls, self.ciphertext, size, self.buffer, RECEIVE_BYTES)
+        if s.tls.flags & LINK_READY and not flags & LINK_READY:
+            self.tls_handshakes += 1
+        elif s.tls.flags & LINK_BROKEN:
+            self.tls_failures += 1
+        if s.tls.waiting_size and not s.flags & F_BLOCKED:
+            self.sessions.arm_writable(index)
+        return got
+
+    cdef int _no_tls(self, uint32_t index) except -1 nogil:
+        """What doesn't begin like TLS gets a plain answer if it may be HTTP, and an end in any case."""
+        cdef uint8_t answer[HANDSHAKE_ANSWER_BYTES_MAX]
+        self.tls_failures += 1
+        self.sockets.refused += 1
+        if not b'A' <= self.ciphertext[0] <= b'Z':
+            self.sockets.drop(index, False)
+            return 0
+        self.at[index].tls = NULL
+        return self.sockets.end_http(index, answer, refusal_answer(
+            400, b"this port speaks TLS: connect with wss:// or https://", answer))
 
     cdef int _handshake(self, uint32_t index, size_t got) except -1 nogil:
         cdef Session *s = &self.at[index]
@@ -211,7 +255,7 @@ cdef class Inbound:
         s.in_data = NULL
         s.in_room = 0
         if s.state == S_CLOSING:
-            if s.out_size == 0:
+            if not self.sessions.out_waits(s):
                 self.sockets.shut_down(index)
         elif self.gathered.is_waiting(s.cold) and self.ending_count < self.sessions.room:
             s.in_size = <uint32_t>kind << 16 | code

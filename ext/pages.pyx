@@ -14,7 +14,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from ext.c_memory cimport pages_map, pages_unmap
-from ext.c_socket cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, c_send, errno
+from ext.c_socket cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from ext.fanout cimport Fanout, outbox_free
 from ext.record cimport rec_u64
 from ext.ring cimport event_frame_bound, event_frame_put, frame_head_put
@@ -141,7 +141,7 @@ cdef class Pages:
             return <int>n
         while True:
             with nogil:  # no Python objects: the scratch and the session's descriptor
-                sent = c_send(s.fd, self.scratch, fill, MSG_DONTWAIT | MSG_NOSIGNAL)
+                sent = self.fanout.sessions.send(s, self.scratch, fill)
                 error = errno if sent < 0 else 0
             self.fanout.sends += 1
             if error != EINTR:

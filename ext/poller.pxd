@@ -9,6 +9,7 @@ from ext.gathered cimport Gathered
 from ext.inbound cimport Inbound
 from ext.session_table cimport SessionTable
 from ext.sockets cimport Sockets
+from ext.tls cimport Context
 
 cdef enum:
     EVENTS = 512  # taken from the kernel at a time
@@ -27,6 +28,7 @@ cdef class Poller:
     cdef Inbound inbound
     cdef Deadlines deadlines
     cdef Gathered gathered
+    cdef Context tls  # of new sessions; None: they are plain
     # the round: what the kernel has named and is not served yet is served first in the next one
     cdef epoll_event events[EVENTS]
     cdef uint32_t event_at, event_count

@@ -25,6 +25,7 @@ from ext.session_table cimport (
     E_JSON, F_BLOCKED, F_NO_READ, F_REQUEST, S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER, Session,
     SessionTable)
 from ext.sockets cimport CLOSE_GOING_AWAY, EVENT_LISTENER, EVENT_TIMER, close_name
+from ext.tls cimport Context
 
 cdef enum:
     CLOCK_EVERY = 8  # sockets between two looks at the clock
@@ -61,6 +62,11 @@ cdef class Poller:
             raise ValueError(f"descriptor {self.sockets.listener_fd} is listened to already")
         if self.sockets.listen_on(fd) < 0:
             raise OSError(f"descriptor {fd} can't be watched")
+
+    def use_tls(self, Context context not None):
+        """New sessions speak TLS with this certificate; those that are open go on with theirs."""
+        self.tls = context
+        self.sockets.tls_context = context.context
 
     def unlisten(self):
         """Takes no more connections; those that are open go on."""
@@ -267,6 +273,13 @@ cdef class Poller:
             self.sessions.at[index].expires_s = <uint32_t>min(expires_s, <uint64_t>FOREVER_S)
             self.deadlines.next_for(index, self.deadlines.look_ms)
 
+    def set_token(self, uint64_t session, uint64_t mark, uint64_t issued_s):
+        """What revocation finds the session by: a mark of its token's id, and when the token was issued; 0 = neither."""
+        cdef uint32_t index = self._open(session)
+        if index:
+            self.sessions.at[index].token_mark = mark
+            self.sessions.at[index].issued_s = <uint32_t>min(issued_s, <uint64_t>FOREVER_S)
+
     def close(self, uint64_t session, uint16_t code, bytes reason not None):
         """Ends a session with a close frame; what came from it and is not handled yet doesn't count any more."""
         cdef uint32_t index = self.sessions.resolve(session)
@@ -300,6 +313,7 @@ cdef class Poller:
             "received_bytes": self.inbound.received_bytes, "sent_bytes": self.sessions.sent_bytes,
             "received_messages": self.inbound.received_messages, "rate_limited_commands": self.inbound.rate_limited,
             "loop_rounds": self.rounds, "session_bytes": self.sessions.memory_bytes(),
+            "tls_handshakes": self.inbound.tls_handshakes, "tls_failures": self.inbound.tls_failures,
         }
 
 

@@ -7,6 +7,8 @@
 cimport cython
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from ext.tls cimport Link
+
 cdef enum:  # states
     S_FREE = 0
     S_HANDSHAKE = 1  # HTTP: the head is being read, or a plain request answered
@@ -38,6 +40,7 @@ cdef enum:  # flags
 
 cdef enum:
     RESERVE = 256  # slots beyond sessions_max: connections that are only told that there is no place
+    TLS_AWAITED = 1  # a session of a port that speaks TLS, before anything has come
 
 cdef struct Session:
     uint64_t user, device  # 0 until identified
@@ -65,6 +68,9 @@ cdef struct Session:
     uint16_t refused  # commands over the rate, less those within it since: far above is abuse
     uint8_t state, encoding
     uint32_t cold  # number of its last message that was handed to Python, see ext/inbound
+    Link *tls  # NULL: plain; TLS_AWAITED until its first byte has come
+    uint64_t token_mark  # of its token's id (see gateway/revocation.py), 0 = the token has none
+    uint32_t issued_s  # UNIX time of its token's `iat`, 0 = it has none
 
 @cython.final
 cdef class SessionTable:
@@ -99,6 +105,10 @@ cdef class SessionTable:
     cdef int out_append(self, Session *session, const uint8_t *data, size_t size) except -1 nogil
     cdef uint8_t *out_reserve(self, Session *session, size_t size) except NULL nogil  # then out_size += what was written
     cdef int out_flush(self, Session *session) noexcept nogil  # 1 all gone, 0 would block, -1 connection lost
+    cdef bint out_waits(self, Session *session) noexcept nogil  # something has not reached the kernel
+    # The one way out of a session, as send(2) with its errno; below TLS taken may mean: waits in the link, EPOLLOUT armed
+    cdef ssize_t send(self, Session *session, const uint8_t *data, size_t size) noexcept nogil
+    cdef void end_tls(self, Session *session, bint say) noexcept nogil  # close_notify, and what OpenSSL holds is freed
     cdef void mark_dirty(self, uint32_t index, bint priority) noexcept nogil
     cdef uint32_t pop_priority(self) noexcept nogil  # next session to flush, flags cleared; 0 = none
     cdef uint32_t pop_bulk(self) noexcept nogil

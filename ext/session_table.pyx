@@ -8,7 +8,7 @@ either; an origin of an earlier tenant of the slot finds nothing.
 Invariants: the array never moves; a slot is reused only after the batch that reported its end has been handled; an
 entry of a dirty queue without F_DIRTY is skipped, so that neither closing nor flushing ever searches a queue;
 out_data holds whole frames, of which the first may be partly sent.
-Cost: 160 bytes a session, and 4 to 8 for each user; an idle session has no buffer.
+Cost: 184 bytes a session, and 4 to 8 for each user; an idle session has no buffer but what OpenSSL keeps for TLS.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -17,15 +17,17 @@ from libc.string cimport memcpy, memmove, memset
 
 from ext.c_memory cimport pages_map, pages_unmap
 from ext.c_socket cimport (
-    EAGAIN, EINTR, ENOBUFS, ENOMEM, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, c_send, epoll_ctl,
+    EAGAIN, EINTR, ENOBUFS, ENOMEM, EPIPE, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, c_send, epoll_ctl,
     epoll_event, errno)
+from ext.c_tls cimport errno_set
+from ext.tls cimport LINK_BYTES, Link, tls_flush, tls_free, tls_say_end, tls_send
 
 cdef enum:
     OUT_ROOM_BYTES_MIN = 128
     USER_ROOM_MIN = 64
 
 SESSION_BYTES = sizeof(Session)
-assert SESSION_BYTES <= 176
+assert SESSION_BYTES <= 192
 
 
 cdef inline uint64_t _mixed(uint64_t user) noexcept nogil:
@@ -209,8 +211,7 @@ cdef class SessionTable:
     cdef int out_flush(self, Session *session) noexcept nogil:
         cdef ssize_t sent
         while session.out_sent < session.out_size:
-            sent = c_send(session.fd, session.out_data + session.out_sent, session.out_size - session.out_sent,
-                          MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = self.send(session, session.out_data + session.out_sent, session.out_size - session.out_sent)
             if sent < 0:
                 if errno == EINTR:
                     continue
@@ -218,7 +219,29 @@ cdef class SessionTable:
             session.out_sent += <uint32_t>sent
             self.sent_bytes += <uint64_t>sent
         _free_output(session)
-        return 1
+        return 1 if <size_t>session.tls <= TLS_AWAITED else tls_flush(session.tls)
+
+    cdef bint out_waits(self, Session *session) noexcept nogil:
+        return session.out_size > 0 or <size_t>session.tls > TLS_AWAITED and session.tls.waiting_size > 0
+
+    cdef ssize_t send(self, Session *session, const uint8_t *data, size_t size) noexcept nogil:
+        cdef ssize_t taken
+        if session.tls == NULL:
+            return c_send(session.fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if <size_t>session.tls == TLS_AWAITED:
+            errno_set(EPIPE)
+            return -1
+        taken = tls_send(session.tls, data, size)
+        if session.tls.waiting_size and not session.flags & F_BLOCKED:
+            self.arm_writable(<uint32_t>(session - self.at))
+        return taken
+
+    cdef void end_tls(self, Session *session, bint say) noexcept nogil:
+        if <size_t>session.tls > TLS_AWAITED:
+            if say:
+                tls_say_end(session.tls)
+            tls_free(session.tls)
+        session.tls = NULL
 
     cdef void mark_dirty(self, uint32_t index, bint priority) noexcept nogil:
         cdef Session *s = &self.at[index]
@@ -350,6 +373,33 @@ cdef class SessionTable:
             index = self.at[index].user_next
         return index
 
+    def issued_s(self, uint64_t session):
+        """When its token was issued, UNIX time; 0 if the token doesn't say."""
+        cdef uint32_t index = self.resolve(session)
+        return self.at[index].issued_s if index else 0
+
+    def marked(self, uint32_t first, uint32_t count, const uint64_t[::1] marks not None):
+        """Origins among the next `count` places whose token has one of these marks (ascending), and the place behind
+        them: 0 when that was all."""
+        cdef uint32_t i = max(first, <uint32_t>1), end
+        cdef uint64_t last = min(<uint64_t>i + count, <uint64_t>self.high + 1)
+        cdef Py_ssize_t low, top, middle
+        end = <uint32_t>last
+        found = []
+        for i in range(i, end):
+            if self.at[i].token_mark == 0 or not S_OPEN < self.at[i].state < S_CLOSING:
+                continue
+            low, top = 0, marks.shape[0]
+            while low < top:
+                middle = (low + top) // 2
+                if marks[middle] < self.at[i].token_mark:
+                    low = middle + 1
+                else:
+                    top = middle
+            if low < marks.shape[0] and marks[low] == self.at[i].token_mark:
+                found.append(self.origin_of(i))
+        return found, end if end <= self.high else 0
+
     def origins(self):
         """Origins of all sessions that have not begun to end."""
         cdef uint32_t i
@@ -379,6 +429,8 @@ cdef class SessionTable:
         for i in range(1, self.high + 1):
             s = &self.at[i]
             total += <uint64_t>s.in_room + s.out_room + <uint64_t>s.ref_room * 8 + <uint64_t>s.follow_room * 8
+            if <size_t>s.tls > TLS_AWAITED:
+                total += sizeof(Link) + LINK_BYTES + s.tls.waiting_room
         return total
 
     def held_buffers(self):
@@ -398,6 +450,9 @@ cdef void _free_output(Session *s) noexcept nogil:
 
 cdef void _free_buffers(Session *s) noexcept nogil:
     _free_output(s)
+    if <size_t>s.tls > TLS_AWAITED:
+        tls_free(s.tls)
+    s.tls = NULL
     free(s.in_data)
     free(s.refs)
     free(s.follows)

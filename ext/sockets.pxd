@@ -51,6 +51,7 @@ cdef class Sockets:
     cdef int64_t accept_tokens_milli
     cdef uint64_t accept_ms  # when the tokens were counted
     cdef bint accept_paused
+    cdef void *tls_context  # of new sessions (SSL_CTX, kept alive by the poller); NULL: they are plain
     # ends: sessions to be reported, and those whose slot waits for that; each session is at most once in each
     cdef uint32_t *ended
     cdef uint32_t *dead

@@ -19,14 +19,15 @@ from libc.string cimport memcpy, memmove, strlen
 from ext.c_memory cimport pages_map, pages_unmap
 from ext.c_socket cimport (
     CLOCK_MONOTONIC, CLOCK_REALTIME, EAGAIN, ECONNABORTED, EINTR, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CLOEXEC,
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, F_GETFL, F_SETFL, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, O_NONBLOCK,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, F_GETFL, F_SETFL, IPPROTO_TCP, O_NONBLOCK,
     SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_LINGER, TCP_NODELAY, TCP_NOTSENT_LOWAT, TFD_CLOEXEC,
-    TFD_NONBLOCK, c_accept4, c_close, c_fcntl, c_read, c_send, c_setsockopt, c_shutdown, clock_gettime, epoll_create1,
+    TFD_NONBLOCK, c_accept4, c_close, c_fcntl, c_read, c_setsockopt, c_shutdown, clock_gettime, epoll_create1,
     epoll_ctl, epoll_event, errno, itimerspec, linger, timerfd_create, timerfd_settime, timespec)
 from ext.frames cimport CONTROL_BYTES_MAX, FR_CLOSE, SERVER_HEAD_BYTES_MAX, server_head_put
 from ext.session_table cimport (
     F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_DEAD, F_NO_READ, F_PINGED, F_REFUSE, F_REQUEST, F_SHUT, RESERVE,
-    S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER, Session, SessionTable)
+    S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER, TLS_AWAITED, Session, SessionTable)
+from ext.tls cimport Link, tls_say_end
 from ext.wheel cimport TICK_MS, Wheel
 
 cdef enum:
@@ -225,6 +226,8 @@ cdef class Sockets:
             s.flags |= F_REFUSE
         s.heard_ms = s.ping_ms = s.rate_at_ms = <uint32_t>self.now_ms
         s.cold = self.gathered.handled
+        if self.tls_context != NULL:
+            s.tls = <Link *><size_t>TLS_AWAITED
         self.wheel.put(index, self.now_ms + self.hello_timeout_ms)
         self.tick()
 
@@ -238,7 +241,7 @@ cdef class Sockets:
             self.sessions.out_append(s, data, size)
             self.sessions.mark_dirty(index, True)
             return 0
-        sent = c_send(s.fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        sent = self.sessions.send(s, data, size)
         if sent < 0:
             if errno != EAGAIN and errno != EINTR and errno != ENOBUFS and errno != ENOMEM:
                 self.drop(index, False)
@@ -360,6 +363,8 @@ cdef class Sockets:
         if s.flags & F_SHUT:
             return
         s.flags |= F_SHUT
+        if <size_t>s.tls > TLS_AWAITED:
+            tls_say_end(s.tls)
         c_shutdown(s.fd, SHUT_WR)
         self.wheel.put(index, self.now_ms + self.close_timeout_ms)
 
@@ -374,6 +379,7 @@ cdef class Sockets:
         s.state = S_CLOSING
         s.flags |= F_DEAD
         self.wheel.take(index)
+        self.sessions.end_tls(s, not reset and not s.flags & F_SHUT)
         if reset:  # the kernel gives back what it still holds for a peer that takes nothing
             at_once.l_onoff, at_once.l_linger = 1, 0
             c_setsockopt(s.fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once))

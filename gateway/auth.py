@@ -15,9 +15,10 @@ import base64
 import binascii
 import os
 import re
+import secrets
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jwt
 import msgspec
@@ -29,6 +30,7 @@ ID_MAX = 2**53 - 1
 TOKEN_BYTES_MAX = 8_192
 RSA_BITS_MIN = 2_048
 EXPIRES_MAX_S = 2**32 - 1
+TOKEN_ID_CHARACTERS_MAX = 256
 DEVELOPMENT_KEY = "development-key.pem"
 
 _SUBJECT = re.compile(r"[1-9][0-9]{0,15}\Z")
@@ -43,6 +45,22 @@ class TokenRefused(Exception):
         self.message, self.expired = message, expired
 
 
+class UnknownKey(TokenRefused):
+    """No key of that name is here; where keys come from an issuer by URL, it may have made a new one."""
+
+    def __init__(self, message: str, kid: str | None) -> None:
+        super().__init__(message)
+        self.kid = kid
+
+
+class TokenUnjudged(Exception):
+    """Nothing can be said of a token now; the same token again after retry_after_ms."""
+
+    def __init__(self, message: str, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.message, self.retry_after_ms = message, retry_after_ms
+
+
 class KeysError(Exception):
     """A key file that can't serve; the text names the file, the key and what to change."""
 
@@ -53,6 +71,8 @@ class Identity(NamedTuple):
     user: int
     expires_s: int  # UNIX time after which the session must have refreshed
     device: int | None  # the only device it is good for, if its issuer said so
+    issued_s: int = 0  # UNIX time of `iat`; 0 if the token doesn't say
+    token_id: str = ""  # `jti`; what a revocation may name
 
 
 class Key(NamedTuple):
@@ -95,17 +115,34 @@ class KeySet:
         return True
 
     def choose(self, kid: object, algorithm: object) -> Key:
-        """The key that a token's header asks for. Without a kid only a single candidate will do."""
-        candidates = [key for key in self.keys if key.algorithm == algorithm and (kid is None or key.kid == kid)]
-        if len(candidates) != 1:
-            raise TokenRefused("the token is signed with no key of this server (check kid, alg and [auth] keys)")
-        return candidates[0]
+        """The key that a token's header asks for."""
+        return choose(self.keys, kid, algorithm)
+
+
+def choose(keys: list[Key], kid: object, algorithm: object) -> Key:
+    """The key that a token's header asks for. Without a kid only a single candidate will do."""
+    candidates = [key for key in keys if key.algorithm == algorithm and (kid is None or key.kid == kid)]
+    if len(candidates) != 1:
+        name = kid if isinstance(kid, str) and all(key.kid != kid for key in keys) else None
+        raise UnknownKey("the token is signed with no key of this server (check kid, alg and [auth] keys)", name)
+    return candidates[0]
+
+
+class KeySource(Protocol):
+    """Where keys come from: a KeySet, or issuer.py's IssuerKeys."""
+
+    @property
+    def keys(self) -> list[Key]:
+        """Those in force."""
+
+    def choose(self, kid: object, algorithm: object) -> Key:
+        """UnknownKey, or TokenUnjudged, if there is none."""
 
 
 class Verifier:
-    """Checks tokens against a key set; settings are plain values so that a reload swaps the whole object."""
+    """Checks tokens against keys; settings are plain values so that a reload swaps the whole object."""
 
-    def __init__(self, keys: KeySet, audience: str, issuer: str, leeway_s: int) -> None:
+    def __init__(self, keys: KeySource, audience: str, issuer: str, leeway_s: int) -> None:
         self.keys = keys
         self._audience = audience
         self._issuer = issuer or None
@@ -147,7 +184,29 @@ class Verifier:
         device = claims.get("device")
         if device is not None and (type(device) is not int or not 1 <= device <= ID_MAX):
             raise TokenRefused("device must be a device id of 1 to 2^53-1")
-        return Identity(int(subject), min(int(claims["exp"]) + self._leeway_s, EXPIRES_MAX_S), device)
+        return Identity(
+            int(subject),
+            min(int(claims["exp"]) + self._leeway_s, EXPIRES_MAX_S),
+            device,
+            _issued_s(claims.get("iat")),
+            _token_id(claims.get("jti")),
+        )
+
+
+def _issued_s(issued: object) -> int:
+    if issued is None:
+        return 0
+    if isinstance(issued, bool) or not isinstance(issued, (int, float)) or not 0 <= issued < float("inf"):
+        raise TokenRefused("iat must be a time in seconds")
+    return min(int(issued), EXPIRES_MAX_S)
+
+
+def _token_id(token_id: object) -> str:
+    if token_id is None:
+        return ""
+    if not isinstance(token_id, str) or len(token_id) > TOKEN_ID_CHARACTERS_MAX:
+        raise TokenRefused(f"jti must be a text of at most {TOKEN_ID_CHARACTERS_MAX} characters")
+    return token_id
 
 
 def _header(token: str) -> dict[str, Any]:
@@ -165,8 +224,11 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def parse_jwks(data: bytes, path: Path) -> list[Key]:
-    """The signature keys of a JWKS; keys for other uses are passed over, unusable ones are errors."""
+def parse_jwks(data: bytes, path: Path | str, foreign: bool = False) -> list[Key]:
+    """The signature keys of a JWKS; keys for other uses are passed over, unusable ones are errors.
+
+    A `foreign` set is an issuer's, who may have keys of kinds that are not ours: those are passed over too.
+    """
     try:
         document = msgspec.json.decode(data)
         entries = document["keys"]
@@ -179,7 +241,11 @@ def parse_jwks(data: bytes, path: Path) -> list[Key]:
         if not isinstance(entry, dict):
             raise KeysError(f"auth.keys = {str(path)!r}: key {number} is not an object")
         if entry.get("use", "sig") == "sig":
-            keys.append(_public_key(entry, f"auth.keys = {str(path)!r}: key {number}"))
+            try:
+                keys.append(_public_key(entry, f"auth.keys = {str(path)!r}: key {number}"))
+            except KeysError:
+                if not foreign or "d" in entry or "k" in entry:  # a secret that is public is no matter of taste
+                    raise
     if not keys:
         raise KeysError(f"auth.keys = {str(path)!r} holds no key for signatures")
     seen = [(key.kid, key.algorithm) for key in keys]
@@ -265,7 +331,8 @@ def development_token(
 ) -> str:
     """A token for trying things out, signed with the development key."""
     now = int(time.time())
-    claims: dict[str, Any] = {"sub": str(user), "aud": audience, "nbf": now, "exp": now + lifetime_s}
+    claims: dict[str, Any] = {"sub": str(user), "aud": audience, "nbf": now, "iat": now, "exp": now + lifetime_s}
+    claims["jti"] = secrets.token_hex(8)
     if device is not None:
         claims["device"] = device
     if issuer:

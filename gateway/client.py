@@ -15,6 +15,7 @@ Cost: one task a client and a bounded queue (`queue_events`): a slow application
 
 from __future__ import annotations
 
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
@@ -107,12 +108,14 @@ class Client:
         retry_timeout_s: float = 60.0,
         open_timeout_s: float = 10.0,
         on_signal: Callable[[Signal], None] | None = None,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
         """`receive=False` drops events at once: for programs that only publish.
 
         `queue_events` bounds what waits for the application; `gap_events_max` what is fetched to fill one gap;
         `retry_timeout_s` how long a write that is refused for a passing reason is tried again. `on_signal` is called
-        with cursors, typing, presence and advice as they come; it must return at once.
+        with cursors, typing, presence and advice as they come; it must return at once. `trust` says whose certificates
+        a wss:// gateway is believed by; None: the system's authorities.
         """
         if encoding not in codec.SUBPROTOCOLS:
             raise ValueError(f"encoding {encoding!r}: must be one of {', '.join(codec.SUBPROTOCOLS)}")
@@ -130,6 +133,7 @@ class Client:
             retry_timeout_s=retry_timeout_s,
             open_timeout_s=open_timeout_s,
             on_signal=on_signal,
+            trust=trust,
         )
         self._encoding: codec.Encoding = encoding
         self._gap_events_max = gap_events_max

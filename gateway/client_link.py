@@ -17,6 +17,7 @@ import asyncio
 import inspect
 import random
 import re
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -84,7 +85,9 @@ class Link:
         retry_timeout_s: float,
         open_timeout_s: float,
         on_signal: Callable[[Signal], None] | None,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
+        self._trust = trust
         self._url, self._token, self._device, self._encoding = url, token, device, encoding
         self._name = name
         self._retry_timeout_s, self._open_timeout_s, self._on_signal = retry_timeout_s, open_timeout_s, on_signal
@@ -178,6 +181,7 @@ class Link:
         """One connection from hello to its end; the pause that the server asked for, if any."""
         async with connect(
             self._url,
+            ssl=self._trust,
             subprotocols=[Subprotocol(codec.SUBPROTOCOLS[self._encoding])],
             compression=None,
             proxy=None,

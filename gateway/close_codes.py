@@ -39,6 +39,7 @@ CLIENT_TOO_OLD = 4502
 BAD_COMMAND = 4503
 TOO_MANY_SESSIONS = 4504
 RATE_ABUSE = 4505
+TOKEN_REVOKED = 4506
 
 TABLE: tuple[CloseCode, ...] = (
     CloseCode(NORMAL, "normal", False, "the client closed; nothing to do"),
@@ -66,6 +67,7 @@ TABLE: tuple[CloseCode, ...] = (
     CloseCode(BAD_COMMAND, "bad_command", False, "a message was no map with `op`, or before hello: mend the client"),
     CloseCode(TOO_MANY_SESSIONS, "too_many_sessions", False, "close another device of this user first"),
     CloseCode(RATE_ABUSE, "rate_abuse", False, "the client went on far above limits.rate_per_s: mend the client"),
+    CloseCode(TOKEN_REVOKED, "token_revoked", False, "the token was revoked: sign in again, then resume"),
 )
 
 BY_CODE: dict[int, CloseCode] = {row.code: row for row in TABLE}

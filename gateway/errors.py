@@ -28,6 +28,7 @@ TABLE: dict[str, ErrorRow] = {
     "hello_again": ErrorRow(False, "a session says hello once; use refresh for a new token"),
     "bad_token": ErrorRow(False, "sign in again; the message says what is wrong with the token", close_codes.BAD_TOKEN),
     "token_expired": ErrorRow(True, "get a fresh token and connect again", close_codes.TOKEN_EXPIRED),
+    "token_revoked": ErrorRow(False, "the token was revoked: sign in again", close_codes.TOKEN_REVOKED),
     "client_too_old": ErrorRow(False, "update the client", close_codes.CLIENT_TOO_OLD),
     "too_many_sessions": ErrorRow(False, "close another device of this user first", close_codes.TOO_MANY_SESSIONS),
     "bad_position": ErrorRow(False, "send one position for each shard of the welcome, as received"),

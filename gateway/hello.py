@@ -14,7 +14,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway import close_codes, pushes, requests
-from gateway.auth import Identity, TokenRefused
+from gateway.auth import Identity, TokenRefused, TokenUnjudged, UnknownKey
+from gateway.revocation import mark_of
 from gateway.session import OPEN, READER, Door
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 PROTOCOL_MIN = 1
 SERVER = "gonets"
+BLIND_RETRY_MS = 30_000
+UNKNOWN_RETRY_MS = 2_000  # for a refresh while the issuer is asked for the new token's key
 
 
 def hello(door: Door, session: int, request: requests.Hello) -> None:
@@ -47,6 +50,7 @@ def hello(door: Door, session: int, request: requests.Hello) -> None:
     if start is None:
         return
     door.poller.identify(session, identity.user, request.device, identity.expires_s, READER)
+    door.poller.set_token(session, mark_of(identity.token_id), identity.issued_s)
     door.fanout.follow_all(session, door.view.memberships(identity.user))
     door.counters.hellos += 1
     door.push(session, pushes.WELCOME, welcome(door, identity, request))
@@ -100,13 +104,42 @@ def identify(door: Door, session: int, token: str, device: int, id: str | int | 
     """The identity in a token, or None after the refusal has been said."""
     try:
         identity = door.verifier.verify(token)
+    except UnknownKey as unknown:
+        pause_ms = door.trust.ask_issuer(unknown.kid)
+        if pause_ms == 0 and door.sessions.state(session) == OPEN:
+            raise IssuerAsked from None
+        if pause_ms is None:
+            door.refuse(session, "bad_token", unknown.message, id=id)
+        else:
+            _later(door, session, "the token's key is not known yet", pause_ms or UNKNOWN_RETRY_MS, id)
+        return None
+    except TokenUnjudged as unjudged:
+        _later(door, session, unjudged.message, unjudged.retry_after_ms, id)
+        return None
     except TokenRefused as refusal:
         door.refuse(session, "token_expired" if refusal.expired else "bad_token", refusal.message, id=id)
         return None
     if identity.device not in (None, device):
         door.refuse(session, "bad_token", "the token is for another device", id=id)
         return None
+    if door.trust.is_blind:
+        _later(door, session, "what is revoked is not known now", BLIND_RETRY_MS, id)
+        return None
+    if door.trust.revoked.covers(identity, device):
+        door.refuse(session, "token_revoked", "the token was revoked", id=id)
+        return None
     return identity
+
+
+class IssuerAsked(Exception):
+    """The issuer is being asked for the token's key: the same hello again when it has answered."""
+
+
+def _later(door: Door, session: int, message: str, retry_after_ms: int, id: str | int | None) -> None:
+    """The token may be good: come again. A session that is open goes on meanwhile."""
+    door.refuse(session, "unavailable", message, id=id, retry_after_ms=retry_after_ms)
+    if door.sessions.state(session) == OPEN:
+        door.end(session, close_codes.UNAVAILABLE, retry_after_ms)
 
 
 def _admit(door: Door, session: int, user: int, request: requests.Hello) -> bool:
@@ -172,6 +205,7 @@ def refresh(door: Door, session: int, request: requests.Refresh) -> None:
         door.refuse(session, "bad_token", "the token is of another user", id=request.id)
         return
     door.poller.extend(session, identity.expires_s)
+    door.poller.set_token(session, mark_of(identity.token_id), identity.issued_s)
     body: dict[str, Any] = {"expires": identity.expires_s}
     if request.id is not None:
         body["id"] = request.id

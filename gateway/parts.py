@@ -14,7 +14,7 @@ import msgspec
 from engine import Config, Engine
 from ext.poller import Poller
 from ext.session_table import SessionTable
-from gateway.auth import KeySet, Verifier
+from gateway.auth import KeySource, Verifier
 
 SPARE_DESCRIPTORS = 512  # segments, state, threads, the admin's connections
 
@@ -61,7 +61,7 @@ def make_poller(sessions: SessionTable, config: Config) -> Poller:
     )
 
 
-def verifier_of(keys: KeySet, config: Config) -> Verifier:
+def verifier_of(keys: KeySource, config: Config) -> Verifier:
     """Who checks tokens, with the settings of now."""
     auth = config.auth
     return Verifier(keys, auth.audience, auth.issuer, auth.leeway_s)

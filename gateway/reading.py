@@ -70,10 +70,10 @@ def readings(gateway: Gateway) -> dict[str, float]:
             "ring_bytes": gateway.fanout.ring.bytes_room,
             "delivered_sequence": gateway.fanout.sequence,
             "log_sync_seconds": gateway.engine.sequencer.sync_ns / 1e9,
-            "token_keys": len(door.verifier.keys.keys),
             "writer_fenced": float(gateway.engine.sequencer.failure is not None),
         }
     )
+    values.update(door.trust.values())
     try:
         space = os.statvfs(gateway.data)
     except OSError:

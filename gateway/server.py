@@ -34,20 +34,24 @@ from engine import (
 )
 from ext.poller import Batch
 from ext.session_table import SessionTable
-from gateway import auth, commands, listener, logs, proposals
+from gateway import close_codes, commands, listener, logs, proposals
 from gateway.admin import Admin
 from gateway.cursors import TELL_INTERVAL_S, Cursors
 from gateway.drain import Drain
+from gateway.hello import IssuerAsked
+from gateway.issuer import Waiting
 from gateway.listener import StartError
 from gateway.metrics import exposition
 from gateway.parts import make_poller, merged, open_engine, sessions_room, verifier_of
 from gateway.reading import SlowestSlice, readiness, readings
 from gateway.session import CLOSING, Door, log
 from gateway.signals import Signals
+from gateway.trust import Trust, TrustError
 
 COLD_SLICE_S = 0.001
 ROUTE_SLICE_US = 1_000
 READ_SLICE_US = 1_000
+UNAVAILABLE_RETRY_MS = 5_000
 COLD_LOADED = 1_000  # waiting cold commands beyond which typing and presence are dropped
 SECOND_S = 1.0
 
@@ -65,6 +69,7 @@ class Gateway:
         # they do: then every core is busy, and the wake-up may come milliseconds after the block.
         self._behind = True
         self._cold: deque[tuple[int, bytes]] = deque()  # (origin, message)
+        self._waiting = Waiting()  # for the issuer of their tokens
         self._scheduled = False
         self._bound: list[socket.socket] = []
         self._telling = False
@@ -81,15 +86,16 @@ class Gateway:
         self.data = data = Path(server.data)
         try:
             data.mkdir(parents=True, exist_ok=True)
-            keys = auth.open_keys(self._config.auth.keys, data)
+            self.trust = Trust(self._config, data)
+            self.trust.open()
             with ExitStack() as undo:
                 self.engine = open_engine(self._config, data, self._from_engine)
                 undo.callback(self.engine.close)
                 self.cursor_store = CursorStore.open(data / "cursors", interval_s=self._config.log.cursors_interval_s)
                 undo.callback(self.cursor_store.close)
-                self._compose(keys)
+                self._compose()
                 undo.pop_all()
-        except (auth.KeysError, EngineError) as error:
+        except (TrustError, EngineError) as error:
             raise StartError(str(error)) from None
         except OSError as error:
             raise StartError(f"server.data = {server.data!r}: {error.strerror or error}") from None
@@ -99,7 +105,7 @@ class Gateway:
         self._bound.append(bound)
         return bound
 
-    def _compose(self, keys: auth.KeySet) -> None:
+    def _compose(self) -> None:
         config, engine = self._config, self.engine
         self.sessions = SessionTable(sessions_room(config))
         self.poller = make_poller(self.sessions, config)
@@ -109,7 +115,8 @@ class Gateway:
         self.tail = Tail(reader, Router(view, self.fanout, self.sessions), view.sequence)
         self.door = Door(config, engine, view, self.sessions, self.poller, self.fanout)
         self.door.reader = reader
-        self.door.verifier = verifier_of(keys, config)
+        self.door.trust = self.trust
+        self.door.verifier = verifier_of(self.trust.keys, config)
         self.door.cursors = Cursors(self.door, self.cursor_store)
         self.door.signals = Signals(self.door)
         self.slowest = SlowestSlice(self.door.counters)
@@ -137,13 +144,14 @@ class Gateway:
         self.tail.advance(ROUTE_SLICE_US)
         loop.add_reader(self._wake, self._on_engine)
         loop.add_reader(self.poller.fileno(), self._on_sockets)
+        self.trust.begin(door, self._issuer_answered)
         self.poller.listen(self._clients.fileno())
         self._second()
         self.admin = Admin(exposition(lambda: readings(self)), lambda: readiness(self))
         if self._operators is not None:
             await self.admin.start(self._operators)
         return {
-            "url": f"ws://{listener.address_of(self._clients)}/v1",
+            "url": f"{'wss' if self.trust.certificate else 'ws'}://{listener.address_of(self._clients)}/v1",
             "admin": f"http://{listener.address_of(self._operators)}" if self._operators is not None else "",
             "data": str(Path(config.server.data).resolve()),
             "durability": engine.durability,
@@ -194,6 +202,7 @@ class Gateway:
             self._submit(batch.proposals)
         for session, origin in batch.closed:
             door.closed(session, origin)
+            self._waiting.forget(origin)
         if batch.signals:
             door.signals.take(batch.signals)
         for session, message in batch.commands:
@@ -251,16 +260,38 @@ class Gateway:
             session = self.sessions.resolve(origin)
             # Whoever we have sent away is not heard any more; who closes has sent this before, and has still its user.
             if session and (self.sessions.state(session) != CLOSING or self.sessions.user(session)):
-                self._command(session, message)
+                self._hear(session, origin, message)
             if time.perf_counter() >= until:
                 break
         self.poller.handled(count, size_bytes)  # what their sessions send from now on may be hot again
         self.door.loaded = len(self._cold) > COLD_LOADED
         return bool(self._cold)
 
+    def _hear(self, session: int, origin: int, message: bytes) -> None:
+        """One message, unless its session's hello waits for the issuer: then it waits behind that."""
+        if origin not in self._waiting:
+            try:
+                self._command(session, message)
+                return
+            except IssuerAsked:
+                pass
+        if not self._waiting.add(origin, message):
+            self.door.end(session, close_codes.UNAVAILABLE, UNAVAILABLE_RETRY_MS)
+
+    def _issuer_answered(self) -> None:
+        """Those who waited for it are heard, in their order."""
+        for origin, messages in self._waiting.take():
+            for message in messages:
+                session = self.sessions.resolve(origin)
+                if session and self.sessions.state(session) != CLOSING:
+                    self._hear(session, origin, message)
+        self._advance()
+
     def _command(self, session: int, message: bytes) -> None:
         try:
             commands.handle(self.door, session, message)
+        except IssuerAsked:
+            raise
         except EngineError as error:
             log.error("command failed", error=type(error).__name__, code=error.code)
             self.door.refuse(session, "internal", "the engine could not answer this")
@@ -281,12 +312,7 @@ class Gateway:
             return
         self.door.signals.second()
         self.slowest.second(time.monotonic())
-        try:
-            if self.door.verifier.keys.reload_if_changed():
-                log.info("token keys read again", keys=len(self.door.verifier.keys.keys))
-        except auth.KeysError as error:
-            self.door.counters.token_key_reload_failures += 1
-            log.error("token keys unusable, the old ones stay", reason=str(error))
+        self.trust.second()
         asyncio.get_running_loop().call_later(SECOND_S, self._second)
 
     def reload(self, config: Config) -> None:
@@ -295,6 +321,7 @@ class Gateway:
         self._config = self.door.config = merged(self._config, config, taken)
         self.door.verifier = verifier_of(self.door.verifier.keys, self._config)
         logs.configure(self._config.logging.level, self._config.logging.format)
+        self.trust.reload()
         log.info("configuration read again", taken=taken, needs_restart=restart)
 
     # ---- the end ---------------------------------------------------------------------------------------------------
@@ -314,6 +341,7 @@ class Gateway:
         """Ends what is left, commits what was taken in, saves."""
         loop = asyncio.get_running_loop()
         self.stopping = True
+        self.trust.close()
         loop.remove_reader(self.poller.fileno())
         loop.remove_reader(self._wake)
         await self.admin.stop()

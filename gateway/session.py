@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.auth import Verifier
     from gateway.cursors import Cursors
     from gateway.signals import Signals
+    from gateway.trust import Trust
 
 UNREADABLE_RETRY_MS = 5_000
 HANDSHAKE, OPEN, READER, LIVE, CLOSING = 1, 2, 3, 4, 5
@@ -54,7 +55,6 @@ class Counters:
     refused_commands: int = 0
     refused_hellos: int = 0
     signals_shed: int = 0
-    token_key_reload_failures: int = 0
 
 
 class Door:
@@ -73,6 +73,7 @@ class Door:
         self.sessions, self.poller, self.fanout = sessions, poller, fanout
         self.counters = Counters()
         self.verifier: Verifier
+        self.trust: Trust
         self.cursors: Cursors
         self.signals: Signals
         self.catchup: CatchUp

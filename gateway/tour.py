@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -44,7 +45,7 @@ def check_url(url: str) -> None:
     except ValueError:  # of a port that is no number, or above 65535
         good = False
     if not good:
-        raise TourError(f"--url {url!r}: must be ws://host:port/v1 with a port of 1 to 65535")
+        raise TourError(f"--url {url!r}: must be ws://host:port/v1 (or wss://) with a port of 1 to 65535")
 
 
 def check_text(text: str) -> None:
@@ -76,6 +77,13 @@ def explained(error: Exception, what: str, url: str, data: Path, own_token: bool
         return f"{what}: the position stored in {data / 'tour'} is of another server; leave --resume out"
     if isinstance(error, ClientError):
         return f"{what}: {error}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate of {url} is not believed: {error.verify_message}; name the file of the authority that"
+            " signed it with --ca"
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"{url} does not speak TLS as it should ({error.reason or error}); is it a ws:// gateway?"
     if isinstance(error, OSError):  # TimeoutError is one
         return f"can't reach the gateway: {str(error) or type(error).__name__}; is `gonets serve` running at {url}?"
     return f"{what}: {str(error) or type(error).__name__}"
@@ -117,14 +125,36 @@ def event_line(event: Event) -> str:
     return f"{clock}  {event.conversation}/{event.conversation_sequence}  user {event.sender}: {safe}"
 
 
+def trust_of(ca: Path | None, url: str) -> ssl.SSLContext | None:
+    """Whose certificates are believed: --ca, or (None) the system's authorities."""
+    if ca is None:
+        return None
+    if not url.startswith("wss://"):
+        raise TourError(f"--ca {str(ca)!r} is for wss:// only, and --url is {url!r}")
+    try:
+        return ssl.create_default_context(cafile=str(ca))
+    except ssl.SSLError:
+        raise TourError(f"--ca {str(ca)!r}: holds no certificate in PEM") from None
+    except OSError as error:
+        raise TourError(f"--ca {str(ca)!r}: {error.strerror}") from None
+
+
 async def listen(
-    url: str, token: str, user: int, device: int, data: Path, resume: bool, as_json: bool, count: int | None
+    url: str,
+    token: str,
+    user: int,
+    device: int,
+    data: Path,
+    resume: bool,
+    as_json: bool,
+    count: int | None,
+    trust: ssl.SSLContext | None = None,
 ) -> None:
     """Prints events until interrupted, or until `count` have come."""
     path = position_file(data, user, device)
     positions = _stored(path) if resume else None
     seen = 0
-    async with Client(url, token, device, positions=positions) as client:
+    async with Client(url, token, device, positions=positions, trust=trust) as client:
         print(f"listening as user {user} on {url}; Ctrl-C ends", file=sys.stderr, flush=True)
         _save(path, client)
         try:
@@ -189,10 +219,16 @@ def _save(path: Path, client: Client) -> None:
 
 
 async def send(
-    url: str, token: str, device: int, to: int | None, conversation: int | None, text: str
+    url: str,
+    token: str,
+    device: int,
+    to: int | None,
+    conversation: int | None,
+    text: str,
+    trust: ssl.SSLContext | None = None,
 ) -> dict[str, Any]:
     """Publishes one message and gives its receipt, which comes after the sync."""
-    async with Client(url, token, device) as client:
+    async with Client(url, token, device, trust=trust) as client:
         receipt = await client.publish(text=text, user=to, conversation=conversation)
         return {
             "status": receipt.status,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +21,22 @@ from tests.support.gateway import Device, GatewayProcess, running
 NewUser = Callable[[], int]
 
 
+TRUST: ssl.SSLContext | None = None  # set where these tests run over TLS
+
+
+def secured(connected: socket.socket, url: str) -> socket.socket:
+    """The same connection, with TLS in it if the URL says so."""
+    if TRUST is None or not url.startswith("wss:"):
+        return connected
+    return TRUST.wrap_socket(connected, server_hostname="localhost")
+
+
 class RawSocket:
     """A TCP connection on which a test writes whatever bytes it likes."""
 
     def __init__(self, url: str) -> None:
         place = urlsplit(url)
-        self.socket = socket.create_connection((place.hostname, place.port), timeout=10)
+        self.socket = secured(socket.create_connection((place.hostname, place.port), timeout=10), url)
         self.data = b""
 
     def upgrade(self, subprotocol: str = "gonets.v1.msgpack", connection: str = "keep-alive, Upgrade") -> bytes:

@@ -85,7 +85,7 @@ def test_every_field_explains_itself() -> None:
         assert row.value == row.default and row.source == "default"
         assert row.environment == "GONETS_" + row.option.replace(".", "_", 1).upper()
         if isinstance(row.value, int) and row.unit in ("s", "us", "ms", "bytes"):
-            assert re.search(r"_(s|us|ms|bytes)(_max)?$", row.option), f"{row.option}: unit last in the name"
+            assert re.search(r"_(s|us|ms|bytes)(_max|_min)?$", row.option), f"{row.option}: unit last in the name"
 
 
 def test_the_defaults_agree_with_each_other_and_what_changes_is_told_apart() -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgpack
 
-from tests.gateway.test_bad_input import RawSocket, frame
+from tests.gateway.test_bad_input import RawSocket, frame, secured
 from tests.support.gateway import Device, GatewayProcess, running
 
 MESSAGES = 150
@@ -27,6 +27,7 @@ class SlowDevice(RawSocket):
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         self.socket.connect((place.hostname, place.port))
+        self.socket = secured(self.socket, gateway.url)
         assert b" 101 " in self.upgrade()
         hello = {"op": "hello", "token": gateway.token(user), "device": 1, "protocol": 1}
         self.frame(msgpack.packb(hello))

@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -83,6 +84,7 @@ class GatewayProcess:
         self.data, self.options = data, options
         self.process: subprocess.Popen[str] | None = None
         self.url = self.admin = ""
+        self.trust: ssl.SSLContext | None = None  # whose certificates its devices believe, where it speaks TLS
         self.log_path = data.parent / f"{data.name}.stderr"
 
     def start(self) -> GatewayProcess:
@@ -163,15 +165,15 @@ class GatewayProcess:
         self, user: int, device: int = 1, encoding: str = "msgpack", positions: list[dict[str, int]] | None = None
     ) -> Device:
         """A device after its hello; `welcome` is what came back."""
-        made = Device(self.url, encoding)
+        made = Device(self.url, encoding, trust=self.trust)
         made.hello(self.token(user), device, positions)
         return made
 
     def http(self, path: str, admin: bool = False) -> tuple[int, str]:
         """(status, text) of a plain GET."""
-        base = self.admin if admin else self.url.replace("ws://", "http://").removesuffix("/v1")
+        base = self.admin if admin else self.url.replace("ws", "http", 1).removesuffix("/v1")
         try:
-            with urllib.request.urlopen(base + path, timeout=10) as answer:
+            with urllib.request.urlopen(base + path, timeout=10, context=None if admin else self.trust) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -187,10 +189,13 @@ class GatewayProcess:
 class Device:
     """One WebSocket connection."""
 
-    def __init__(self, url: str, encoding: str = "msgpack", timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, url: str, encoding: str = "msgpack", timeout_s: float = 10.0, trust: ssl.SSLContext | None = None
+    ) -> None:
         self.encoding, self.timeout_s = encoding, timeout_s
         opening = connect(
             url,
+            ssl=trust,
             subprotocols=[Subprotocol(f"gonets.v1.{encoding}")],
             compression=None,
             proxy=None,

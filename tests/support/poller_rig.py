@@ -241,9 +241,13 @@ class Rig:
             self.turn()
         raise AssertionError("something is always ready")
 
+    def peer(self, encoding: str = MSGPACK, **more: int) -> Peer:
+        """A connection, before its handshake."""
+        return Peer(self, encoding, **more)
+
     def upgraded(self, encoding: str = MSGPACK, **more: int) -> Peer:
         """A connection after its handshake."""
-        peer = Peer(self, encoding, **more)
+        peer = self.peer(encoding, **more)
         peer.send(head(encoding))
         self.until(lambda: peer.read() and b"\r\n\r\n" in peer.data)
         answered, _, peer.data = peer.data.partition(b"\r\n\r\n")

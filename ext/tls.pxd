@@ -1,0 +1,39 @@
+# TLS of one session: what lies between its socket and its parser. Loop thread only; everything here but Context runs
+# without the GIL. A Link owns its OpenSSL object and the bytes that its socket has not taken; the descriptor is the
+# session's. Nothing of OpenSSL is loaded before the first Context is made.
+
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef enum:
+    RECORD_BYTES_MAX = 16384  # plain bytes of one record
+    TAKE_BYTES_MAX = 32768  # given to tls_take at once; what comes out is at most a record more
+    WAITING_BYTES_MAX = 65536  # that a socket has not taken: one record; or a handshake's answer, alerts
+    LINK_BYTES = 20480  # what OpenSSL holds for a session at rest: an estimate from above, bench/README.md has the figure
+    RECORD_HANDSHAKE = 22  # the first byte of a client that speaks TLS
+
+cdef enum:  # flags of a link
+    LINK_READY = 0x01  # the handshake is complete
+    LINK_ENDED = 0x02  # the peer sends no more
+    LINK_BROKEN = 0x04  # nothing more can be read or sent
+
+cdef struct Link:
+    void *ssl
+    uint8_t *waiting  # ciphertext for the socket; NULL when empty
+    uint32_t waiting_size, waiting_sent, waiting_room
+    const uint8_t *input  # what tls_take was given, during the call
+    uint32_t input_size
+    int fd
+    int error  # errno of the socket that broke it
+    uint8_t flags
+
+cdef class Context:
+    cdef void *context  # SSL_CTX; its links keep it too
+
+    cdef _refuse(self, option, path, str what)
+
+cdef Link *tls_open(void *context, int fd) noexcept nogil  # NULL: no memory
+cdef void tls_free(Link *link) noexcept nogil
+cdef ssize_t tls_take(Link *link, const uint8_t *data, size_t size, uint8_t *to, size_t room) noexcept nogil
+cdef ssize_t tls_send(Link *link, const uint8_t *data, size_t size) noexcept nogil  # as send(2), errno too
+cdef int tls_flush(Link *link) noexcept nogil  # 1 all gone, 0 would block, -1 connection lost
+cdef void tls_say_end(Link *link) noexcept nogil  # close_notify, if it can go at once

@@ -1,0 +1,135 @@
+"""Keys of an issuer by URL: rotation without a restart, and without a refusal in between.
+
+A KeySet of auth.py whose file is a document of remote.py. A token that names a key which isn't there yet is not
+refused: the issuer is asked at once (one request for all who wait, and one in UNKNOWN_S at most, so that made-up
+names cost it nothing), and the hello waits for the answer in Waiting, without holding up anybody else's.
+
+Invariants: keys older than auth.keys_age_s_max open nothing (told to come again, not refused for good); a key that
+the issuer has withdrawn opens nothing from the next fetch on; sessions that it has opened stay until their token ends.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.auth import Key, KeysError, TokenUnjudged, choose, parse_jwks
+from gateway.remote import Remote
+
+DOCUMENT_BYTES_MAX = 256 << 10
+UNKNOWN_S = 30.0
+ABSENT_MAX = 1_000  # names that are remembered as asked for in vain
+LATER_JITTER_MS = 2_000
+COPY = "issuer-keys.copy"
+
+# What is held back while the issuer is asked: beyond it, sessions are told to come again.
+WAITING_SESSIONS_MAX = 4_096
+WAITING_BYTES_MAX = 8 << 20
+MESSAGES_MAX = 64
+
+
+class IssuerKeys:
+    """The keys at a URL; looks like a KeySet."""
+
+    development = False
+
+    def __init__(self, url: str, data: Path, *, ca: str, refresh_s_min: int, refresh_s_max: int, age_s_max: int):
+        self.remote: Remote[list[Key]] = Remote(
+            url,
+            data / COPY,
+            lambda data: parse_jwks(data, url, foreign=True),
+            KeysError,
+            ca=ca,
+            bytes_max=DOCUMENT_BYTES_MAX,
+            refresh_s_min=refresh_s_min,
+            refresh_s_max=refresh_s_max,
+            age_s_max=age_s_max,
+        )
+        self._asked_s = -UNKNOWN_S
+        self._wanted: set[str] = set()
+        self._absent: dict[str, float] = {}
+
+    @property
+    def keys(self) -> list[Key]:
+        """Those in force."""
+        return [] if self.remote.is_too_old else self.remote.value
+
+    def choose(self, kid: object, algorithm: object) -> Key:
+        """The key that a token's header asks for."""
+        if self.remote.is_too_old:
+            raise TokenUnjudged("the issuer's keys are too old to judge by", _later_ms(self.remote_pause_s))
+        return choose(self.remote.value, kid, algorithm)
+
+    @property
+    def remote_pause_s(self) -> float:
+        """Until the issuer may be asked for an unknown key again."""
+        return max(0.0, self._asked_s + UNKNOWN_S - time.monotonic())
+
+    def ask(self, kid: str, done: Callable[[bool], None]) -> int | None:
+        """About a key that isn't here. 0: wait for the answer; more: come again after so many ms; None: no such key."""
+        if self.remote.busy:
+            self._wanted.add(kid)
+            return 0
+        absent = self._absent.get(kid)
+        if absent is not None and time.monotonic() - absent < UNKNOWN_S:
+            return None
+        if self.remote_pause_s:
+            return _later_ms(self.remote_pause_s)
+        self._asked_s = time.monotonic()
+        self._wanted.add(kid)
+        self.remote.refresh(done)
+        return 0
+
+    def answered(self) -> None:
+        """A fetch is over: what was wanted and is not there is remembered."""
+        if not self.remote.failing:
+            now = time.monotonic()
+            self._absent = {kid: at for kid, at in self._absent.items() if now - at < UNKNOWN_S}
+            known = {key.kid for key in self.remote.value}
+            for kid in self._wanted - known:
+                if len(self._absent) < ABSENT_MAX:
+                    self._absent[kid] = now
+        self._wanted.clear()
+
+
+def _later_ms(pause_s: float) -> int:
+    return int(max(pause_s, 1.0) * 1_000) + random.randrange(LATER_JITTER_MS)
+
+
+class Waiting:
+    """Messages of sessions whose hello waits for the issuer, by origin, in order."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[bytes]] = {}
+        self._bytes = 0
+
+    def __contains__(self, origin: int) -> bool:
+        return origin in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, origin: int, message: bytes) -> bool:
+        """Holds one back; False if there is no room for it."""
+        held = self._held.get(origin)
+        if held is None:
+            if len(self._held) >= WAITING_SESSIONS_MAX:
+                return False
+            held = self._held[origin] = []
+        if len(held) >= MESSAGES_MAX or self._bytes + len(message) > WAITING_BYTES_MAX:
+            return False
+        held.append(message)
+        self._bytes += len(message)
+        return True
+
+    def forget(self, origin: int) -> None:
+        """Its session is gone."""
+        self._bytes -= sum(map(len, self._held.pop(origin, ())))
+
+    def take(self) -> list[tuple[int, list[bytes]]]:
+        """All of them, to be handled now."""
+        taken = list(self._held.items())
+        self._held, self._bytes = {}, 0
+        return taken

@@ -1,0 +1,129 @@
+"""A client's end of a connection that speaks TLS, for the poller's rig: each byte of ciphertext is the test's to send.
+
+`SecureRig` is a rig whose poller has a certificate; its devices are `SecurePeer`s, which look like plain ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ext.tls import Context
+from tests.support.certificates import Authority
+from tests.support.poller_rig import MSGPACK, Peer, Rig
+
+
+@functools.cache
+def authority() -> Authority:
+    """One for all tests of a process."""
+    return Authority(Path(tempfile.mkdtemp(prefix="gonets-tls-")))
+
+
+@functools.cache
+def server_context() -> Context:
+    """A certificate for the rigs of a process."""
+    return Context(*authority().pair("rig"))
+
+
+class SecureRig(Rig):
+    """A rig whose port speaks TLS."""
+
+    def __init__(self, sessions_max: int = 64, send_bytes: int = 0, **options: int) -> None:
+        super().__init__(sessions_max, send_bytes, **options)
+        self.poller.use_tls(server_context())
+
+    def peer(self, encoding: str = MSGPACK, **more: int) -> Peer:
+        """A connection after the handshake of TLS."""
+        made = SecurePeer(self, encoding, **more)
+        made.shake()
+        return made
+
+
+class SecurePeer(Peer):
+    """The client's half of TLS between two buffers; `pieces` is how many bytes of ciphertext go into one send."""
+
+    def __init__(self, rig: Rig, encoding: str = MSGPACK, receive_bytes: int = 0, pieces: int = 1 << 30) -> None:
+        super().__init__(rig, encoding, receive_bytes)
+        self.rig, self.pieces = rig, pieces
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = authority().client().wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.kept = b""  # ciphertext that the kernel has not taken
+        self.said_end = False  # close_notify has come
+        self.shaken = False
+
+    def shake(self) -> None:
+        """The handshake, the rig turning meanwhile."""
+
+        def shaken() -> bool:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.pump()
+                self._fetch(1 << 18)
+                return False
+            self.pump()
+            return True
+
+        self.shaken = True
+        self.rig.until(shaken)
+
+    def pump(self) -> bool:
+        """Sends ciphertext; True if all of it is gone."""
+        self.kept += self.outgoing.read()
+        while self.kept:
+            sent = super().send(self.kept[: self.pieces])
+            if sent == 0:
+                return False
+            self.kept = self.kept[sent:]
+            if self.pieces < 1 << 20:
+                self.rig.turn()
+        return True
+
+    def send(self, data: bytes) -> int:
+        """All of it or, while the kernel is full, nothing."""
+        if not self.shaken:
+            self.shake()
+        if not self.pump():
+            return 0
+        self.tls.write(data)
+        self.pump()
+        return len(data)
+
+    def _fetch(self, most: int) -> int:
+        try:
+            chunk = self.socket.recv(most)
+        except BlockingIOError:
+            return -1
+        except ConnectionError:
+            self.ended = "reset"
+            return 0
+        if chunk:
+            self.incoming.write(chunk)
+        else:
+            self.ended = "end"
+        return len(chunk)
+
+    def read(self, most: int = 1 << 30) -> Any:
+        """Takes up to so many bytes of ciphertext, and what they say."""
+        while most > 0 and not self.ended:
+            got = self._fetch(min(most, 1 << 18))
+            if got <= 0:
+                break
+            most -= got
+            self._plain()
+        self._plain()
+        return self
+
+    def _plain(self) -> None:
+        while not self.said_end:
+            try:
+                plain = self.tls.read(1 << 18)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                plain = b""
+            self.data += plain
+            self.said_end = not plain

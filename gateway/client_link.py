@@ -87,7 +87,7 @@ class Link:
         on_signal: Callable[[Signal], None] | None,
         trust: ssl.SSLContext | None = None,
     ) -> None:
-        self._trust = trust
+        self._trust: ssl.SSLContext | bool | None = True if trust is None and url.startswith("wss:") else trust
         self._url, self._token, self._device, self._encoding = url, token, device, encoding
         self._name = name
         self._retry_timeout_s, self._open_timeout_s, self._on_signal = retry_timeout_s, open_timeout_s, on_signal

@@ -8,7 +8,7 @@ cdef enum:
     RECORD_BYTES_MAX = 16384  # plain bytes of one record
     TAKE_BYTES_MAX = 32768  # given to tls_take at once; what comes out is at most a record more
     WAITING_BYTES_MAX = 65536  # that a socket has not taken: one record; or a handshake's answer, alerts
-    LINK_BYTES = 20480  # what OpenSSL holds for a session at rest: an estimate from above, bench/README.md has the figure
+    LINK_BYTES = 20480  # what OpenSSL holds for a session at rest: an estimate from above, for the sum of memory
     RECORD_HANDSHAKE = 22  # the first byte of a client that speaks TLS
 
 cdef enum:  # flags of a link

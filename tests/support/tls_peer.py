@@ -63,7 +63,7 @@ class SecurePeer(Peer):
             except ssl.SSLWantReadError:
                 self.pump()
                 self._fetch(1 << 18)
-                return False
+                return bool(self.ended)  # by a deadline of the server, say
             self.pump()
             return True
 
@@ -86,7 +86,7 @@ class SecurePeer(Peer):
         """All of it or, while the kernel is full, nothing."""
         if not self.shaken:
             self.shake()
-        if not self.pump():
+        if self.ended or not self.pump():
             return 0
         self.tls.write(data)
         self.pump()

@@ -21,6 +21,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
+from engine import Config
 from engine import config as configuration
 
 DEMO_USERS = (1, 2)
@@ -142,7 +143,7 @@ def serve(
         fail(str(error))
 
 
-def _print_demo(config: configuration.Config, addresses: dict[str, str]) -> None:
+def _print_demo(config: Config, addresses: dict[str, str]) -> None:
     if config.auth.keys:
         print("gonets: --demo makes no tokens, because [auth] keys is set")
         return
@@ -194,7 +195,7 @@ def _check_ids(**given: int | None) -> None:
             fail(f"--{name} {value}: must be 1 to {ID_MAX}")
 
 
-def _development_token(config: configuration.Config, user: int, device: int | None, lifetime_s: int) -> str:
+def _development_token(config: Config, user: int, device: int | None, lifetime_s: int) -> str:
     from gateway.auth import DEVELOPMENT_KEY, KeysError, development_token
 
     if config.auth.keys:
@@ -216,7 +217,7 @@ def _development_token(config: configuration.Config, user: int, device: int | No
     return text
 
 
-def _client_token(config: configuration.Config, user: int, given: str | None) -> str:
+def _client_token(config: Config, user: int, given: str | None) -> str:
     """The token of a session: the given one, or one of the development key of a server that has been run."""
     if given:
         return given

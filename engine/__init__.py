@@ -8,12 +8,13 @@ if TYPE_CHECKING:
     from engine import errors, history, schema
     from engine.answers import pack_proposal
     from engine.catchup import CatchUp
-    from engine.config import Config, ConfigError, config_changes, split_address
+    from engine.config import ConfigError, config_changes, split_address
     from engine.conversations import Right, may
     from engine.engine import Engine
     from engine.errors import OVERLOADED, CallerError, DataUntrusted, EngineError
     from engine.fanout import Fanout
     from engine.log import CursorStore, Log, saved_position
+    from engine.options import Config
     from engine.ports import Gap, LogReader
     from engine.readers import ReaderPool
     from engine.router import Router
@@ -56,7 +57,7 @@ _HOMES = {
     "OVERLOADED": "engine.errors",
     "CallerError": "engine.errors",
     "CatchUp": "engine.catchup",
-    "Config": "engine.config",
+    "Config": "engine.options",
     "ConfigError": "engine.config",
     "Conversation": "engine.state.rows",
     "CursorStore": "engine.log",

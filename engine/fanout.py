@@ -24,7 +24,7 @@ from ext.session_table import SessionTable
 
 
 class Fanout:
-    """One for each worker, on its loop. Limits are plain ints, see engine/config.py."""
+    """One for each worker, on its loop. Limits are plain ints, see engine/options.py."""
 
     def __init__(
         self,

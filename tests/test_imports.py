@@ -33,7 +33,6 @@ BEHIND_THE_FACE: dict[str, set[str]] = {
     "tests/sequencer": {"engine"},
     "tests/state": {"engine"},
     "tests/support": {"engine", "gateway"},
-    "tests/test_tidy.py": {"engine.config"},
     "tests/ext": {"gateway"},
     "tests/log": {"engine"},
     "tests/tls": {"gateway"},

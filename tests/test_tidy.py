@@ -198,11 +198,11 @@ def field_complaints(section: str, fields: dict[str, Any]) -> Iterator[str]:
 
 def test_options_are_named_by_their_unit() -> None:
     """Habit 7; and every option has a default: an empty configuration is valid."""
-    from engine import config
+    from engine import Config
 
-    config.Config()
+    Config()
     found: list[str] = []
-    for section, struct in get_type_hints(config.Config).items():
+    for section, struct in get_type_hints(Config).items():
         assert struct.__struct_config__.frozen, f"{section} can be changed after start"
         found += field_complaints(section, get_type_hints(struct, include_extras=True))
     assert not found

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from engine.answers import pack_proposal
     from engine.catchup import CatchUp
     from engine.config import ConfigError, config_changes, split_address
+    from engine.config_admission import Admission, networks
     from engine.conversations import Right, may
     from engine.engine import Engine
     from engine.errors import OVERLOADED, CallerError, DataUntrusted, EngineError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OVERLOADED",
+    "Admission",
     "CallerError",
     "CatchUp",
     "Config",
@@ -47,6 +49,7 @@ __all__ = [
     "errors",
     "history",
     "may",
+    "networks",
     "pack_proposal",
     "saved_position",
     "schema",
@@ -55,6 +58,7 @@ __all__ = [
 
 _HOMES = {
     "OVERLOADED": "engine.errors",
+    "Admission": "engine.config_admission",
     "CallerError": "engine.errors",
     "CatchUp": "engine.catchup",
     "Config": "engine.options",
@@ -76,6 +80,7 @@ _HOMES = {
     "View": "engine.state.view",
     "config_changes": "engine.config",
     "may": "engine.conversations",
+    "networks": "engine.config_admission",
     "pack_proposal": "engine.answers",
     "saved_position": "engine.log",
     "split_address": "engine.config",

@@ -21,6 +21,7 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
+from engine.config_admission import wrong_proxies
 from engine.options import ADDRESS_OR_NONE, Config
 
 ENVIRONMENT_PREFIX = "GONETS_"
@@ -181,6 +182,8 @@ def _check_relations(config: Config) -> None:
             gateway.rate_burst,
             f"must be at least a tenth of gateway.rate_per_s = {gateway.rate_per_s}",
         )
+    if wrong := wrong_proxies(config.admission):
+        raise ConfigError("admission.proxy_from", config.admission.proxy_from, wrong)
     if server.admin and server.admin == server.listen and not server.listen.endswith(":0"):
         raise ConfigError(
             "server.admin", server.admin, "must differ from server.listen: it shows what clients may not see"

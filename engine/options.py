@@ -6,18 +6,13 @@ means for another. A field says whether a reload (SIGHUP) takes it.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Struct
+
+from engine.config_admission import Admission, option
 
 PAYLOAD_BYTES_MAX = 65_536  # fixed by the record format, not an option
-
-
-def option(meaning: str, unit: str = "", *, reloadable: bool = False, **limits: Any) -> Meta:
-    """The description of one field; `limits` are msgspec's own (ge, le, pattern…)."""
-    return Meta(description=meaning, extra={"unit": unit, "reloadable": reloadable}, **limits)
-
-
 ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$"
 ADDRESS_OR_NONE = r"^$|" + ADDRESS
 
@@ -272,6 +267,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls: Tls = Tls()
     log: Log = Log()
     gateway: Gateway = Gateway()
+    admission: Admission = Admission()
     fanout: Fanout = Fanout()
     conversations: Conversations = Conversations()
     logging: Logging = Logging()

@@ -8,6 +8,7 @@ cdef extern from *:
     #define _GNU_SOURCE 1
     #include <errno.h>
     #include <fcntl.h>
+    #include <arpa/inet.h>
     #include <netinet/in.h>
     #include <linux/tcp.h>
     #include <sys/epoll.h>
@@ -29,6 +30,8 @@ cdef extern from *:
     ctypedef unsigned int socklen_t
     struct sockaddr:
         pass
+    int c_inet_pton "inet_pton"(int family, const char *text, void *to) nogil
+    const int AF_INET, AF_INET6
     ssize_t c_send "send"(int fd, const void *data, size_t size, int flags) nogil
     ssize_t c_recv "recv"(int fd, void *data, size_t size, int flags) nogil
     int c_accept4 "accept4"(int fd, sockaddr *address, socklen_t *size, int flags) nogil
@@ -40,7 +43,7 @@ cdef extern from *:
     int c_getsockopt "getsockopt"(int fd, int level, int name, void *value, socklen_t *size) nogil
     int c_ioctl "ioctl"(int fd, unsigned long request, int *value) nogil
     int c_fcntl "fcntl"(int fd, int command, int value) nogil
-    const int MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, IPPROTO_TCP, TCP_NODELAY, TCP_NOTSENT_LOWAT, TCP_INFO
+    const int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, IPPROTO_TCP, TCP_NODELAY, TCP_NOTSENT_LOWAT, TCP_INFO
     const int SOL_SOCKET, SO_ERROR, SO_LINGER, O_RDONLY, O_CLOEXEC, O_NONBLOCK, F_GETFL, F_SETFL
     const unsigned long SIOCOUTQ
 

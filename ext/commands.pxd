@@ -22,6 +22,7 @@ cdef enum:  # statuses (engine/errors.py) of receipts that native code makes its
     STATUS_BAD_ID = 22
     STATUS_TOO_MANY_UNANSWERED = 23
     STATUS_RATE_LIMITED = 24
+    STATUS_OVERLOADED = 25
     STATUS_BAD_COUNTER = 27
 
 cdef enum:  # fields

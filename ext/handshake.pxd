@@ -28,5 +28,6 @@ cdef int handshake_read(const uint8_t *data, size_t size, size_t looked, size_t 
 # Writes the 101 or the refusal, at most HANDSHAKE_ANSWER_BYTES_MAX; its size.
 cdef size_t handshake_answer(const Handshake *handshake, uint8_t *to) noexcept nogil
 cdef size_t refusal_answer(uint16_t status, const char *reason, uint8_t *to) noexcept nogil
+cdef size_t busy_answer(uint32_t retry_after_s, const char *reason, uint8_t *to) noexcept nogil  # 503; s below 1000
 
 cdef void sha1(const uint8_t *data, size_t size, uint8_t *digest) noexcept nogil  # size at most 119

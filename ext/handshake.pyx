@@ -306,7 +306,7 @@ cdef size_t handshake_answer(const Handshake *handshake, uint8_t *to) noexcept n
 
 
 cdef size_t refusal_answer(uint16_t status, const char *reason, uint8_t *to) noexcept nogil:
-    cdef size_t at = _put(to, 0, b"HTTP/1.1 "), size = strlen(reason) + 1
+    cdef size_t at = _put(to, 0, b"HTTP/1.1 ")
     if status == 404:
         at = _put(to, at, b"404 Not Found")
     elif status == 405:
@@ -319,9 +319,26 @@ cdef size_t refusal_answer(uint16_t status, const char *reason, uint8_t *to) noe
     elif status == 431:
         at = _put(to, at, b"431 Request Header Fields Too Large")
     elif status == 503:
-        at = _put(to, at, b"503 Service Unavailable\r\nRetry-After: 5")
+        at = _put(to, at, b"503 Service Unavailable")
     else:
         at = _put(to, at, b"400 Bad Request")
+    return _body_put(reason, to, at)
+
+
+cdef size_t busy_answer(uint32_t retry_after_s, const char *reason, uint8_t *to) noexcept nogil:
+    cdef size_t at = _put(to, 0, b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: ")
+    if retry_after_s >= 100:
+        to[at] = <uint8_t>(48 + retry_after_s // 100 % 10)
+        at += 1
+    if retry_after_s >= 10:
+        to[at] = <uint8_t>(48 + retry_after_s // 10 % 10)
+        at += 1
+    to[at] = <uint8_t>(48 + retry_after_s % 10)
+    return _body_put(reason, to, at + 1)
+
+
+cdef size_t _body_put(const char *reason, uint8_t *to, size_t at) noexcept nogil:
+    cdef size_t size = strlen(reason) + 1
     at = _put(to, at, b"\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: ")
     if size >= 100:
         to[at] = <uint8_t>(48 + size // 100)

@@ -16,6 +16,9 @@ cdef enum:
     COLD_WAITING_BYTES_MAX = 8 << 20  # of messages that Python has not handled yet
     ABUSE_BURSTS = 10  # so many bursts refused, beyond what was taken meanwhile, end a session
     UNANSWERED_RETRY_MS = 100
+    SHARE_ALL = 1024  # of publishes that go on to the engine
+    OVERLOADED_RETRY_MS = 400  # spread
+    BUSY_RETRY_S = 10  # spread
 
 cdef class Inbound:
     cdef Sockets sockets
@@ -35,11 +38,16 @@ cdef class Inbound:
     cdef uint64_t *ending
     cdef uint32_t ending_count
     cdef bint refusing  # every upgrade is answered 503: the process is ending
+    # overload: what is let in. Whether to shed, and how much, is decided by Python (gateway/load.py)
+    cdef bint busy  # every upgrade is answered 503
+    cdef uint32_t publish_share, share_step  # the first in SHARE_ALL; what has been let in since the last one refused
     # counters
     cdef uint64_t received_bytes, received_messages, rate_limited, tls_handshakes, tls_failures
+    cdef uint64_t bad_proxied, shed_publishes, shed_connections
 
     # bytes
     cdef int receive(self, uint32_t index) except -1 nogil
+    cdef int _proxied(self, uint32_t index) except -1 nogil
     cdef ssize_t _decrypt(self, uint32_t index, size_t size) except -1 nogil
     cdef int _no_tls(self, uint32_t index) except -1 nogil
     cdef int _handshake(self, uint32_t index, size_t got) except -1 nogil

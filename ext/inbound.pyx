@@ -19,23 +19,24 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from ext.c_memory cimport pages_map, pages_unmap
-from ext.c_socket cimport EAGAIN, EINTR, MSG_DONTWAIT, c_recv, errno
+from ext.c_socket cimport EAGAIN, EINTR, MSG_DONTWAIT, MSG_PEEK, c_recv, errno
 from ext.commands cimport (
     C_COLD, C_DELIVERED, C_HELLO, C_PING, C_PUBLISH, C_READ, C_REFUSED, C_TYPING, N_ID, PROPOSAL_HEAD_BYTES,
-    STATUS_BAD_COUNTER, STATUS_BAD_ID, STATUS_RATE_LIMITED, STATUS_TOO_MANY_UNANSWERED, Command, command_read,
-    proposal_put)
+    STATUS_BAD_COUNTER, STATUS_BAD_ID, STATUS_OVERLOADED, STATUS_RATE_LIMITED, STATUS_TOO_MANY_UNANSWERED, Command,
+    command_read, proposal_put)
 from ext.frames cimport (
     FR_BINARY, FR_BROKEN, FR_CLOSE, FR_MORE, FR_PING, FR_PONG, FR_TEXT, SERVER_HEAD_BYTES_MAX, Found,
     FrameState, frame_next, server_head_put)
 from ext.gathered cimport SIGNAL_DELIVERED, SIGNAL_READ, SIGNAL_TYPING, Gathered
 from ext.handshake cimport (
-    HANDSHAKE_ANSWER_BYTES_MAX, HS_MORE, HS_REQUEST, HS_UPGRADE, Handshake, handshake_answer, handshake_read,
-    refusal_answer)
+    HANDSHAKE_ANSWER_BYTES_MAX, HS_MORE, HS_REQUEST, HS_UPGRADE, Handshake, busy_answer, handshake_answer,
+    handshake_read)
+from ext.proxied cimport PROXIED_BYTES_MAX, PX_BAD, PX_MORE, Proxied, proxied_read
 from ext.receipts cimport (
     PUSH_FRAME_BYTES_MAX, RECEIPT_FRAME_BYTES_MAX, Answer, hello_first_put, pong_put, rate_limited_put, receipt_put)
 from ext.session_table cimport (
-    E_JSON, E_MSGPACK, F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_HELLO, F_NO_READ, F_PINGED, F_REFUSE, F_REQUEST, F_SHUT,
-    S_CLOSING, S_HANDSHAKE, S_LIVE, S_OPEN, TLS_AWAITED, Session)
+    E_JSON, E_MSGPACK, F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_HELLO, F_NO_READ, F_PINGED, F_PROXIED, F_REFUSE,
+    F_REQUEST, F_SHUT, S_CLOSING, S_HANDSHAKE, S_LIVE, S_OPEN, TLS_AWAITED, Session)
 from ext.sockets cimport (
     CLOSE_ABUSE, CLOSE_BAD_COMMAND, CLOSE_UNSUPPORTED, OUT_HELD_BYTES, Sockets)
 from ext.tls cimport LINK_BROKEN, LINK_ENDED, LINK_READY, RECORD_HANDSHAKE, TAKE_BYTES_MAX, tls_open, tls_take
@@ -65,6 +66,7 @@ cdef class Inbound:
         self.refused_max = min(rate_burst * ABUSE_BURSTS, <uint32_t>REFUSED_MOST)
         self.unanswered_max = unanswered_max
         self.any_client = any_client
+        self.publish_share = SHARE_ALL
         self.buffer = <uint8_t *>pages_map(RECEIVE_BYTES)
         self.ciphertext = <uint8_t *>pages_map(TAKE_BYTES_MAX)
         self.held = <uint64_t *>pages_map(<size_t>self.sessions.room * 8)
@@ -86,7 +88,10 @@ cdef class Inbound:
         """One turn of a session whose socket is readable."""
         cdef Session *s = &self.at[index]
         cdef uint8_t *room = self.buffer if s.tls == NULL else self.ciphertext
-        cdef ssize_t got = c_recv(s.fd, room, RECEIVE_BYTES if s.tls == NULL else TAKE_BYTES_MAX, MSG_DONTWAIT)
+        cdef ssize_t got
+        if s.flags & F_PROXIED and not self._proxied(index):
+            return 0
+        got = c_recv(s.fd, room, RECEIVE_BYTES if s.tls == NULL else TAKE_BYTES_MAX, MSG_DONTWAIT)
         if got <= 0:
             if got == 0 or errno != EAGAIN and errno != EINTR:
                 self.sockets.drop(index, False)
@@ -108,6 +113,38 @@ cdef class Inbound:
             self.sockets.drop(index, False)
         self.sockets.hold_if_full(index)
         return 0
+
+    cdef int _proxied(self, uint32_t index) except -1 nogil:
+        """Takes the PROXY header off the socket, and no byte behind it; 1 once it is whole."""
+        cdef Session *s = &self.at[index]
+        cdef uint8_t header[PROXIED_BYTES_MAX]
+        cdef Proxied found
+        cdef uint32_t kept = s.in_size
+        cdef ssize_t got = c_recv(s.fd, header + kept, PROXIED_BYTES_MAX - kept, MSG_DONTWAIT | MSG_PEEK)
+        cdef int verdict
+        if got <= 0:
+            if got == 0 or errno != EAGAIN and errno != EINTR:
+                self.sockets.drop(index, False)
+            return 0
+        if kept:
+            memcpy(header, s.in_data, kept)
+        verdict = proxied_read(header, kept + <size_t>got, &found)
+        if verdict == PX_BAD:
+            self.bad_proxied += 1
+            self.sockets.drop(index, True)
+            return 0
+        if verdict == PX_MORE:
+            c_recv(s.fd, self.buffer, <size_t>got, MSG_DONTWAIT)
+            self._keep(s, header + kept, <size_t>got)
+            return 0
+        c_recv(s.fd, self.buffer, found.size - kept, MSG_DONTWAIT)
+        free(s.in_data)
+        s.in_data = NULL
+        s.in_size = s.in_room = 0
+        s.flags &= ~F_PROXIED
+        if found.family:
+            self.sockets.arrived(index, found.address)
+        return s.fd >= 0
 
     cdef ssize_t _decrypt(self, uint32_t index, size_t size) except -1 nogil:
         """Plain bytes in the buffer, for the ciphertext that has come; the handshake of TLS is made here by the way."""
@@ -193,11 +230,13 @@ cdef class Inbound:
         if verdict != HS_UPGRADE:
             self.sockets.refused += 1
             return self.sockets.end_http(index, answer, handshake_answer(found, answer))
-        if s.flags & F_REFUSE or self.refusing:
+        if s.flags & F_REFUSE or self.refusing or self.busy:
             self.sockets.refused += 1
-            return self.sockets.end_http(index, answer, refusal_answer(
-                503, b"this server takes no sessions now" if self.refusing else b"all places are taken; try again later",
-                answer))
+            self.shed_connections += self.busy and not self.refusing
+            return self.sockets.end_http(index, answer, busy_answer(
+                self.sockets.spread(BUSY_RETRY_S),
+                b"this server takes no sessions now" if self.refusing or self.busy
+                else b"all places are taken; try again later", answer))
         s.encoding = E_MSGPACK if self.any_client else found.encoding
         s.state = S_OPEN
         s.rate_tokens_milli = <int>self.rate_milli_max
@@ -222,6 +261,12 @@ cdef class Inbound:
                 return self._last(index, kind, found.code)
             if s.state == S_CLOSING:
                 continue  # only its close frame is waited for
+            if (kind == FR_PING or kind == FR_PONG) and self._over_rate(s):  # a flood of them is as dear as one of commands
+                self.rate_limited += 1
+                s.refused += 1
+                if s.refused >= self.refused_max:
+                    self.sockets.end_named(index, CLOSE_ABUSE)
+                continue
             if kind == FR_PING:
                 self._ping(index, &found)
             elif kind == FR_TEXT or kind == FR_BINARY:
@@ -299,6 +344,7 @@ cdef class Inbound:
         if s.state == S_OPEN:
             if command.kind == C_HELLO:
                 s.flags |= F_HELLO
+                self.sockets.doorway.keep(s.user_next, index)
             elif command.kind != C_COLD and not waiting and not s.flags & F_HELLO:
                 return self._hello_first(index, &command)
         wait_ms = self._over_rate(s)
@@ -338,6 +384,13 @@ cdef class Inbound:
         if s.unanswered >= self.unanswered_max:
             self.refuse(index, command.counter, STATUS_TOO_MANY_UNANSWERED, UNANSWERED_RETRY_MS)
             return 1
+        if self.publish_share < SHARE_ALL:
+            self.share_step += self.publish_share
+            if self.share_step < SHARE_ALL:
+                self.shed_publishes += 1
+                self.refuse(index, command.counter, STATUS_OVERLOADED, self.sockets.spread(OVERLOADED_RETRY_MS))
+                return 1
+            self.share_step -= SHARE_ALL
         to = self.gathered.room_for(&self.gathered.proposals, size)
         if not proposal_put(command, self.sessions.origin_of(index), s.user, s.device, to):
             return 0

@@ -18,8 +18,9 @@ from libc.string cimport memcpy
 from ext.c_socket cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll_event, epoll_wait
 from ext.commands cimport STATUS_TOO_MANY_UNANSWERED
 from ext.frames cimport FR_BINARY, FR_TEXT, SERVER_HEAD_BYTES_MAX, server_head_put
-from ext.handshake cimport HANDSHAKE_ANSWER_BYTES_MAX, refusal_answer
-from ext.inbound cimport UNANSWERED_RETRY_MS
+from ext.doorway cimport Doorway
+from ext.handshake cimport HANDSHAKE_ANSWER_BYTES_MAX, busy_answer
+from ext.inbound cimport BUSY_RETRY_S, SHARE_ALL, UNANSWERED_RETRY_MS
 from ext.receipts cimport Answer
 from ext.session_table cimport (
     E_JSON, F_BLOCKED, F_NO_READ, F_REQUEST, S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER, Session,
@@ -38,13 +39,14 @@ cdef class Batch:
 
 cdef class Poller:
     def __cinit__(self, SessionTable sessions not None, *, uint32_t frame_bytes_max=131_072,
-                  uint32_t handshake_bytes_max=16_384, uint32_t connects_per_s_max=20_000, uint32_t rate_per_s=100,
+                  uint32_t handshake_bytes_max=16_384, Doorway doorway=None, uint32_t connects_per_s_max=20_000, uint32_t rate_per_s=100,
                   uint32_t rate_burst=300, uint32_t unanswered_max=64, uint32_t hello_timeout_ms=10_000,
                   uint32_t ping_interval_ms=30_000, uint32_t idle_timeout_ms=75_000, uint32_t slow_timeout_ms=60_000,
                   uint32_t close_timeout_ms=2_000, bint any_client=False):
         self.sessions = sessions
         self.gathered = Gathered()
-        self.sockets = Sockets(sessions, self.gathered, connects_per_s_max, hello_timeout_ms, close_timeout_ms)
+        self.sockets = Sockets(sessions, self.gathered, connects_per_s_max, hello_timeout_ms, close_timeout_ms,
+                               doorway or Doorway())
         self.inbound = Inbound(self.sockets, self.gathered, frame_bytes_max, handshake_bytes_max, rate_per_s,
                                rate_burst, unanswered_max, any_client)
         self.deadlines = Deadlines(self.sockets, self.gathered, hello_timeout_ms, ping_interval_ms, idle_timeout_ms,
@@ -75,6 +77,22 @@ cdef class Poller:
     def refuse(self):
         """Answers every upgrade 503 from now on; connections are taken as before, plain requests answered."""
         self.inbound.refusing = True
+
+    def shed(self, bint pressed, bint connections, uint32_t publish_share):
+        """What is refused under load: connects over the rate of their address, all upgrades, and publishes but for so
+        many in 1,024."""
+        self.sockets.doorway.pressed = pressed
+        self.inbound.busy = connections
+        self.inbound.publish_share = min(publish_share, <uint32_t>SHARE_ALL)
+
+    def waited_us(self):
+        """How long somebody who is ready may have waited to be read, at most, since the last call."""
+        cdef int64_t most = self.pass_most_ns
+        self.pass_most_ns = 0
+        if self.pass_ns:
+            self.sockets.tell_time()
+            most = max(most, self.sockets.now_ns - self.pass_ns)
+        return most // 1000
 
     def shut(self):
         """Closes every connection and the epoll set; nothing is reported any more."""
@@ -110,6 +128,8 @@ cdef class Poller:
         cdef int64_t until
         self.sockets.tell_time()
         until = self.sockets.now_ns + budget_ns
+        if self.pass_ns == 0:
+            self.pass_ns = self.sockets.now_ns
         if self.deadlines.run(until):
             self.sockets.wake()
         while True:
@@ -125,7 +145,14 @@ cdef class Poller:
                     if self.sockets.now_ns >= until:
                         return 0
             if self.event_count < EVENTS:
+                self._pass_ends()
                 return 0  # that was all: Python's turn
+
+    cdef void _pass_ends(self) noexcept nogil:
+        self.sockets.tell_time()
+        self.pass_took_ns = self.sockets.now_ns - self.pass_ns
+        self.pass_most_ns = max(self.pass_most_ns, self.pass_took_ns)
+        self.pass_ns = 0
 
     cdef int _serve(self, const epoll_event *event) except -1 nogil:
         cdef uint32_t index
@@ -258,12 +285,20 @@ cdef class Poller:
             raise ValueError(f"user {user} can't be identified with state {state}")
         if index == 0 or s.state != S_OPEN:
             return
+        self.sockets.doorway.leave(s.user_next, index)
         self.sessions.link_user(index, user, device)
         self.sockets.identified += 1
         self.sockets.tell_time()
         s.state = state
         s.expires_s = <uint32_t>min(expires_s, <uint64_t>FOREVER_S)
         self.deadlines.next_for(index, self.deadlines.look_ms)
+
+    def failed_hello(self, uint64_t session):
+        """A token that is none: counts against the address that it came from."""
+        cdef uint32_t index = self._open(session)
+        if index and self.sessions.at[index].state == S_OPEN:
+            self.sockets.tell_time()
+            self.sockets.doorway.fail(self.sessions.at[index].user_next, index, <uint32_t>self.sockets.now_ms)
 
     def extend(self, uint64_t session, uint64_t expires_s):
         """A fresh token: a later end, or an earlier one."""
@@ -290,7 +325,8 @@ cdef class Poller:
         self.sockets.tell_time()
         if s.state == S_HANDSHAKE:
             if not s.flags & F_REQUEST:
-                self.sockets.end_http(index, answer, refusal_answer(503, b"this server takes no sessions now", answer))
+                self.sockets.end_http(index, answer, busy_answer(
+                    self.sockets.spread(BUSY_RETRY_S), b"this server takes no sessions now", answer))
                 self.sockets.wake_for_ends()
             return
         self.sockets.end(index, code, reason, <size_t>len(reason))
@@ -312,6 +348,10 @@ cdef class Poller:
             "closed_sessions": self.sockets.closed, "live_sessions": self.sockets.identified,
             "received_bytes": self.inbound.received_bytes, "sent_bytes": self.sessions.sent_bytes,
             "received_messages": self.inbound.received_messages, "rate_limited_commands": self.inbound.rate_limited,
+            "put_out_connections": self.sockets.put_out, "address_limited_connections": self.sockets.address_limited,
+            "untrusted_connections": self.sockets.untrusted, "bad_proxy_headers": self.inbound.bad_proxied,
+            "shed_connections": self.inbound.shed_connections, "shed_publishes": self.inbound.shed_publishes,
+            "doorway_connections": self.sockets.doorway.used,
             "loop_rounds": self.rounds, "session_bytes": self.sessions.memory_bytes(),
             "tls_handshakes": self.inbound.tls_handshakes, "tls_failures": self.inbound.tls_failures,
         }

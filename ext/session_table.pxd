@@ -36,6 +36,7 @@ cdef enum:  # flags
     F_REQUEST = 0x800  # plain HTTP request handed to Python
     F_REFUSE = 0x1000  # accepted over the limit, only to be told so
     F_DEAD = 0x2000  # fd closed; the slot waits until its end has been reported
+    F_PROXIED = 0x4000  # its PROXY header has not come yet
     F_PRESERVED = 0x18  # F_IN_BULK | F_IN_PRIORITY outlive a session: its slot may still be linked
 
 cdef enum:
@@ -49,7 +50,7 @@ cdef struct Session:
     uint32_t in_size, in_room  # in_size after the handshake: 0, or the end that waits for Python, see ext/inbound
     uint8_t *out_data  # control frames and the rest of the one frame begun; NULL when empty
     uint32_t out_size, out_sent, out_room  # bytes held, of these sent, allocated
-    uint32_t user_next  # next session of the same user; in free slots: next free slot
+    uint32_t user_next  # next session of the same user; before hello: place in ext/doorway; in free slots: next free slot
     uint32_t *refs  # outbox: ring entry numbers, ascending
     uint32_t ref_count, ref_room
     uint64_t *follows  # conversations of its interest

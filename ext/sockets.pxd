@@ -5,6 +5,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from ext.doorway cimport Doorway
 from ext.gathered cimport Gathered
 from ext.session_table cimport Session, SessionTable
 from ext.wheel cimport Wheel
@@ -52,12 +53,17 @@ cdef class Sockets:
     cdef uint64_t accept_ms  # when the tokens were counted
     cdef bint accept_paused
     cdef void *tls_context  # of new sessions (SSL_CTX, kept alive by the poller); NULL: they are plain
+    cdef Doorway doorway  # who has not said hello
+    cdef uint64_t random  # for hints that are spread
     # ends: sessions to be reported, and those whose slot waits for that; each session is at most once in each
     cdef uint32_t *ended
     cdef uint32_t *dead
     cdef uint32_t ended_count, ended_reported, dead_count, dead_reported  # the first so many are in the last batch
     # counters
     cdef uint64_t accepted, refused, closed
+    cdef uint64_t put_out  # of the doorway, for those who came later
+    cdef uint64_t address_limited  # over the rate of their address
+    cdef uint64_t untrusted  # came past the proxies
     cdef uint32_t identified
 
     # clock and timer
@@ -73,7 +79,10 @@ cdef class Sockets:
     cdef int listen_on(self, int fd) noexcept nogil  # 0, or -1: the socket can't be watched
     cdef void unlisten(self) noexcept nogil
     cdef void accept(self) noexcept nogil
-    cdef void _take_in(self, int fd) noexcept nogil
+    cdef void _take_in(self, int fd, const uint8_t *name) noexcept nogil
+    cdef bint _make_place(self, uint32_t beside) noexcept nogil  # True: somebody was put out for it
+    cdef void arrived(self, uint32_t index, const uint8_t *address) noexcept nogil  # its address is known
+    cdef uint32_t spread(self, uint32_t middle) noexcept nogil  # from half to one and a half of it, at random
     cdef void _pause_accept(self, bint pause) noexcept nogil
     cdef bint _may_accept(self) noexcept nogil
 

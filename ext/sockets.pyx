@@ -22,10 +22,11 @@ from ext.c_socket cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, F_GETFL, F_SETFL, IPPROTO_TCP, O_NONBLOCK,
     SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_LINGER, TCP_NODELAY, TCP_NOTSENT_LOWAT, TFD_CLOEXEC,
     TFD_NONBLOCK, c_accept4, c_close, c_fcntl, c_read, c_setsockopt, c_shutdown, clock_gettime, epoll_create1,
-    epoll_ctl, epoll_event, errno, itimerspec, linger, timerfd_create, timerfd_settime, timespec)
+    epoll_ctl, epoll_event, errno, itimerspec, linger, sockaddr, socklen_t, timerfd_create, timerfd_settime, timespec)
+from ext.doorway cimport Doorway, address_key, address_of
 from ext.frames cimport CONTROL_BYTES_MAX, FR_CLOSE, SERVER_HEAD_BYTES_MAX, server_head_put
 from ext.session_table cimport (
-    F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_DEAD, F_NO_READ, F_PINGED, F_REFUSE, F_REQUEST, F_SHUT, RESERVE,
+    F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_DEAD, F_NO_READ, F_PINGED, F_PROXIED, F_REFUSE, F_REQUEST, F_SHUT, RESERVE,
     S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER, TLS_AWAITED, Session, SessionTable)
 from ext.tls cimport Link, tls_say_end
 from ext.wheel cimport TICK_MS, Wheel
@@ -33,6 +34,7 @@ from ext.wheel cimport TICK_MS, Wheel
 cdef enum:
     ACCEPT_TURN = 64  # connections taken in before sessions have their turn
     ACCEPT_BURST_MS = 100  # of the allowed rate at once
+    NAME_BYTES = 128  # of any kind of address
     UNSENT_BYTES_MAX = 131072  # that the kernel queues for a peer whose window is full; else up to 4 MiB of its memory
 
 
@@ -64,13 +66,14 @@ cdef const char *close_name(uint16_t code) noexcept nogil:
 
 cdef class Sockets:
     def __cinit__(self, SessionTable sessions not None, Gathered gathered not None, uint32_t connects_per_s_max,
-                  uint32_t hello_timeout_ms, uint32_t close_timeout_ms):
+                  uint32_t hello_timeout_ms, uint32_t close_timeout_ms, Doorway doorway not None):
         self.epoll_fd = self.timer_fd = self.listener_fd = -1
         if not 1 <= connects_per_s_max <= 1_000_000:
             raise ValueError(f"connects_per_s_max = {connects_per_s_max} must be 1 to 1000000")
         self.sessions = sessions
         self.at = sessions.at
         self.gathered = gathered
+        self.doorway = doorway
         self.sessions_max = sessions.room - RESERVE - 1
         self.connects_per_s_max = connects_per_s_max
         self.hello_timeout_ms = hello_timeout_ms
@@ -80,6 +83,7 @@ cdef class Sockets:
         if self.ended == NULL or self.dead == NULL:
             raise MemoryError(f"no memory for the ends of {sessions.room} sessions")
         self.tell_time()
+        self.random = <uint64_t>self.now_ns | 1
         self.wheel = Wheel(sessions, self.now_ms)
         self._open()
 
@@ -192,26 +196,42 @@ cdef class Sockets:
 
     cdef void accept(self) noexcept nogil:
         cdef int fd, turn
+        cdef uint8_t name[NAME_BYTES]
+        cdef socklen_t size
         for turn in range(ACCEPT_TURN):
             if self.listener_fd < 0:
                 return
             if self.accept_tokens_milli < 1000 and not self._may_accept():
                 self._pause_accept(True)
                 return
-            fd = c_accept4(self.listener_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            size = NAME_BYTES
+            name[0] = name[1] = 0
+            fd = c_accept4(self.listener_fd, <sockaddr *>name, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
                 self.accept_tokens_milli -= 1000
-                self._take_in(fd)
+                self._take_in(fd, name)
             elif errno == EAGAIN:
                 return
             elif errno != EINTR and errno != ECONNABORTED:
                 self._pause_accept(True)  # no descriptors or no memory: at the next tick again
                 return
 
-    cdef void _take_in(self, int fd) noexcept nogil:
+    cdef void _take_in(self, int fd, const uint8_t *name) noexcept nogil:
         cdef epoll_event event
-        cdef uint32_t index = self.sessions.acquire(fd)
-        cdef Session *s = &self.at[index]
+        cdef uint8_t address[16]
+        cdef bint known = address_of(name, address)
+        cdef uint32_t index
+        cdef Session *s
+        if self.doorway.proxied and not (known and self.doorway.trusts(address)):
+            self.untrusted += 1
+            c_close(fd)
+            return
+        if self.doorway.is_full() and not self._make_place(0):
+            self.refused += 1
+            c_close(fd)
+            return
+        index = self.sessions.acquire(fd)
+        s = &self.at[index]
         event.events = EPOLLIN
         if index:
             event.data.u64 = self.sessions.origin_of(index)
@@ -230,6 +250,35 @@ cdef class Sockets:
             s.tls = <Link *><size_t>TLS_AWAITED
         self.wheel.put(index, self.now_ms + self.hello_timeout_ms)
         self.tick()
+        s.user_next = self.doorway.enter(index)
+        if self.doorway.proxied:
+            s.flags |= F_PROXIED
+        elif known:
+            self.arrived(index, address)
+
+    cdef bint _make_place(self, uint32_t beside) noexcept nogil:
+        """Puts out who has waited longest without a word, of the address of `beside` if that is given."""
+        cdef uint32_t index = self.doorway.first_of(self.at[beside].user_next) if beside else self.doorway.first()
+        if index == 0 or index == beside:
+            return False
+        self.put_out += 1
+        self.drop(index, True)
+        return True
+
+    cdef void arrived(self, uint32_t index, const uint8_t *address) noexcept nogil:
+        cdef Session *s = &self.at[index]
+        if not self.doorway.come_from(s.user_next, address_key(address), <uint32_t>self.now_ms):
+            self.address_limited += 1
+            s.flags |= F_REFUSE
+        if self.doorway.is_crowded(s.user_next) and not self._make_place(index):
+            self.address_limited += 1
+            s.flags |= F_REFUSE
+
+    cdef uint32_t spread(self, uint32_t middle) noexcept nogil:
+        self.random ^= self.random << 13
+        self.random ^= self.random >> 7
+        self.random ^= self.random << 17
+        return middle // 2 + <uint32_t>(self.random >> 32) % (middle + 1)
 
     # output
 
@@ -376,6 +425,7 @@ cdef class Sockets:
             return
         if S_OPEN <= s.state <= S_LIVE:
             self._report(index)
+        self.doorway.leave(s.user_next, index)
         s.state = S_CLOSING
         s.flags |= F_DEAD
         self.wheel.take(index)

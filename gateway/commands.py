@@ -18,14 +18,15 @@ from engine import CallerError, Conversation, DataUntrusted, Membership, Right, 
 from engine import errors as statuses
 from engine import history as log_history
 from ext.jsonevent import json_event
-from gateway import close_codes, cursors, hello, proposals, pushes, requests
+from gateway import close_codes, cursors, hello, load, proposals, pushes, requests
 from gateway.session import OPEN, Door, log
 
 # Short questions have long answers: who asks on without taking them is told to come again. What is under way then is
-# a page at most, and the history jobs of the session.
+# a page at most, and the history jobs of the session. They are also what can wait longest when the server is busy.
 QUESTIONS = (requests.Conversations, requests.Members, requests.History)
 UNSENT_BYTES_MAX = 1 << 20
-UNSENT_RETRY_MS = 1_000
+UNSENT_RETRY_MS = 1_000  # spread, as the other
+QUESTION_RETRY_MS = 2_000
 CONVERSATION_SEQUENCE = slice(20, 28)  # of a stored record, see engine/LOG_FORMAT.md
 
 
@@ -43,16 +44,22 @@ def handle(door: Door, session: int, message: bytes) -> None:
     if door.sessions.state(session) == OPEN and not isinstance(request, requests.Hello):
         door.refuse(session, "hello_first", "nothing is served before hello", id=request.id)
         return
-    if isinstance(request, QUESTIONS) and (waiting := door.sessions.unsent_bytes(session)) > UNSENT_BYTES_MAX:
-        door.refuse(
-            session,
-            "overloaded",
-            f"{waiting} bytes of earlier answers have not been taken yet, over {UNSENT_BYTES_MAX}",
-            id=request.id,
-            retry_after_ms=UNSENT_RETRY_MS,
-        )
+    if isinstance(request, QUESTIONS) and (why := _too_much(door, session)):
+        text, retry_ms = why
+        door.refuse(session, "overloaded", text, id=request.id, retry_after_ms=load.spread(retry_ms))
         return
     HANDLERS[type(request)](door, session, request)
+
+
+def _too_much(door: Door, session: int) -> tuple[str, int] | None:
+    """Why a question isn't answered now, and the milliseconds after which to ask again."""
+    if door.load.sheds(load.QUESTIONS):
+        door.counters.shed_question_commands += 1
+        return "the server is busy", QUESTION_RETRY_MS
+    waiting = door.sessions.unsent_bytes(session)
+    if waiting <= UNSENT_BYTES_MAX:
+        return None
+    return f"{waiting} bytes of earlier answers have not been taken yet, over {UNSENT_BYTES_MAX}", UNSENT_RETRY_MS
 
 
 def _refuse_unreadable(door: Door, session: int, error: requests.BadRequest) -> None:

@@ -117,6 +117,8 @@ def identify(door: Door, session: int, token: str, device: int, id: str | int | 
         _later(door, session, unjudged.message, unjudged.retry_after_ms, id)
         return None
     except TokenRefused as refusal:
+        if not refusal.expired:
+            door.poller.failed_hello(session)
         door.refuse(session, "token_expired" if refusal.expired else "bad_token", refusal.message, id=id)
         return None
     if identity.device not in (None, device):

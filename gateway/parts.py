@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from engine import Config, Engine
+from engine import Admission, Config, Engine, networks
+from ext.doorway import Doorway
 from ext.poller import Poller
 from ext.session_table import SessionTable
 from gateway.auth import KeySource, Verifier
@@ -50,6 +51,7 @@ def make_poller(sessions: SessionTable, config: Config) -> Poller:
         sessions,
         frame_bytes_max=gateway.frame_bytes_max,
         handshake_bytes_max=gateway.handshake_bytes_max,
+        doorway=make_doorway(config.admission),
         connects_per_s_max=gateway.connects_per_s_max,
         rate_per_s=gateway.rate_per_s,
         rate_burst=gateway.rate_burst,
@@ -58,6 +60,18 @@ def make_poller(sessions: SessionTable, config: Config) -> Poller:
         ping_interval_ms=gateway.ping_interval_s * 1_000,
         idle_timeout_ms=gateway.idle_timeout_s * 1_000,
         slow_timeout_ms=gateway.slow_timeout_s * 1_000,
+    )
+
+
+def make_doorway(admission: Admission) -> Doorway:
+    """Who may stand between accept and hello."""
+    return Doorway(
+        places_max=admission.unknown_sessions_max,
+        address_max=admission.address_unknown_max,
+        connects_per_s=admission.address_connects_per_s_max,
+        connects_burst=admission.address_burst_connects,
+        failed_cost=admission.failed_hello_connects,
+        proxies=networks(admission.proxy_from) if admission.proxy_protocol == "required" else None,
     )
 
 

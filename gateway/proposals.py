@@ -11,14 +11,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from gateway.load import RETRY_MS, spread
+
 PROPOSAL = struct.Struct("<IIQQQQQQHHI")
 ANSWER = struct.Struct("<QQQQQQHHI")
 assert PROPOSAL.size == 64 and ANSWER.size == 56
 
 TO_PERSON = 1  # flag: target is the other person of a dialog
 HAS_EXPECTED = 2
-
-RETRY_AFTER_MS = 200  # what a full intake needs to drain, many times over
 
 
 def pack(
@@ -60,9 +60,9 @@ def answer(origin: int, counter: int, status: int, conversation: int = 0, extra:
     return ANSWER.pack(origin, counter, conversation, 0, 0, 0, status, 0, extra)
 
 
-def refuse(batch: bytes, status: int, retry_after_ms: int = RETRY_AFTER_MS) -> bytes:
-    """The same refusal for every proposal of a batch that was not taken in."""
-    return b"".join(answer(origin, counter, status, 0, retry_after_ms) for origin, counter in _origins(batch))
+def refuse(batch: bytes, status: int) -> bytes:
+    """The same refusal for every proposal of a batch that was not taken in; each with a hint of its own."""
+    return b"".join(answer(origin, counter, status, 0, spread(RETRY_MS)) for origin, counter in _origins(batch))
 
 
 def count(batch: bytes) -> int:

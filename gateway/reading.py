@@ -51,7 +51,7 @@ def readiness(gateway: Gateway) -> tuple[bool, str]:
             f"the writer has stopped ({type(failure).__name__}): publishes are answered `unavailable`, reading goes on."
             " Look at the disk and at stderr, then restart; `gonets log check` verifies the log"
         )
-    return True, "ok"
+    return True, "ok" + gateway.load.text
 
 
 def readings(gateway: Gateway) -> dict[str, float]:
@@ -70,6 +70,8 @@ def readings(gateway: Gateway) -> dict[str, float]:
             "ring_bytes": gateway.fanout.ring.bytes_room,
             "delivered_sequence": gateway.fanout.sequence,
             "log_sync_seconds": gateway.engine.sequencer.sync_ns / 1e9,
+            "load_level": gateway.load.level,
+            "load_pressure_ratio": gateway.load.pressure,
             "writer_fenced": float(gateway.engine.sequencer.failure is not None),
         }
     )

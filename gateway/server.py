@@ -41,6 +41,7 @@ from gateway.drain import Drain
 from gateway.hello import IssuerAsked
 from gateway.issuer import Waiting
 from gateway.listener import StartError
+from gateway.load import TICK_S, Load, Progress
 from gateway.metrics import exposition
 from gateway.parts import make_poller, merged, open_engine, sessions_room, verifier_of
 from gateway.reading import SlowestSlice, readiness, readings
@@ -52,7 +53,6 @@ COLD_SLICE_S = 0.001
 ROUTE_SLICE_US = 1_000
 READ_SLICE_US = 1_000
 UNAVAILABLE_RETRY_MS = 5_000
-COLD_LOADED = 1_000  # waiting cold commands beyond which typing and presence are dropped
 SECOND_S = 1.0
 
 
@@ -70,6 +70,7 @@ class Gateway:
         self._behind = True
         self._cold: deque[tuple[int, bytes]] = deque()  # (origin, message)
         self._waiting = Waiting()  # for the issuer of their tokens
+        self._cold_handled = 0
         self._scheduled = False
         self._bound: list[socket.socket] = []
         self._telling = False
@@ -120,6 +121,7 @@ class Gateway:
         self.door.cursors = Cursors(self.door, self.cursor_store)
         self.door.signals = Signals(self.door)
         self.slowest = SlowestSlice(self.door.counters)
+        self.load = self.door.load = Load(self.poller, self._progress, config.admission.publish_wait_ms_max / 1_000)
 
     async def start(self) -> dict[str, str]:
         """Serves from now on; the addresses."""
@@ -147,6 +149,7 @@ class Gateway:
         self.trust.begin(door, self._issuer_answered)
         self.poller.listen(self._clients.fileno())
         self._second()
+        self._tick()
         self.admin = Admin(exposition(lambda: readings(self)), lambda: readiness(self))
         if self._operators is not None:
             await self.admin.start(self._operators)
@@ -213,10 +216,12 @@ class Gateway:
             self.poller.respond(session, listener.answer(head, *readiness(self)))
 
     def _submit(self, batch: bytes) -> None:
-        self.door.counters.publishes += proposals.count(batch)
-        if not self.engine.sequencer.submit(batch):
-            self.door.counters.overloaded_publishes += proposals.count(batch)
-            self.poller.answer(proposals.refuse(batch, OVERLOADED))
+        count = proposals.count(batch)
+        if self.engine.sequencer.submit(batch):
+            self.door.counters.publishes += count
+            return
+        self.door.counters.overloaded_publishes += count
+        self.poller.answer(proposals.refuse(batch, OVERLOADED))
 
     def _advance(self) -> None:
         """Cold commands, committed events, sending; each for a slice, the rest in the next round."""
@@ -264,7 +269,7 @@ class Gateway:
             if time.perf_counter() >= until:
                 break
         self.poller.handled(count, size_bytes)  # what their sessions send from now on may be hot again
-        self.door.loaded = len(self._cold) > COLD_LOADED
+        self._cold_handled += count
         return bool(self._cold)
 
     def _hear(self, session: int, origin: int, message: bytes) -> None:
@@ -304,7 +309,20 @@ class Gateway:
         self.door.cursors.tell()
         self._advance()
 
-    # ---- once a second ---------------------------------------------------------------------------------------------
+    # ---- now and then ---------------------------------------------------------------------------------------------
+
+    def _progress(self) -> Progress:
+        """What load.py judges by."""
+        counters, sequencer = self.door.counters, self.engine.sequencer
+        come = self._cold_handled + len(self._cold)
+        commit_s = sequencer.sync_ns / 1e9
+        return Progress(counters.publishes, counters.answers, come, self._cold_handled, sequencer.commits, commit_s)
+
+    def _tick(self) -> None:
+        if self.stopping:
+            return
+        self.load.tick(time.monotonic())
+        asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _second(self) -> None:
         """Housekeeping; also turns the poller's wheel when nothing else does."""
@@ -320,6 +338,7 @@ class Gateway:
         taken, restart = config_changes(self._config, config)
         self._config = self.door.config = merged(self._config, config, taken)
         self.door.verifier = verifier_of(self.door.verifier.keys, self._config)
+        self.load.wait_s_max = self._config.admission.publish_wait_ms_max / 1_000
         logs.configure(self._config.logging.level, self._config.logging.format)
         self.trust.reload()
         log.info("configuration read again", taken=taken, needs_restart=restart)

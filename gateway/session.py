@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ext.session_table import SessionTable
     from gateway.auth import Verifier
     from gateway.cursors import Cursors
+    from gateway.load import Load
     from gateway.signals import Signals
     from gateway.trust import Trust
 
@@ -54,6 +55,9 @@ class Counters:
     publishes: int = 0
     refused_commands: int = 0
     refused_hellos: int = 0
+    shed_presence_signals: int = 0
+    shed_question_commands: int = 0
+    shed_typing_signals: int = 0
     signals_shed: int = 0
 
 
@@ -81,7 +85,7 @@ class Door:
         self.reader: LogReader  # the loop's own
         self.jobs: dict[int, int] = {}  # origin -> history jobs under way; only while there are any
         self.pending = bytearray()  # proposals of cold commands, submitted at the end of the step
-        self.loaded = False  # the loop is behind: typing and presence are dropped
+        self.load: Load
 
     # ---- talking to one session ------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from gateway import pushes
+from gateway import load, pushes
 
 if TYPE_CHECKING:
     from gateway.session import Door
@@ -49,7 +49,10 @@ class Signals:
         key = (conversation, user)
         if key in self._seen:
             return
-        if self._sheds() or not self._reaches(user, conversation):
+        if self._door.load.sheds(load.TYPING) or len(self._seen) >= SEEN_MAX:
+            self._door.counters.shed_typing_signals += 1
+            return
+        if not self._reaches(user, conversation):
             return
         self._seen.add(key)
         body = {"conversation": conversation, "user": user}
@@ -57,7 +60,10 @@ class Signals:
 
     def presence(self, session: int, user: int, conversation: int, status: str) -> None:
         """Tells them a status of the client's own words."""
-        if self._sheds() or not self._reaches(user, conversation):
+        if self._door.load.sheds(load.PRESENCE):
+            self._door.counters.shed_presence_signals += 1
+            return
+        if not self._reaches(user, conversation):
             return
         body = {"conversation": conversation, "user": user, "status": status}
         self._door.fanout.signal(conversation, *pushes.both(pushes.PRESENCE, body), session)
@@ -65,12 +71,6 @@ class Signals:
     def second(self) -> None:
         """Once a second: repeats count as new again."""
         self._seen.clear()
-
-    def _sheds(self) -> bool:
-        if self._door.loaded or len(self._seen) >= SEEN_MAX:
-            self._door.counters.signals_shed += 1
-            return True
-        return False
 
     def _reaches(self, user: int, conversation: int) -> bool:
         """Whether such signals go to the members of this conversation at all."""

@@ -22,6 +22,8 @@ UNITS = (
     "records",
     "threads",
     "members",
+    "connects",
+    "networks",
     "path",
     "text",
     "host:port",

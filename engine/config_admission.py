@@ -77,6 +77,17 @@ class Admission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "networks",
         ),
     ] = ""
+    members_per_s_max: Annotated[
+        int,
+        option(
+            "members of new groups of more than 64, of all sessions together; more groups are answered `overloaded`."
+            " One costs some 5 us of every thread that folds the log; a session pays one command of its rate for 50",
+            "members",
+            reloadable=True,
+            ge=1_000,
+            le=1_000_000,
+        ),
+    ] = 20_000
     publish_wait_ms_max: Annotated[
         int,
         option(

@@ -6,6 +6,7 @@ router and by catch-up.
 
 Invariants: `follow_all` takes into account that the state may be ahead of what was routed: a session follows exactly
 the conversations in which its user is a member at `sequence`, and the router changes that at the events themselves.
+What `ahead` names is counted as routed: a new conversation has no earlier event that could be sent too early.
 `forget` comes before a session's number can be used again: a session that stayed behind in interest would hand
 someone's events to a stranger.
 Cost: a method call over the native ones.
@@ -40,6 +41,7 @@ class Fanout:
         self.ring = Ring(ring_bytes)
         self.native = Native(sessions, self.interest, self.ring, sequence, priority_recipients_max, ranges_max)
         self.pages = Pages(self.native, signal_bytes_max)
+        self.ahead = 0  # the event, next to be routed, whose followers are being entered
 
     @property
     def sequence(self) -> int:
@@ -55,7 +57,7 @@ class Fanout:
 
     def follow_all(self, session: int, memberships: Iterable[Membership]) -> int:
         """Follows everything that the session's user is a member of, as of `sequence`; how many."""
-        sequence = self.native.sequence
+        sequence = max(self.native.sequence, self.ahead)
         return self.interest.add_all(
             session, [membership.conversation for membership in memberships if _member_at(membership, sequence)]
         )

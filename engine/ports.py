@@ -6,7 +6,7 @@ an int for the engine: its index, or its origin (generation << 32 | index), whic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from engine.state.rows import Control, Conversation, Membership
@@ -47,6 +47,10 @@ class StateView(Protocol):
 
     def apply(self, block: bytes) -> list[Control]:
         """Folds a block; its control events in order."""
+        ...
+
+    def apply_steps(self, block: bytes, controls: list[Control]) -> Iterator[None]:
+        """The same in short steps; meanwhile values may be ahead of what was applied whole."""
         ...
 
     def conversation(self, conversation: int) -> Conversation | None:

@@ -7,11 +7,13 @@ The rules, in order of the event: a conversation's sessions follow it before `co
 member's before their `member.added`; who is removed or leaves gets that event, and follows no longer after it. In
 channels `member.*` goes only to the sessions of those who may see it: its subject and its sender.
 
-Invariants: after route() the view, the fan-out and interest stand at the same sequence; a record routed twice is an
-error of the caller. Cost: Python only for control events.
+Invariants: after the last step of route() the view, the fan-out and interest stand at the same sequence; a record
+routed twice is an error of the caller. Cost: Python only for control events.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from engine.access import may_see
 from engine.fanout import Fanout
@@ -20,6 +22,7 @@ from engine.schema import ADDED, CREATED, LEFT, REMOVED
 from engine.state.rows import Control
 
 MEMBER_PREFIX = "member."
+STEP_MEMBERS = 500  # between two chances for others
 
 
 class Router:
@@ -35,9 +38,11 @@ class Router:
         """Whether the flush must catch up first."""
         return self._fanout.congested
 
-    def route(self, block: bytes, start: int) -> None:
-        """Routes records from index `start` to the end of a committed block."""
-        controls = self._view.apply(block)
+    def route(self, block: bytes, start: int) -> Iterator[None]:
+        """Routes records from index `start` to the end of a committed block, in steps of less than a millisecond: a new
+        group of thousands holds nobody else up. Nothing else may be routed before the last step."""
+        controls: list[Control] = []
+        yield from self._view.apply_steps(block, controls)
         at = start
         for control in controls:
             if control.index < at:
@@ -45,19 +50,28 @@ class Router:
             if control.record.type not in _ROUTED_HERE and not control.record.type.startswith(MEMBER_PREFIX):
                 continue
             self._fanout.route(block, at, control.index)
-            self._route_control(block, control)
+            if control.record.type == CREATED:
+                yield from self._follow_all(control)
+                self._fanout.route(block, control.index, control.index + 1)
+            else:
+                self._route_member(block, control)
             at = control.index + 1
+            yield
         self._fanout.route(block, at)
 
-    def _route_control(self, block: bytes, control: Control) -> None:
+    def _follow_all(self, control: Control) -> Iterator[None]:
+        """All members of a new conversation. Whoever says hello between two steps follows by themselves: the fan-out is
+        told that this event counts already."""
+        self._fanout.ahead = control.record.sequence
+        members = control.payload["members"]
+        for start in range(0, len(members), STEP_MEMBERS):
+            for user, _role in members[start : start + STEP_MEMBERS]:
+                self._follow(control.record.conversation, int(user))
+            yield
+
+    def _route_member(self, block: bytes, control: Control) -> None:
         record = control.record
-        conversation, payload = record.conversation, control.payload
-        if record.type == CREATED:
-            for user, _role in payload["members"]:
-                self._follow(conversation, int(user))
-            self._fanout.route(block, control.index, control.index + 1)
-            return
-        subject = int(payload["user"])
+        conversation, subject = record.conversation, int(control.payload["user"])
         if record.type == ADDED:
             self._follow(conversation, subject)
         if self._is_channel(conversation):

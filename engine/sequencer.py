@@ -33,6 +33,7 @@ from ext.admission import check_batch
 
 QUEUE_BLOCKS: Final = 2  # blocks handed over and not yet synced: the committer never waits for a thread to wake
 SHED_SLICES: Final = 4
+SHED_SLICES_FULL: Final = 64  # where rows alone are over the limit
 NO_SPACE_RETRY_MS: Final = 1_000
 
 _log = logging.getLogger(__name__)
@@ -236,7 +237,7 @@ class Sequencer:
 
     def _walk(self) -> bool:
         """Admits what waits; True if the block is full and more waits."""
-        if self._work and self._admitter.sequence - self._saver.position > self._lag_events_max:
+        if self._work and self._is_far_ahead():
             if self._saver.has_given_up:
                 raise StateDamaged(
                     f"the state can't be saved, {self._lag_events_max} events behind: {self._saver.failure}"
@@ -254,6 +255,15 @@ class Sequencer:
             self._work.popleft()
             self._work_bytes -= len(batch)
         return False
+
+    def _is_far_ahead(self) -> bool:
+        """Whether to wait for the saver: for its events, or because rows that are not saved yet (of new groups: memory
+        fills long before events do) are over the limit and can't be dropped."""
+        lag = self._admitter.sequence - self._saver.position
+        overlay = self._admitter.overlay
+        if lag <= self._lag_events_max and overlay.row_bytes > self._tables_bytes_max and not self._loading:
+            overlay.shed(self._saver.position, slices=SHED_SLICES_FULL)
+        return lag > self._lag_events_max or (overlay.row_bytes > self._tables_bytes_max and lag > 0)
 
     def _hand_over(self, full: bool) -> bool:
         """Gives the open block with its answers to the committer if that is free, or the block is full and there is

@@ -67,6 +67,7 @@ cdef class Inbound:
     cdef int _hello_first(self, uint32_t index, const Command *command) except -1 nogil
 
     # limits
+    cdef void refill(self, Session *s) noexcept nogil
     cdef uint32_t _over_rate(self, Session *s) noexcept nogil  # ms to wait; 0 = it may, and is counted
     cdef int _limited(self, uint32_t index, const Command *command, uint32_t wait_ms) except -1 nogil
     cdef int refuse(self, uint32_t index, uint64_t counter, uint32_t status, uint32_t extra) except -1 nogil

@@ -413,12 +413,16 @@ cdef class Inbound:
 
     # limits
 
-    cdef uint32_t _over_rate(self, Session *s) noexcept nogil:
+    cdef void refill(self, Session *s) noexcept nogil:
         cdef uint32_t now = <uint32_t>self.sockets.now_ms
         cdef uint64_t tokens = s.rate_tokens_milli + <uint64_t>(now - s.rate_at_ms) * self.rate_per_s
         s.rate_at_ms = now
-        if tokens > self.rate_milli_max:
-            tokens = self.rate_milli_max
+        s.rate_tokens_milli = <int>min(tokens, <uint64_t>self.rate_milli_max)
+
+    cdef uint32_t _over_rate(self, Session *s) noexcept nogil:
+        cdef uint32_t tokens
+        self.refill(s)
+        tokens = <uint32_t>s.rate_tokens_milli
         if tokens >= 1000:
             tokens -= 1000
             s.rate_tokens_milli = <int>tokens

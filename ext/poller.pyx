@@ -293,6 +293,21 @@ cdef class Poller:
         s.expires_s = <uint32_t>min(expires_s, <uint64_t>FOREVER_S)
         self.deadlines.next_for(index, self.deadlines.look_ms)
 
+    def charge(self, uint64_t session, uint32_t commands):
+        """Takes so many more commands off a session's rate, all of its burst at most; 0, or the ms to wait if it has
+        too few."""
+        cdef uint32_t index = self._open(session), most = self.inbound.rate_milli_max
+        cdef Session *s = &self.sessions.at[index]
+        cdef uint64_t cost = min(<uint64_t>commands * 1000, <uint64_t>most - 1000)
+        if index == 0:
+            return 0
+        self.sockets.tell_time()
+        self.inbound.refill(s)
+        if <uint64_t>s.rate_tokens_milli < cost:
+            return (cost - <uint64_t>s.rate_tokens_milli) // self.inbound.rate_per_s + 1
+        s.rate_tokens_milli -= <int>cost
+        return 0
+
     def failed_hello(self, uint64_t session):
         """A token that is none: counts against the address that it came from."""
         cdef uint32_t index = self._open(session)

@@ -10,6 +10,7 @@ handler answers is the one that asked. Cost: pages are bounded, so that a handle
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,6 +28,8 @@ QUESTIONS = (requests.Conversations, requests.Members, requests.History)
 UNSENT_BYTES_MAX = 1 << 20
 UNSENT_RETRY_MS = 1_000  # spread, as the other
 QUESTION_RETRY_MS = 2_000
+MEMBERS_A_COMMAND = 50  # of a new group: what they take of the session's rate
+MEMBERS_FREE = 64  # groups up to this size are made at any time
 CONVERSATION_SEQUENCE = slice(20, 28)  # of a stored record, see engine/LOG_FORMAT.md
 
 
@@ -152,8 +155,23 @@ def create(door: Door, session: int, request: requests.Create) -> None:
         words = "members: a channel begins without followers, they follow by themselves or are added"
         door.refuse(session, "bad_field", words, id=request.id, counter=request.counter)
         return
+    if not _affords(door, session, request):
+        return
     payload = schema.Created(request.kind, request.title, request.history, [(user, "") for user in request.members])
     _propose(door, session, request.counter, 0, schema.CREATED, schema.pack(payload))
+
+
+def _affords(door: Door, session: int, request: requests.Create) -> bool:
+    """Whether session and process have time for so many members; the refusal has been said if not."""
+    count = len(request.members)
+    wait_ms = door.poller.charge(session, count // MEMBERS_A_COMMAND)
+    if wait_ms:
+        _refuse_write(door, session, request.counter, statuses.RATE_LIMITED, wait_ms)
+        return False
+    if count > MEMBERS_FREE and (wait_ms := door.load.members.wait_ms(count, time.monotonic())):
+        _refuse_write(door, session, request.counter, statuses.OVERLOADED, wait_ms + load.spread(wait_ms))
+        return False
+    return True
 
 
 def add(door: Door, session: int, request: requests.Add) -> None:

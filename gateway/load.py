@@ -70,12 +70,32 @@ class Queue:
         return now_s - marks[0][1] if marks else 0.0
 
 
+class Budget:
+    """So much a second, for the whole process; half a second of it at once."""
+
+    def __init__(self, per_s: int) -> None:
+        self.per_s = per_s
+        self._left, self._at_s = 0.0, 0.0
+
+    def wait_ms(self, count: int, now_s: float) -> int:
+        """0 and they are taken, or how long to wait. One that is larger than the budget waits until that is whole."""
+        most = self.per_s / 2
+        self._left = min(most, self._left + (now_s - self._at_s) * self.per_s)
+        self._at_s = now_s
+        needed = min(count, most)
+        if self._left < needed:
+            return int((needed - self._left) / self.per_s * 1_000) + 1
+        self._left -= count
+        return 0
+
+
 class Load:
     """One for each worker, on its loop."""
 
-    def __init__(self, poller: Poller, progress: Callable[[], Progress], wait_s_max: float) -> None:
+    def __init__(self, poller: Poller, progress: Callable[[], Progress], wait_s_max: float, members_per_s: int) -> None:
         self._poller, self._progress = poller, progress
         self.wait_s_max = wait_s_max
+        self.members = Budget(members_per_s)
         self.level = 0
         self.pressure = 0.0
         self.share = SHARE_ALL

@@ -16,6 +16,7 @@ from ext.doorway import Doorway
 from ext.poller import Poller
 from ext.session_table import SessionTable
 from gateway.auth import KeySource, Verifier
+from gateway.load import Load, Progress
 
 SPARE_DESCRIPTORS = 512  # segments, state, threads, the admin's connections
 
@@ -73,6 +74,12 @@ def make_doorway(admission: Admission) -> Doorway:
         failed_cost=admission.failed_hello_connects,
         proxies=networks(admission.proxy_from) if admission.proxy_protocol == "required" else None,
     )
+
+
+def make_load(poller: Poller, progress: Callable[[], Progress], config: Config) -> Load:
+    """What decides about shedding."""
+    admission = config.admission
+    return Load(poller, progress, admission.publish_wait_ms_max / 1_000, admission.members_per_s_max)
 
 
 def verifier_of(keys: KeySource, config: Config) -> Verifier:

@@ -41,9 +41,9 @@ from gateway.drain import Drain
 from gateway.hello import IssuerAsked
 from gateway.issuer import Waiting
 from gateway.listener import StartError
-from gateway.load import TICK_S, Load, Progress
+from gateway.load import TICK_S, Progress
 from gateway.metrics import exposition
-from gateway.parts import make_poller, merged, open_engine, sessions_room, verifier_of
+from gateway.parts import make_load, make_poller, merged, open_engine, sessions_room, verifier_of
 from gateway.reading import SlowestSlice, readiness, readings
 from gateway.session import CLOSING, Door, log
 from gateway.signals import Signals
@@ -121,7 +121,7 @@ class Gateway:
         self.door.cursors = Cursors(self.door, self.cursor_store)
         self.door.signals = Signals(self.door)
         self.slowest = SlowestSlice(self.door.counters)
-        self.load = self.door.load = Load(self.poller, self._progress, config.admission.publish_wait_ms_max / 1_000)
+        self.load = self.door.load = make_load(self.poller, self._progress, config)
 
     async def start(self) -> dict[str, str]:
         """Serves from now on; the addresses."""
@@ -339,6 +339,7 @@ class Gateway:
         self._config = self.door.config = merged(self._config, config, taken)
         self.door.verifier = verifier_of(self.door.verifier.keys, self._config)
         self.load.wait_s_max = self._config.admission.publish_wait_ms_max / 1_000
+        self.load.members.per_s = self._config.admission.members_per_s_max
         logs.configure(self._config.logging.level, self._config.logging.format)
         self.trust.reload()
         log.info("configuration read again", taken=taken, needs_restart=restart)

@@ -11,6 +11,7 @@ Cost: nothing in Python per message; some 10 µs per control event.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from engine import schema
@@ -21,7 +22,9 @@ from ext.fold import fold
 from ext.record import Record, decode
 from ext.tables import DialogTable, HeadTable, MemberTable, WindowTable
 
-ROW_BYTES = 512  # what a row costs here, index entries included; an estimate for the memory bound
+ROW_BYTES = 400  # what a row costs here, index entries included, at most; an estimate for the memory bound
+STEP_MEMBERS = 500  # of a new conversation, between two chances for whoever folds to do something else
+SHED_ROWS = 200
 NUMBER_MASK = (1 << 40) - 1
 Payload = schema.Payload
 
@@ -29,7 +32,8 @@ Payload = schema.Payload
 class Overlay:
     """See the module. `members` exists for admission alone."""
 
-    def __init__(self, saved: SavedState, *, admission: bool = False) -> None:
+    def __init__(self, saved: SavedState, *, admission: bool = False, indexed: bool = False) -> None:
+        """`indexed`: to be asked for the conversations of a user and the users of a conversation."""
         self.saved = saved
         self.heads = HeadTable()
         self.windows = WindowTable()
@@ -37,8 +41,11 @@ class Overlay:
         self.members = MemberTable() if admission else None
         self.conversations: dict[int, ConversationRow | None] = {}
         self.memberships: dict[tuple[int, int], MembershipRow | None] = {}
-        self.users: dict[int, set[int]] = {}  # conversations of a user among `memberships`, and new dialogs
+        self._indexed = indexed
+        # Conversations of a user among `memberships`, and new dialogs; one alone is no set: most users have one here.
+        self.users: dict[int, int | set[int]] = {}
         self.rosters: dict[int, set[int]] = {}  # users of a conversation among `memberships`
+        self._new_rows = 0  # since the last shedding
         self.dialog_users: dict[int, tuple[int, int, int]] = {}  # new dialog → (created, its users), in order
         self.tombstones: dict[int, int] = {}  # message → its deletion; 0 = known to stand
         self.number = 0  # highest conversation number seen created
@@ -47,21 +54,33 @@ class Overlay:
 
     def fold(self, block: bytes, after: int, *, dialogs_too: bool = False) -> list[tuple[int, Record, Payload]]:
         """Applies the events of a block above `after`; its control events in order, with their payloads."""
+        controls: list[tuple[int, Record, Payload]] = []
+        for _ in self.fold_steps(block, after, controls, dialogs_too=dialogs_too):
+            pass
+        return controls
+
+    def fold_steps(
+        self, block: bytes, after: int, controls: list[tuple[int, Record, Payload]], *, dialogs_too: bool = False
+    ) -> Iterator[None]:
+        """The same in steps of less than a millisecond; in between, rows may be ahead of each other."""
         found, newest = fold(block, after, dialogs_too, self.heads, self.windows, self.dialogs)
         self.number = max(self.number, newest & NUMBER_MASK)
-        controls = []
         for index, data in found:
             record = decode(data)
             payload = schema.unpack(record.type, record.payload)
-            self.apply(record.sequence, record.conversation, payload)
+            if isinstance(payload, schema.Created):
+                yield from self._created(record.sequence, record.conversation, payload)
+            else:
+                self.apply(record.sequence, record.conversation, payload)
             controls.append((index, record, payload))
-        return controls
+            yield
 
     def apply(self, sequence: int, conversation: int, payload: Payload) -> None:
         """Applies one control event to rows (heads and windows are not touched)."""
         match payload:
             case schema.Created():
-                self._created(sequence, conversation, payload)
+                for _ in self._created(sequence, conversation, payload):
+                    pass
             case schema.Renamed():
                 self._change(sequence, conversation, title=payload.title)
             case schema.Closed():
@@ -76,13 +95,13 @@ class Overlay:
             case schema.Deleted():
                 self.tombstones[payload.target] = self.tombstones.get(payload.target) or sequence
 
-    def _created(self, sequence: int, conversation: int, payload: schema.Created) -> None:
+    def _created(self, sequence: int, conversation: int, payload: schema.Created) -> Iterator[None]:
         kind = KIND_BY_NAME[payload.kind]
         if kind.name == "dialog":  # the tables have all of it; here only the way from its users to it
             first, second = (user for user, _ in payload.members)
             self.dialog_users[conversation] = (sequence, first, second)
-            self.users.setdefault(first, set()).add(conversation)
-            self.users.setdefault(second, set()).add(conversation)
+            _enter(self.users, first, conversation)
+            _enter(self.users, second, conversation)
             return
         known = self.conversations.get(conversation)
         if known is not None and known.changed_at >= sequence:
@@ -91,8 +110,15 @@ class Overlay:
         self.conversations[conversation] = ConversationRow(
             kind.number, False, payload.history, len(payload.members), sequence, sequence, 0, 0, payload.title
         )
-        for user, name in payload.members:
-            self._put(user, conversation, MembershipRow(ROLE_BY_NAME[name], kind.number, ((sequence, None),), sequence))
+        intervals: Intervals = ((sequence, None),)
+        rows = {
+            name: MembershipRow(ROLE_BY_NAME[name], kind.number, intervals, sequence)
+            for name in {name for _, name in payload.members}
+        }
+        for start in range(0, len(payload.members), STEP_MEMBERS):
+            for user, name in payload.members[start : start + STEP_MEMBERS]:
+                self._put(user, conversation, rows[name])
+            yield
 
     def _change(self, sequence: int, conversation: int, **changes: object) -> None:
         row = self._known(conversation)
@@ -134,10 +160,15 @@ class Overlay:
 
     def _put(self, user: int, conversation: int, row: MembershipRow | None) -> None:
         self.memberships[user, conversation] = row
+        self._new_rows += 1
         if row is None:
             return
-        self.users.setdefault(user, set()).add(conversation)
-        self.rosters.setdefault(conversation, set()).add(user)
+        if self._indexed:
+            _enter(self.users, user, conversation)
+            roster = self.rosters.get(conversation)
+            if roster is None:
+                roster = self.rosters[conversation] = set()
+            roster.add(user)
         if self.members is not None:
             self.members.set(conversation, user, row.role, row.changed_at)
 
@@ -203,22 +234,42 @@ class Overlay:
         for target, deletion in tombstones.items():
             self.tombstones.setdefault(target, deletion)
 
+    def conversations_of(self, user: int) -> Iterable[int]:
+        """Those of a user that are known here."""
+        entries = self.users.get(user, ())
+        return (entries,) if isinstance(entries, int) else entries
+
     @property
     def bytes(self) -> int:
         """Memory of tables and rows; rows estimated."""
         tables = self.heads.bytes + self.windows.bytes + self.dialogs.bytes
-        rows = len(self.conversations) + len(self.memberships) + len(self.tombstones)
-        return int(tables + (self.members.bytes if self.members is not None else 0) + rows * ROW_BYTES)
+        return int(tables + (self.members.bytes if self.members is not None else 0)) + self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Of rows alone."""
+        return (len(self.conversations) + len(self.memberships) + len(self.tombstones)) * ROW_BYTES
 
     def shed(self, position: int, *, slices: int = 1, keep_used: bool = True) -> None:
-        """Drops, in slices of 1/256 of the tables and some hundred rows, what the state saved at `position` holds."""
+        """Drops, in slices of 1/256 of the tables, what the state saved at `position` holds; of rows some hundred a
+        slice, or as many as came since the last time: dropping keeps up with what comes."""
+        for _ in self.shed_steps(position, slices=slices, keep_used=keep_used):
+            pass
+
+    def shed_steps(self, position: int, *, slices: int, keep_used: bool) -> Iterator[None]:
+        """The same in steps of less than a millisecond."""
+        more, self._new_rows = 2 * self._new_rows, 0
         for _ in range(slices):
             self.heads.sweep(position, keep_used)
             self.windows.sweep(position, keep_used)
             self.dialogs.sweep(position, keep_used)
             if self.members is not None:
                 self.members.sweep(position, keep_used)
-            self._shed_rows(position, 200)
+            self._shed_rows(position, SHED_ROWS)
+            yield
+        for _ in range(more // SHED_ROWS):
+            self._shed_rows(position, SHED_ROWS)
+            yield
 
     def _shed_rows(self, position: int, limit: int) -> None:
         for conversation, row in list(islice(self.conversations.items(), limit)):
@@ -231,7 +282,11 @@ class Overlay:
                 self.memberships[key] = membership
             else:
                 _discard(self.users, key[0], key[1])
-                _discard(self.rosters, key[1], key[0])
+                roster = self.rosters.get(key[1])
+                if roster is not None:
+                    roster.discard(key[0])
+                    if not roster:
+                        del self.rosters[key[1]]
         for conversation, (created, first, second) in list(islice(self.dialog_users.items(), limit)):
             if created > position:
                 break
@@ -244,9 +299,19 @@ class Overlay:
                 self.tombstones[target] = deletion
 
 
-def _discard(index: dict[int, set[int]], key: int, value: int) -> None:
+def _enter(index: dict[int, int | set[int]], key: int, value: int) -> None:
+    entries = index.setdefault(key, value)
+    if isinstance(entries, set):
+        entries.add(value)
+    elif entries != value:
+        index[key] = {entries, value}
+
+
+def _discard(index: dict[int, int | set[int]], key: int, value: int) -> None:
     entries = index.get(key)
-    if entries is not None:
+    if isinstance(entries, set):
         entries.discard(value)
-        if not entries:
-            del index[key]
+        if len(entries) == 1:
+            index[key] = entries.pop()
+    elif entries == value:
+        del index[key]

@@ -26,6 +26,7 @@ from engine.state.view import block_last
 from ext.saving import SortedDialogs, SortedHeads, SortedWindows
 
 FOLD_BYTES = 4 << 20  # blocks read at a time
+OVERLAY_BYTES_MAX = 64 << 20  # of rows and tables that wait for a save: reached by new groups sooner than by events
 ROWS = 256  # written between two chances for other threads to run
 POLL_S = 0.05
 RETRY_S = 1.0
@@ -90,11 +91,11 @@ class Saver:
         retry_s = 0.0
         while not self._stop.wait(POLL_S):
             try:
-                while self._folded - self.position < self._events_max and self.fold():
+                while not self._is_full() and self.fold():
                     if self._stop.is_set():
                         break
                 now_s = time.monotonic()
-                is_due = self._folded - self.position >= self._events_max or now_s >= due_s
+                is_due = self._is_full() or now_s >= due_s
                 if is_due and now_s >= retry_s:
                     self.save()
                     due_s = time.monotonic() + self._interval_s
@@ -121,7 +122,7 @@ class Saver:
             )
         while self._folded < last:
             before = self._folded
-            while self.fold() and self._folded - self.position < self._events_max:
+            while self.fold() and not self._is_full():
                 pass
             if self._folded == before:
                 raise StateDamaged(f"no block of the log goes on from {before}, where the state stands, up to {last}")
@@ -138,6 +139,9 @@ class Saver:
             self._folded = block_last(block)
         self.number = max(self.number, self._overlay.number)
         return bool(blocks)
+
+    def _is_full(self) -> bool:
+        return self._folded - self.position >= self._events_max or self._overlay.bytes >= OVERLAY_BYTES_MAX
 
     def save(self) -> None:
         """Writes what was folded since the last save."""

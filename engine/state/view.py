@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import heapq
 import struct
+from collections.abc import Iterator
 from itertools import islice
 
 from engine.conversations import DIALOG, KIND_NAMES, ROLE_NAMES
 from engine.schema import as_map
-from engine.state.overlay import Overlay
+from engine.state.overlay import Overlay, Payload
 from engine.state.rows import Control, Conversation, Membership
 from engine.state.saved import MembershipRow, SavedState
+from ext.record import Record
 from ext.saving import window_highest
 
 _BLOCK_COUNT = struct.Struct("<I")
@@ -37,7 +39,7 @@ class View:
     def __init__(self, saved: SavedState, *, bytes_max: int = 64 << 20) -> None:
         self.sequence = saved.position()
         self._saved = saved
-        self._overlay = Overlay(saved)
+        self._overlay = Overlay(saved, indexed=True)
         self._bytes_max = bytes_max
         self._blocks = 0
         self._position = self.sequence
@@ -45,17 +47,26 @@ class View:
     def apply(self, block: bytes) -> list[Control]:
         """Folds a block; its control events (conversation.*, member.*, message.deleted) in order. What of it was
         folded before is left out."""
+        controls: list[Control] = []
+        for _ in self.apply_steps(block, controls):
+            pass
+        return controls
+
+    def apply_steps(self, block: bytes, controls: list[Control]) -> Iterator[None]:
+        """The same in steps of less than a millisecond. In between, and until the last one, what is read may be ahead
+        of `sequence`, some of it more than the rest; nothing is behind."""
         last = block_last(block)
         if last <= self.sequence:
-            return []
-        found = self._overlay.fold(block, self.sequence, dialogs_too=True)
+            return
+        found: list[tuple[int, Record, Payload]] = []
+        yield from self._overlay.fold_steps(block, self.sequence, found, dialogs_too=True)
         self.sequence = last
         self._blocks += 1
         if self._blocks % REFRESH_BLOCKS == 0:
             self._position = min(self._saved.position(), self.sequence)
         if self._overlay.bytes > self._bytes_max:
-            self._overlay.shed(self._position, slices=2, keep_used=False)
-        return [Control(index, record, as_map(payload)) for index, record, payload in found]
+            yield from self._overlay.shed_steps(self._position, slices=2, keep_used=False)
+        controls += [Control(index, record, as_map(payload)) for index, record, payload in found]
 
     def conversation(self, conversation: int) -> Conversation | None:
         """The conversation, or None if there is none."""
@@ -94,7 +105,7 @@ class View:
         """All memberships of a user, closed ones too, by conversation."""
         with self._saved.read() as reader:
             rows = dict(reader.memberships(user))
-        for conversation in self._overlay.users.get(user, ()):
+        for conversation in self._overlay.conversations_of(user):
             row = self._overlay.membership_row(user, conversation)
             if row is not None:
                 rows[conversation] = row

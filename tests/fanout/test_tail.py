@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from engine.errors import LogDamaged
@@ -15,9 +17,13 @@ class Taker:
     def __init__(self) -> None:
         self.congested = False
         self.taken: list[tuple[bytes, int]] = []
+        self.steps = 0
 
-    def route(self, block: bytes, start: int) -> None:
+    def route(self, block: bytes, start: int) -> Iterator[None]:
         self.taken.append((block, start))
+        for _ in range(3):
+            yield
+            self.steps += 1
 
 
 def test_wake_ups_may_be_lost_or_merged() -> None:
@@ -29,6 +35,18 @@ def test_wake_ups_may_be_lost_or_merged() -> None:
     assert taker.taken == [(block, 0) for block in blocks]
     assert tail.sequence == 6
     assert not tail.advance(1000)
+
+
+def test_a_block_may_take_several_calls_and_nothing_overtakes_it() -> None:
+    log, taker = NaiveLog(), Taker()
+    tail = Tail(log, taker, 0)
+    blocks = [log.append([(1, "message", 1, b"x")] * 2) for _ in range(2)]
+    for call in range(1, 4):
+        assert tail.advance(0)
+        assert (tail.sequence, taker.steps, len(taker.taken)) == (0, call - 1, 1)
+    assert tail.advance(0) and (tail.sequence, taker.steps) == (2, 3)
+    assert not tail.advance(1_000_000)
+    assert tail.sequence == 4 and taker.taken == [(block, 0) for block in blocks]
 
 
 def test_a_start_inside_a_block_begins_there() -> None:

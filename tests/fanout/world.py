@@ -106,15 +106,15 @@ class World:
         block = self.log.append(events)
         self.committed.apply(block)
 
-    def step(self) -> None:
-        """One step of the loop with small budgets."""
+    def step(self, answers: bool = True) -> None:
+        """One step of the loop with small budgets; the pool may answer meanwhile."""
         if self.tail.advance(0):
             pass
         self.catchup.tail_moved()
         self.fanout.flush(self.random.choice([0, 0, 20, 1000]))
         self.catchup.fell_behind(self.fanout.take_behind())
         self.catchup.run(self.random.choice([0, 100, 1000]))
-        if self.pool.waiting and self.random.random() < 0.7:
+        if answers and self.pool.waiting and self.random.random() < 0.7:
             self.pool.waiting.pop(self.random.randrange(len(self.pool.waiting)))()
 
     def writable(self) -> None:

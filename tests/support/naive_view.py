@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from engine.state.rows import Control, Conversation, Membership
@@ -19,6 +20,11 @@ class NaiveView:
     kinds: dict[int, tuple[str, bool, int]] = field(default_factory=dict)  # kind, history, created
     members: dict[tuple[int, int], list[list[int | None]]] = field(default_factory=dict)  # (user, conversation)
     deleted: set[tuple[int, int]] = field(default_factory=set)
+
+    def apply_steps(self, block: bytes, controls: list[Control]) -> Iterator[None]:
+        """The same in one step."""
+        controls += self.apply(block)
+        yield
 
     def apply(self, block: bytes) -> list[Control]:
         """Folds a block and names its control events."""

@@ -34,6 +34,7 @@ KEPT_BYTES_MAX = 256 << 10
 WALK_RECORDS = 128  # hops between two looks at the budget; bounds what a walk holds to 8 MiB of the largest records
 SCAN_BYTES_MAX = 32 << 20  # log bytes read forward by one job; the position moves on, the next job goes on
 GAP_BYTES_MAX = 64 << 10
+GAPS_BYTES_MAX = 4 << 20  # of all gaps of a resume, which wait in memory for the client to take them one by one
 SLOW_HOPS_MIN = 512
 PAGE_EVENTS_USUAL = 200
 
@@ -168,6 +169,7 @@ class _Gathering:
         self.kept: dict[int, bytes] = {}
         self.kept_bytes = 0
         self.gaps: list[Gap] = []
+        self.gap_bytes_left = GAPS_BYTES_MAX
         self.gap_hops_left = max(budget.hops, budget.gap_events)
 
     def run(self) -> Backlog | None:
@@ -250,10 +252,12 @@ class _Gathering:
             if record is not None:
                 self.kept_bytes -= len(record)
         held, count = 0, 0
-        while count < len(newest) and held + len(newest[count]) <= GAP_BYTES_MAX:
+        most = min(GAP_BYTES_MAX, self.gap_bytes_left)
+        while count < len(newest) and held + len(newest[count]) <= most:
             held += len(newest[count])
             count += 1
         del newest[count:]
+        self.gap_bytes_left -= held
         before = self.question.upto + 1
         following = sequence_of(newest[-1]) if newest else before
         self.gaps.append(Gap(conversation, self.question.after, before, newest, following))

@@ -222,7 +222,7 @@ class CatchUp:
         self._working.add(origin)
         self.jobs += 1
         job = partial(answer, question=question, backlog=backlog, budget=budget, page_bytes=self._page_bytes)
-        self._pool.submit(job, partial(self._answered, origin))
+        self._pool.submit(job, partial(self._answered, origin), origin)
         return False
 
     def _budget(self, question: Question, resume: Resume | None) -> Budget:

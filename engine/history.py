@@ -11,6 +11,7 @@ Cost: a hop an event. A `before` that is no event of the conversation is searche
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 from engine.backlog import (
@@ -25,10 +26,12 @@ from engine.backlog import (
 )
 from engine.errors import BadArgument, RecordDamaged, Trimmed
 from engine.ports import LogReader, StateView
+from engine.readers import Again
 from engine.tombstones import with_tombstones
 
 HOPS_MAX = 5_000
 SEARCH_HOPS_MAX = 500_000
+SEARCH_TURN_HOPS = 10_000  # of a search, before others have their turn at the thread
 BYTES_MAX = 256 << 10
 
 
@@ -39,6 +42,8 @@ class HistoryQuestion(NamedTuple):
     chains: list[Chain]
     before: int
     limit: int
+    searched: int = 0  # hops of the search for `before` so far, and where it stands
+    search_head: int = 0
 
 
 class HistoryPage(NamedTuple):
@@ -61,14 +66,17 @@ def ask(view: StateView, user: int, conversation: int, before: int | None, limit
     return HistoryQuestion(conversation, chains, min(before or beyond, beyond), limit)
 
 
-def read(reader: LogReader, question: HistoryQuestion) -> HistoryPage:
-    """In any thread with a reader."""
+def read(reader: LogReader, question: HistoryQuestion) -> HistoryPage | Again:
+    """In any thread with a reader; Again where `before` has to be searched for long."""
     events: list[bytes] = []
     held, hops = 0, 0
     older = [chain for chain in question.chains if chain.after + 1 < question.before]
     try:
         for place, chain in enumerate(older):
-            head = _start(reader, question, chain)
+            start = _start(reader, question, chain)
+            if isinstance(start, HistoryQuestion):
+                return Again(partial(read, question=start))
+            head = start
             while head > chain.after:
                 wanted = min(WALK_RECORDS, max(question.limit - len(events), 1))
                 for record in walk(reader, question.conversation, head, chain.after, wanted):
@@ -90,18 +98,24 @@ def read(reader: LogReader, question: HistoryQuestion) -> HistoryPage:
     return HistoryPage(events, None, False, False)
 
 
-def _start(reader: LogReader, question: HistoryQuestion, chain: Chain) -> int:
-    """The newest event of the chain before `question.before`; at or below chain.after if there is none."""
+def _start(reader: LogReader, question: HistoryQuestion, chain: Chain) -> int | HistoryQuestion:
+    """The newest event of the chain before `question.before`, at or below chain.after if there is none; or the question
+    with which the search goes on: only in the first chain, the others lie before it."""
     if chain.head < question.before:
         return chain.head
-    try:
-        record = reader.record(question.before)
-    except (Trimmed, RecordDamaged):
-        record = None
-    if record is not None and int.from_bytes(record[11:19]) == question.conversation:
-        return previous_of(record)
-    head = chain.head
-    for _ in range(0, SEARCH_HOPS_MAX, WALK_RECORDS):
+    if not question.searched:
+        try:
+            record = reader.record(question.before)
+        except (Trimmed, RecordDamaged):
+            record = None
+        if record is not None and int.from_bytes(record[11:19]) == question.conversation:
+            return previous_of(record)
+    head = question.search_head or chain.head
+    hops = 0
+    while question.searched + hops < SEARCH_HOPS_MAX:
+        if hops >= SEARCH_TURN_HOPS:
+            return question._replace(searched=question.searched + hops, search_head=head)
+        hops += WALK_RECORDS
         for found in walk(reader, question.conversation, head, chain.after, WALK_RECORDS):
             head = previous_of(found)
             if head < question.before:

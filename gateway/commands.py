@@ -28,6 +28,7 @@ QUESTIONS = (requests.Conversations, requests.Members, requests.History)
 UNSENT_BYTES_MAX = 1 << 20
 UNSENT_RETRY_MS = 1_000  # spread, as the other
 QUESTION_RETRY_MS = 2_000
+WAITING_JOBS_MAX = 4_096  # of history and catch-up, beyond which history is refused
 MEMBERS_A_COMMAND = 50  # of a new group: what they take of the session's rate
 MEMBERS_FREE = 64  # groups up to this size are made at any time
 CONVERSATION_SEQUENCE = slice(20, 28)  # of a stored record, see engine/LOG_FORMAT.md
@@ -323,13 +324,19 @@ def history(door: Door, session: int, request: requests.History) -> None:
     if question is None:
         door.refuse(session, "unknown_conversation", f"conversation {request.conversation}", id=request.id)
         return
+    if door.pool.waiting >= WAITING_JOBS_MAX:
+        door.counters.shed_question_commands += 1
+        retry_after_ms = load.spread(QUESTION_RETRY_MS)
+        door.refuse(session, "overloaded", "too much is being read", id=request.id, retry_after_ms=retry_after_ms)
+        return
     if not door.begin_job(origin):
         limit = door.config.gateway.jobs_per_session_max
         door.refuse(
             session, "too_many_jobs", f"{limit} history commands are under way", id=request.id, retry_after_ms=100
         )
         return
-    door.pool.submit(partial(log_history.read, question=question), partial(_history_answer, door, origin, request))
+    job, done = partial(log_history.read, question=question), partial(_history_answer, door, origin, request)
+    door.pool.submit(job, done, ("user", door.sessions.user(session)))
 
 
 def _history_answer(

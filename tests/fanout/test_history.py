@@ -9,12 +9,19 @@ import pytest
 from engine.backlog import sequence_of
 from engine.errors import BadArgument
 from engine.history import HistoryPage, ask, finish, read
+from engine.readers import Again
 from tests.fanout.world import World
 
 
 def page(world: World, user: int, conversation: int, before: int | None, limit: int) -> HistoryPage | None:
     question = ask(world.view, user, conversation, before, limit)
-    return None if question is None else finish(world.view, read(world.log, question))
+    if question is None:
+        return None
+    found = read(world.log, question)
+    while isinstance(found, Again):
+        found = found.job(world.log)
+    assert isinstance(found, HistoryPage)
+    return finish(world.view, found)
 
 
 @pytest.mark.parametrize("seed", range(12))

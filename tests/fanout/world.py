@@ -24,9 +24,9 @@ class SameThreadPool(ReaderPool):
 
     def __init__(self, log: NaiveLog) -> None:
         self.log = log
-        self.waiting: list[Callable[[], None]] = []
+        self.waiting: list[Callable[[], None]] = []  # type: ignore[assignment]
 
-    def submit(self, job, done) -> None:  # type: ignore[no-untyped-def]
+    def submit(self, job, done, key=None) -> None:  # type: ignore[no-untyped-def]
         def run() -> None:
             try:
                 outcome = job(self.log)

@@ -29,8 +29,8 @@ from ext.frames cimport (
     FrameState, frame_next, server_head_put)
 from ext.gathered cimport SIGNAL_DELIVERED, SIGNAL_READ, SIGNAL_TYPING, Gathered
 from ext.handshake cimport (
-    HANDSHAKE_ANSWER_BYTES_MAX, HS_MORE, HS_REQUEST, HS_UPGRADE, Handshake, busy_answer, handshake_answer,
-    handshake_read)
+    HANDSHAKE_ANSWER_BYTES_MAX, HS_MORE, HS_REQUEST, HS_UPGRADE, Handshake, busy_answer, handshake_answer, handshake_read,
+    refusal_answer)
 from ext.proxied cimport PROXIED_BYTES_MAX, PX_BAD, PX_MORE, Proxied, proxied_read
 from ext.receipts cimport (
     PUSH_FRAME_BYTES_MAX, RECEIPT_FRAME_BYTES_MAX, Answer, hello_first_put, pong_put, rate_limited_put, receipt_put)

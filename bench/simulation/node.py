@@ -32,6 +32,7 @@ from ext.session_table import SessionTable
 from gateway import commands, proposals
 from gateway.auth import Identity
 from gateway.cursors import Cursors
+from gateway.load import Load, Progress
 from gateway.revocation import Revoked
 from gateway.session import CLOSING, Door
 from gateway.signals import Signals
@@ -61,6 +62,10 @@ class Settings(NamedTuple):
     save_events_max: int = 1_000_000
     group_members_max: int = 5_000
     send_bytes: int = 4_608
+
+
+NOTHING_DONE = Progress(0, 0, 0, 0, 0, 0.0)
+MEMBERS_PER_S = 1_000_000_000  # groups are never made too fast
 
 
 class DiskFault(OSError):
@@ -200,6 +205,7 @@ class Node:
         door.reader, door.pool = reader, self.pool
         door.verifier = Tokens()  # type: ignore[assignment]
         door.trust = Trusting()  # type: ignore[assignment]
+        door.load = Load(self.poller, lambda: NOTHING_DONE, 1.0, MEMBERS_PER_S)  # without ticks: it never sheds
         door.cursors = Cursors(door, Marks())
         door.signals = Signals(door)
         self.catchup = door.catchup = CatchUp(

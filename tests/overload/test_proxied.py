@@ -14,6 +14,7 @@ from ext.doorway import Doorway
 from ext.proxied import read_header
 from tests.support import naive_proxied as naive
 from tests.support.poller_rig import Peer, Rig, head
+from tests.support.tls_peer import SecurePeer, SecureRig
 
 LOOPBACK = [(bytes(10) + b"\xff\xff" + bytes([127, 0, 0, 0]), 96 + 8)]
 
@@ -161,3 +162,22 @@ def test_addresses_are_those_that_the_proxy_names() -> None:
         assert doorway.count_of(mapped) == 2
         assert doorway.count_of(ipaddress.ip_address("2001:db8:0:7::abcd").packed) == 2
         assert doorway.count_of(ipaddress.ip_address("2001:db8:0:8::abcd").packed) == 0
+
+
+def test_the_header_comes_before_tls() -> None:
+    """In the clear, from the balancer; what follows it is the client's TLS, of which no byte is taken with it."""
+    doorway = Doorway(proxies=LOOPBACK)
+    with SecureRig(doorway=doorway) as rig:
+        for pieces in (1, 7, 1 << 30):
+            peer = SecurePeer(rig, pieces=pieces)
+            peer.kept = v2("192.0.2.1", more=b"\x04\0\3abc")
+            peer.shake()
+            peer.send(head())
+            answered(rig, peer)
+            assert peer.data.startswith(b"HTTP/1.1 101 ")
+        mapped = bytes(10) + b"\xff\xff" + socket.inet_aton("192.0.2.1")
+        assert doorway.count_of(mapped) == 3
+        inside = SecurePeer(rig)
+        inside.socket.send(b"\x16\x03\x01")
+        ended(rig, inside)
+        assert rig.poller.counters()["bad_proxy_headers"] == 1

@@ -31,7 +31,7 @@ def server_context() -> Context:
 class SecureRig(Rig):
     """A rig whose port speaks TLS."""
 
-    def __init__(self, sessions_max: int = 64, send_bytes: int = 0, **options: int) -> None:
+    def __init__(self, sessions_max: int = 64, send_bytes: int = 0, **options: Any) -> None:
         super().__init__(sessions_max, send_bytes, **options)
         self.poller.use_tls(server_context())
 

@@ -92,6 +92,11 @@ class SecurePeer(Peer):
         self.pump()
         return len(data)
 
+    def command(self, op: str, **fields: Any) -> None:
+        """One command, whole; behind what the kernel had no room for."""
+        self.rig.until(self.pump)
+        super().command(op, **fields)
+
     def _fetch(self, most: int) -> int:
         try:
             chunk = self.socket.recv(most)

@@ -156,13 +156,12 @@ def test_cold_commands_that_python_can_not_keep_up_with_stay_in_the_sockets() ->
         rig.handles = False
         peer, other = rig.device(user=1), rig.device(user=2)
         body = message(MSGPACK, "create", counter=1, kind="group", title="x" * 60_000)
-        data, sent = b"", 0
+        data, begun = b"", 0
         deadline = time.monotonic() + 3
         while sum(len(held) for _, held in rig.commands) < 8 << 20 or rig.ready(1):
+            begun += not data
             data = data or frame(body)
-            wrote = peer.send(data)
-            sent += wrote
-            data = data[wrote:]
+            data = data[peer.send(data) :]
             rig.turn()
             assert time.monotonic() < deadline
         held = len(rig.commands)
@@ -175,10 +174,10 @@ def test_cold_commands_that_python_can_not_keep_up_with_stay_in_the_sockets() ->
         while data:
             data = data[peer.send(data) :]
             rig.quiet()
-        rig.quiet()
+        rig.until(lambda: peer.pump() and len(rig.commands) == begun)
         assert {found for _, found in rig.commands} == {body}
         peer.command("typing", conversation=9)
-        rig.quiet()
+        rig.until(lambda: rig.signals)
         assert [row[1] for row in SIGNAL.iter_unpack(rig.signals)] == [peer.session]
         with pytest.raises(ValueError, match="more than wait"):
             rig.poller.handled(1, 1)

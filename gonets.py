@@ -8,31 +8,25 @@ one line on stderr and exit code 1.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.table import Table
 
 from engine import Config
 from engine import config as configuration
+from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, print_json, print_table
 
 DEMO_USERS = (1, 2)
 DEMO_TOKEN_S = 30 * 86_400
 TOKEN_MAX_S = 3_650 * 86_400
 INTERRUPTED = 130  # what shells expect of a program that SIGINT ended
 LISTEN_DEVICE, SEND_DEVICE = 1, 2  # a session each, so that `send` doesn't replace `listen`
-
-ConfigFile = Annotated[Path | None, Parameter(help="TOML file; see `gonets config check` for what it may hold")]
-DataDirectory = Annotated[str | None, Parameter(help="directory of log, state and cursors (default ./data)")]
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object instead")]
 
 
 def _version() -> str:
@@ -49,48 +43,9 @@ app = App(
     suppress_keyboard_interrupt=False,  # main() and `listen` have their own ways to end
 )
 config_app = App(name="config", help="The configuration.")
-log_app = App(name="log", help="What the log holds.")
 app.command(config_app)
-app.command(log_app)
+app.command("engine.log.cli:app", name="log", help="What the log holds, and what an operator does with it.")
 app.command("bench.cli:app", name="bench", help="Measurements, and the replay of real chats.")
-
-
-def fail(message: str) -> NoReturn:
-    """One clear line, exit code 1."""
-    print(f"gonets: {message}", file=sys.stderr)
-    raise SystemExit(1)
-
-
-def _load(config: Path | None, **flags: object) -> configuration.Loaded:
-    try:
-        return configuration.load(config, os.environ, {name.replace("__", "."): value for name, value in flags.items()})
-    except configuration.ConfigError as error:
-        fail(str(error))
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=False, default=_plain))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "__struct_fields__") or hasattr(value, "__dataclass_fields__"):
-        import msgspec
-
-        return msgspec.to_builtins(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")
-
-
-def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*[str(cell) for cell in row])
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @app.command
@@ -109,11 +64,11 @@ def serve(
     from gateway import StartError
     from gateway import serve as run
 
-    loaded = _load(config, server__data=data, server__listen=listen, server__admin=admin)
+    loaded = load(config, server__data=data, server__listen=listen, server__admin=admin)
 
     def ready(addresses: dict[str, str]) -> None:
         if as_json:
-            _print_json(addresses)
+            print_json(addresses)
         else:
             print(
                 f"gonets: clients {addresses['url']}  admin {addresses['admin'] or '(none)'}"
@@ -178,10 +133,10 @@ def token(
     as_json: AsJson = False,
 ) -> None:
     """Makes a development token. Refused when [auth] keys is set: then tokens come from your issuer."""
-    loaded = _load(config, server__data=data)
+    loaded = load(config, server__data=data)
     text = _development_token(loaded.config, user, device, lifetime_s)
     if as_json:
-        _print_json({"token": text, "user": user, "device": device, "expires": int(time.time()) + lifetime_s})
+        print_json({"token": text, "user": user, "device": device, "expires": int(time.time()) + lifetime_s})
     else:
         print(text)
 
@@ -238,7 +193,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Checks the configuration, and explains every option: value, unit, limits, source, reloadable."""
-    loaded = _load(config, server__data=data)
+    loaded = load(config, server__data=data)
     from gateway.trust import TrustError
     from gateway.trust import check as check_trust
 
@@ -248,9 +203,9 @@ def check(
         fail(str(error))
     rows = configuration.describe(loaded)
     if as_json:
-        _print_json({"ok": True, "options": rows})
+        print_json({"ok": True, "options": rows})
         return
-    _table(
+    print_table(
         "Options (● = taken by a reload, SIGHUP)",
         ("option", "value", "unit", "limits", "from", "", "meaning"),
         (
@@ -266,105 +221,6 @@ def check(
             for row in rows
         ),
     )
-
-
-def _log_directory(config: Path | None, data: str | None) -> Path:
-    path = Path(_load(config, server__data=data).config.server.data)
-    try:
-        is_there = (path / "log").is_dir()
-    except OSError as error:
-        fail(f"--data {str(path)!r}: {error.strerror}; run this as the user of the server")
-    if not is_there:
-        fail(f"{path} holds no log: expected a directory made by `gonets serve`")
-    return path
-
-
-def _of_log(call: Callable[[], Any]) -> Any:
-    """Runs a function of engine/log; what it refuses is one line."""
-    from engine.errors import EngineError
-
-    try:
-        return call()
-    except (EngineError, OSError) as error:
-        fail(str(error))
-
-
-@log_app.command
-def stat(*, data: DataDirectory = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Segments, sequences, epochs, sizes. Can be used while the server runs."""
-    from engine.log.stat import stat_log
-
-    directory = _log_directory(config, data)
-    found = _of_log(lambda: stat_log(directory))
-    _print_json(found) if as_json else _print_fields(found)
-
-
-@log_app.command
-def read(
-    *,
-    from_sequence: Annotated[int, Parameter(name="--from", help="first sequence")] = 1,
-    limit: Annotated[int, Parameter(help="at most so many events")] = 20,
-    data: DataDirectory = None,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Events as they are stored. Payloads of messages are shown by their size only."""
-    from engine.log.read import read_log
-
-    directory = _log_directory(config, data)
-    events = _of_log(lambda: list(read_log(directory, from_sequence, limit)))
-    if as_json:
-        _print_json({"events": events})
-        return
-    columns = (
-        "sequence",
-        "conversation",
-        "conversation_sequence",
-        "previous",
-        "time",
-        "sender",
-        "device",
-        "counter",
-        "type",
-    )
-    _table(f"Events from {from_sequence}", columns, ([event[name] for name in columns] for event in events))
-
-
-@log_app.command(name="check")
-def check_log_command(*, data: DataDirectory = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Derives every invariant again from the bytes; exit code 1 and the places if one doesn't hold."""
-    from engine.log.check import check_log
-
-    directory = _log_directory(config, data)
-    report = _of_log(lambda: check_log(directory))
-    _print_json(report) if as_json else _print_fields(report)
-    if report["problems"]:
-        raise SystemExit(1)
-
-
-@log_app.command
-def snapshot(
-    *,
-    only_list: Annotated[bool, Parameter(name="--list", negative="", help="take none, list what there is")] = False,
-    data: DataDirectory = None,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Takes a verified snapshot of the state, which a trimmed log can be opened from. Also while the server runs."""
-    from engine.log.snapshot import snapshot_log
-
-    directory = _log_directory(config, data)
-    found = _of_log(lambda: snapshot_log(directory, only_list))
-    _print_json(found) if as_json else _print_fields(found)
-
-
-def _print_fields(found: dict[str, Any]) -> None:
-    """A mapping for people: plain values as lines, lists of mappings as tables."""
-    for name, value in found.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            _table(name, value[0], (row.values() for row in value))
-        else:
-            print(f"{name}: {value if value != [] else 'none'}")
 
 
 @app.command
@@ -387,7 +243,7 @@ def listen(
     _check_ids(user=user, device=device)
     if count is not None and count < 1:
         fail(f"--count {count}: must be at least 1")
-    loaded = _load(config, server__data=data)
+    loaded = load(config, server__data=data)
     place = Path(loaded.config.server.data)
 
     def work() -> Any:
@@ -424,7 +280,7 @@ def send(
     _check_ids(user=user, to=to, conversation=conversation, device=device)
     if to == user and not token:
         fail(f"--to {to}: must be another person than --user {user}")
-    loaded = _load(config, server__data=data)
+    loaded = load(config, server__data=data)
 
     def work() -> Any:
         tour.check_url(url)
@@ -435,7 +291,7 @@ def send(
     what = f"send --to {to}" if conversation is None else f"send --conversation {conversation}"
     receipt = _connect(work, what, url, Path(loaded.config.server.data), bool(token))
     if as_json:
-        _print_json(receipt)
+        print_json(receipt)
     else:
         print(
             f"{receipt['status']}: conversation {receipt['conversation']}, its event"

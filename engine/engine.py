@@ -98,6 +98,7 @@ class Engine:
             sequencer.ring()  # shedding and a waiting admission look again
             if sequencer.failure is None:
                 log.reap_readers()
+            log.drop_trimmed()
             saved.env.reader_check()
 
         saver.on_saved = saved_once_more

@@ -101,3 +101,6 @@ class SessionsOfUser(Protocol):
 Post = Callable[[Callable[[], None]], None]
 """Runs a callable on the loop's thread, from any thread, in order (asyncio's call_soon_threadsafe), and has the loop
 take a round of catch-up and flush after it: what it runs pushes frames and makes sessions ready."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Told by long pieces of work: (what, how much is done, of how much), in bytes or events."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+RESTORING = "restoring.new"  # in a data directory that a restore is still putting together
 IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _ESCAPES = {r"\040": " ", r"\011": "\t", r"\012": "\n", r"\134": "\\"}
 

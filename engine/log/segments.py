@@ -7,7 +7,8 @@ Invariants: an environment is not closed while anybody reads in it, the writer's
 what a read transaction gives is not looked at after its end; no block of a segment is given before its header was
 found right. A rolled-over segment is found by whoever knows only the one before it: `after` looks at the directory
 again, or, in the writer's process, waits for the writer to adopt it (a segment that has its name is the writer's to
-open first). Cost: a lock and a dictionary look-up a transaction.
+open first). A segment whose file trimming has removed is Trimmed as soon as anybody has to open it; what is open
+stays readable until `drop_trimmed` has looked. Cost: a lock and a dictionary look-up a transaction.
 """
 
 from __future__ import annotations
@@ -127,8 +128,15 @@ class Segments:
             return
         found = (fmt.first_of_name(entry.name) for entry in self.folder.iterdir())
         self.firsts = sorted(first for first in found if first is not None)
+        with self._lock:
+            self._close_dropped()
         # The clock of files ticks slowly: what is renamed right after this look may bear the same time.
         self._seen_ns = changed_ns if time.time_ns() - changed_ns > CLOCK_TICK_NS else 0
+
+    def drop_trimmed(self) -> int:
+        """Forgets segments at the log's beginning whose files are gone, and gives their space back; how many."""
+        with self._lock:
+            return self._drop_trimmed()
 
     def path(self, first: int) -> Path:
         """The file of a segment."""
@@ -237,12 +245,41 @@ class Segments:
                 self._unpinned.wait()
             if held is None:
                 self._close_some()
-                held = self._open[first] = _Open(open_environment(self.path(first), write=False), 0)
+                held = self._open[first] = _Open(self._opened(first), 0)
             self._open.move_to_end(first)
             held.pins += 1
             return held
 
     # With the lock held.
+
+    def _opened(self, first: int) -> lmdb.Environment:
+        """Another reader's environment. Raises Trimmed where the file is gone, and all before it."""
+        try:
+            return open_environment(self.path(first), write=False)
+        except LogDamaged:
+            self._drop_trimmed()
+            if first not in self.firsts:
+                raise Trimmed(
+                    f"segment {fmt.segment_name(first)} is not kept any more: the log begins at {self.firsts[0]}"
+                ) from None
+            raise
+
+    def _drop_trimmed(self) -> int:
+        """Only from the beginning, and never the newest: a file that lacks elsewhere was not trimmed, it is lost."""
+        firsts, gone = self.firsts, 0
+        while gone < len(firsts) - 1 and not self.path(firsts[gone]).exists():
+            gone += 1
+        if gone:
+            self.firsts = firsts[gone:]
+        self._close_dropped()
+        return gone
+
+    def _close_dropped(self) -> None:
+        """Environments of files that are gone, whose space is free only then; those in use at the next look."""
+        kept = self.firsts[0] if self.firsts else 0
+        for first in [first for first, held in self._open.items() if first < kept and not held.pins]:
+            if not self._open[first].leaving:
+                self._open.pop(first).env.close()
 
     def _unpin(self, held: _Open) -> None:
         held.pins -= 1

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from engine.errors import BadArgument, DataUntrusted
 from engine.log import format as fmt
 from engine.log.segments import Segments
 from engine.state.saved import SavedState
+
+READ_BLOCKS: Final = 16  # in one transaction, which is short
 
 
 @contextmanager
@@ -25,6 +28,22 @@ def opened(data: Path) -> Iterator[Segments]:
         yield segments
     finally:
         segments.close()
+
+
+def blocks_from(segments: Segments, first: int, key: int = 0) -> Iterator[tuple[int, bytes]]:
+    """(key, block) of one segment from a key on: copies as they are, checked by nobody, in short transactions."""
+    more = True
+    while more:
+        found: list[tuple[int, bytes]] = []
+        with segments.reading(first, believe=True) as txn:
+            cursor = txn.cursor()
+            more = cursor.set_range(fmt.key_of(key))
+            while more and len(found) < READ_BLOCKS:
+                found.append((int.from_bytes(cursor.key(), "big"), bytes(cursor.value())))
+                more = cursor.next()
+        yield from found
+        if found:
+            key = found[-1][0] + 1
 
 
 def saved_position(data: Path, shard: int) -> int | None:

@@ -21,10 +21,10 @@ from typing import Any, Final
 
 import lmdb
 
-from engine.errors import BadArgument, EngineClosed, EngineUnable, LogDamaged, LogFenced, LogInUse
+from engine.errors import BadArgument, EngineClosed, EngineUnable, LogDamaged, LogFenced, LogInUse, Trimmed
 from engine.log import format as fmt
 from engine.log.format import SegmentHeader
-from engine.log.place import durability_of, filesystem_of, make_directory, sync_directory
+from engine.log.place import RESTORING, durability_of, filesystem_of, make_directory, sync_directory
 from engine.log.reader import Reader
 from engine.log.segments import Segments, open_environment
 from ext import block as blocks
@@ -56,6 +56,10 @@ class Log:
     def open(cls, path: Path, *, shard: int = 0, segment_bytes: int = SEGMENT_BYTES) -> Log:
         """The log of a data directory, made if there is none. Raises LogInUse, LogVersion, LogDamaged."""
         folder = path / fmt.FOLDER
+        if (path / RESTORING).exists():
+            raise EngineUnable(
+                f"{path} is half restored: {RESTORING} is in it", hint="let `gonets log restore` end, or run it again"
+            )
         make_directory(folder)
         log = cls(folder, shard, segment_bytes)
         try:
@@ -152,7 +156,10 @@ class Log:
     def _check_join(self, header: SegmentHeader) -> None:
         """Each segment goes on where the one before it ends; one look at a header and a last block each."""
         for older, newer in pairwise(self._segments.firsts):
-            block = self._last_block(older)
+            try:
+                block = self._last_block(older)
+            except Trimmed:  # by another process, since the look at the directory
+                continue
             names = self._segments.path(older).name, self._segments.path(newer).name
             if block is None or _last_of(block) + 1 != newer:
                 ends = "nowhere" if block is None else _last_of(block)
@@ -175,6 +182,10 @@ class Log:
     def reader(self) -> Reader:
         """A reader for one thread."""
         return Reader(self._segments)
+
+    def drop_trimmed(self) -> int:
+        """Notices segments that trimming has removed, and frees their space; how many."""
+        return self._segments.drop_trimmed()
 
     def reap_readers(self) -> None:
         """Frees what processes that were killed while reading have left; else LMDB keeps their pages for ever."""
@@ -256,19 +267,7 @@ class Log:
         self._segments.disown(sealed)
 
     def _create(self, header: SegmentHeader) -> None:
-        """A segment with its header and no block: synced under another name (by the commit), renamed, the directory
-        synced."""
-        path = self.folder / fmt.segment_name(header.first_sequence)
-        making = path.with_name(path.name + fmt.MAKING_SUFFIX)
-        env = open_environment(making, map_bytes=map_bytes_of(self._segment_bytes), write=True, create=True)
-        try:
-            with env.begin(write=True) as txn:
-                txn.put(fmt.HEADER_KEY, fmt.pack_header(header))
-        finally:
-            env.close()
-        os.rename(making, path)
-        making.with_name(making.name + fmt.LMDB_LOCK_SUFFIX).unlink()
-        sync_directory(self.folder)
+        create_segment(self.folder, header, map_bytes_of(self._segment_bytes))
 
     def close(self) -> None:
         """Lets go of files and lock, once those who are reading have read."""
@@ -277,6 +276,22 @@ class Log:
         if self._lock_descriptor >= 0:
             os.close(self._lock_descriptor)
             self._lock_descriptor = -1
+
+
+def create_segment(folder: Path, header: SegmentHeader, map_bytes: int) -> None:
+    """A segment with its header and no block: synced under another name (by the commit), renamed, the directory
+    synced."""
+    path = folder / fmt.segment_name(header.first_sequence)
+    making = path.with_name(path.name + fmt.MAKING_SUFFIX)
+    env = open_environment(making, map_bytes=map_bytes, write=True, create=True)
+    try:
+        with env.begin(write=True) as txn:
+            txn.put(fmt.HEADER_KEY, fmt.pack_header(header))
+    finally:
+        env.close()
+    os.rename(making, path)
+    making.with_name(making.name + fmt.LMDB_LOCK_SUFFIX).unlink()
+    sync_directory(folder)
 
 
 def map_bytes_of(segment_bytes: int) -> int:

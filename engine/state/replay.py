@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from engine.ports import OnProgress
 from engine.state.saved import DATABASES, SavedState
 from engine.state.saver import Saver
 from engine.state.view import block_last
@@ -30,8 +31,8 @@ class Blocks(Protocol):
 class _Until:
     """A reader whose log ends at a sequence, which must be the last one of a block."""
 
-    def __init__(self, reader: Blocks, last: int) -> None:
-        self._reader, self._last = reader, last
+    def __init__(self, reader: Blocks, last: int, on_progress: OnProgress) -> None:
+        self._reader, self._last, self._on_progress = reader, last, on_progress
 
     def last_sequence(self) -> int:
         """The end."""
@@ -39,18 +40,25 @@ class _Until:
 
     def blocks_after(self, sequence: int, limit_bytes: int = 1 << 20) -> list[bytes]:
         """As a reader of a log that ends there."""
+        self._on_progress("fold", sequence, self._last)
         found = self._reader.blocks_after(sequence, limit_bytes) if sequence < self._last else []
         return [block for block in found if block_last(block) <= self._last]
 
 
-def replay(reader: Blocks, position: int, folder: Path, shard: int) -> SavedState:
+def replay(
+    reader: Blocks,
+    position: int,
+    folder: Path,
+    shard: int,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> SavedState:
     """Folds the log into the state in `folder` (new, or a copy of an older one) up to a position; the caller closes it.
 
     Raises StateDamaged where the position is inside a block, or the older state is beyond it.
     """
     replayed = SavedState.open(folder, shard=shard)
     try:
-        Saver(replayed, _Until(reader, position), events_max=EVENTS_A_SAVE, interval_s=1).catch_up()
+        Saver(replayed, _Until(reader, position, on_progress), events_max=EVENTS_A_SAVE, interval_s=1).catch_up()
     except BaseException:
         replayed.close()
         raise

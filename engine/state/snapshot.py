@@ -5,7 +5,7 @@ the log, folded up to the same position from the snapshot before it (or from not
 gets its name. `data/snapshots/POSITION/` holds data.mdb and a manifest with its SHA-256.
 
 Invariants: a snapshot that has a name was verified and synced; opening believes it only with the right hash, and only
-if the log goes on right behind it. Nothing here deletes a snapshot.
+if the log goes on right behind it. Nothing here deletes a snapshot that has a name; trimming does.
 Cost: the disk space of the state twice while it is taken; a second for a million events since the last one.
 """
 
@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.errors import BadArgument, StateDamaged
+from engine.ports import OnProgress
 from engine.state.replay import Blocks, differences, replay
 from engine.state.saved import SavedState
 
@@ -59,7 +60,9 @@ class LogEnds(Blocks, Protocol):
         ...
 
 
-def take_snapshot(data: Path, reader: LogEnds, shard: int) -> SnapshotRow:
+def take_snapshot(
+    data: Path, reader: LogEnds, shard: int, on_progress: OnProgress = lambda what, done, total: None
+) -> SnapshotRow:
     """A verified snapshot of the state as saved now. Raises StateDamaged if it doesn't pass, BadArgument."""
     source, target = data / "state", data / FOLDER
     if not (source / DATA).exists():
@@ -73,7 +76,7 @@ def take_snapshot(data: Path, reader: LogEnds, shard: int) -> SnapshotRow:
         named = target / f"{position:020d}"
         if named.exists():
             return row_of(named, shard)
-        _verify(making, position, data, reader, shard)
+        _verify(making, position, data, reader, shard, on_progress)
         manifest = Manifest(format=FORMAT_VERSION, shard=shard, position=position, sha256=_sha256(making / DATA))
         (making / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         for name in (DATA, MANIFEST):
@@ -101,7 +104,7 @@ def _copy(source: Path, target: Path, shard: int) -> int:
         (target / "lock.mdb").unlink(missing_ok=True)
 
 
-def _verify(copy: Path, position: int, data: Path, reader: LogEnds, shard: int) -> None:
+def _verify(copy: Path, position: int, data: Path, reader: LogEnds, shard: int, on_progress: OnProgress) -> None:
     """Folds the log to the same position, and compares."""
     folder = copy / "replayed"
     folder.mkdir()
@@ -115,7 +118,7 @@ def _verify(copy: Path, position: int, data: Path, reader: LogEnds, shard: int) 
         shutil.copyfile(Path(base.path) / DATA, folder / DATA)
     saved = SavedState.open(copy, shard=shard, read_only=True)
     try:
-        replayed = replay(reader, position, folder, shard)
+        replayed = replay(reader, position, folder, shard, on_progress)
         try:
             found = next(differences(saved, replayed), None)
         finally:
@@ -149,13 +152,17 @@ def row_of(path: Path, shard: int) -> SnapshotRow:
     return SnapshotRow(position=position, path=str(path), bytes=size, problem=problem)
 
 
-def snapshots(data: Path, shard: int) -> list[SnapshotRow]:
-    """All snapshots of a data directory, oldest first."""
+def named_snapshots(data: Path) -> list[Path]:
+    """The directories of all snapshots, oldest first, not looked into."""
     folder = data / FOLDER
     if not folder.is_dir():
         return []
-    named = sorted(path for path in folder.iterdir() if path.name.isdigit() and len(path.name) == 20)
-    return [row_of(path, shard) for path in named]
+    return sorted(path for path in folder.iterdir() if path.name.isdigit() and len(path.name) == 20)
+
+
+def snapshots(data: Path, shard: int) -> list[SnapshotRow]:
+    """All snapshots of a data directory, oldest first, each with its hash compared."""
+    return [row_of(path, shard) for path in named_snapshots(data)]
 
 
 def newest(data: Path, shard: int, at_least: int, at_most: int) -> SnapshotRow | None:

@@ -110,7 +110,7 @@ def test_a_position_of_another_server(gateway: GatewayProcess) -> None:
 def test_an_interrupt_is_no_traceback(gateway: GatewayProcess, verb: str) -> None:
     arguments = ["listen", "--user", "5", *at(gateway)]
     if verb == "log":  # anything may be interrupted: here in the middle of a verb
-        program = "import gonets, sys; gonets._load = lambda *a, **k: signal.raise_signal(2); import signal; "
+        program = "import gonets, sys; gonets.load = lambda *a, **k: signal.raise_signal(2); import signal; "
         run = subprocess.run(
             [sys.executable, "-c", program + "sys.argv[1:] = ['config', 'check']; gonets.main()"],
             check=False,

@@ -1,0 +1,96 @@
+"""What every command of the command line shares: one clear line for a mistake, JSON for programs, tables for people.
+
+Used by gonets.py and by the files of commands that it mounts. Results go to stdout and nothing else does; everything
+that is said on the way, progress bars too, goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from engine import config as configuration
+from engine.ports import OnProgress
+
+ConfigFile = Annotated[Path | None, Parameter(help="TOML file; see `gonets config check` for what it may hold")]
+DataDirectory = Annotated[str | None, Parameter(help="directory of log, state and cursors (default ./data)")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object instead")]
+
+PIPE_WIDTH = 160  # of tables that no terminal shows
+
+
+def fail(message: str) -> NoReturn:
+    """One clear line, exit code 1."""
+    print(f"gonets: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def load(config: Path | None, **flags: object) -> configuration.Loaded:
+    """The configuration, with flags as section__field; a mistake in it is one line."""
+    try:
+        return configuration.load(config, os.environ, {name.replace("__", "."): value for name, value in flags.items()})
+    except configuration.ConfigError as error:
+        fail(str(error))
+
+
+def print_json(value: object) -> None:
+    """One object on one line."""
+    print(json.dumps(value, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "__struct_fields__") or hasattr(value, "__dataclass_fields__"):
+        return msgspec.to_builtins(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Rows for people."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
+
+
+def print_fields(found: dict[str, Any]) -> None:
+    """A mapping for people: plain values as lines, lists of mappings as tables."""
+    for name, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            print_table(name, value[0], (row.values() for row in value))
+        else:
+            print(f"{name}: {value if value != [] else 'none'}")
+
+
+@contextmanager
+def progress_bars() -> Iterator[OnProgress]:
+    """What a long piece of work tells how far it is: bars on stderr where that is a terminal, else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=max(total, 1))
+
+        yield on_progress

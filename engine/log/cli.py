@@ -1,0 +1,237 @@
+"""`gonets log …`: what an operator asks of a log and does with it, one command a verb, one file of engine/log each.
+
+Mounted by gonets.py. A command is thin: it finds the data directory, calls the function of the file with its name, and
+prints what comes back, for people or with --json for programs. Files are imported when their command is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import App, Parameter
+
+from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, print_fields, print_json, print_table
+from engine.console import progress_bars as bars
+from engine.errors import EngineError
+
+app = App(name="log", help="What the log holds, and what an operator does with it.")
+Result = TypeVar("Result")
+
+COLUMNS = (
+    "sequence",
+    "conversation",
+    "conversation_sequence",
+    "previous",
+    "time",
+    "sender",
+    "device",
+    "counter",
+    "type",
+)
+
+
+def log_directory(config: Path | None, data: str | None) -> Path:
+    """The data directory, which must hold a log."""
+    path = Path(load(config, server__data=data).config.server.data)
+    try:
+        is_there = (path / "log").is_dir()
+    except OSError as error:
+        fail(f"--data {str(path)!r}: {error.strerror}; run this as the user of the server")
+    if not is_there:
+        fail(f"{path} holds no log: expected a directory made by `gonets serve`")
+    return path
+
+
+def done(call: Callable[[], Result]) -> Result:
+    """Runs a function of engine/log; what it refuses is one line."""
+    try:
+        return call()
+    except (EngineError, OSError) as error:
+        fail(str(error))
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """The result of a verb; exit code 1 if it has found something wrong."""
+    print_json(found) if as_json else print_fields(found)
+    if found.get("problems"):
+        raise SystemExit(1)
+
+
+@app.command
+def stat(*, data: DataDirectory = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Segments, sequences, epochs, sizes. Can be used while the server runs."""
+    from engine.log.stat import stat_log
+
+    directory = log_directory(config, data)
+    show(done(lambda: stat_log(directory)), as_json)
+
+
+@app.command
+def read(
+    *,
+    from_sequence: Annotated[int, Parameter(name="--from", help="first sequence")] = 1,
+    limit: Annotated[int, Parameter(help="at most so many events")] = 20,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Events as they are stored. Payloads of messages are shown by their size only."""
+    from engine.log.read import read_log
+
+    directory = log_directory(config, data)
+    events = done(lambda: list(read_log(directory, from_sequence, limit)))
+    if as_json:
+        print_json({"events": events})
+        return
+    print_table(f"Events from {from_sequence}", COLUMNS, ([event[name] for name in COLUMNS] for event in events))
+
+
+@app.command
+def check(*, data: DataDirectory = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Derives every invariant again from the bytes; exit code 1 and the places if one doesn't hold."""
+    from engine.log.check import check_log
+    from engine.log.readers import pinned
+
+    directory = log_directory(config, data)
+
+    def work() -> dict[str, Any]:
+        with pinned(directory, "check"):
+            return check_log(directory)
+
+    show(done(work), as_json)
+
+
+@app.command
+def snapshot(
+    *,
+    only_list: Annotated[bool, Parameter(name="--list", negative="", help="take none, list what there is")] = False,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Takes a verified snapshot of the state, which a trimmed log can be opened from. Also while the server runs."""
+    from engine.log.snapshot import snapshot_log
+
+    directory = log_directory(config, data)
+    with bars() as on_progress:
+        found = done(lambda: snapshot_log(directory, only_list, on_progress))
+    show(found, as_json)
+
+
+@app.command
+def backup(
+    target: Annotated[Path, Parameter(help="an empty directory, or one of earlier backups of this log")],
+    *,
+    bytes_per_s: Annotated[int, Parameter(help="read at most so much a second; 0 = as fast as it goes")] = 0,
+    hold: Annotated[bool, Parameter(negative="", help="trimming keeps what is not in this backup yet")] = False,
+    take_snapshot: Annotated[bool, Parameter(name="--snapshot", negative="", help="take a snapshot first")] = False,
+    keep: Annotated[int, Parameter(help="how many backups to keep in the directory")] = 2,
+    drop_trimmed: Annotated[
+        bool, Parameter(negative="", help="leave out what the log has trimmed since; else the backup keeps it")
+    ] = False,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Makes a backup, or brings one up to date, also while the server runs. Cut short, run it again: it goes on.
+
+    Exit code 1 with `problems` where the log is damaged: the backup is made all the same, with the damage as it is.
+    """
+    from engine.log.backup import Options, backup_log
+
+    directory = log_directory(config, data)
+    options = Options(bytes_per_s, hold, take_snapshot, keep, drop_trimmed)
+    with bars() as on_progress:
+        found = done(lambda: backup_log(directory, target, options, on_progress))
+    show(found, as_json)
+
+
+@app.command
+def restore(
+    source: Annotated[Path, Parameter(help="directory of a backup")],
+    *,
+    data: Annotated[str, Parameter(help="the new data directory; empty, or not there yet")],
+    number: Annotated[int | None, Parameter(help="which backup of the directory; the newest if not said")] = None,
+    bytes_per_s: Annotated[int, Parameter(help="copy at most so much a second; 0 = as fast as it goes")] = 0,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Makes a data directory from a backup, in a new epoch. Cut short, run it again: it goes on."""
+    from engine.log.restore import restore_log
+
+    loaded = load(config, server__data=data).config
+    with bars() as on_progress:
+        found = done(
+            lambda: restore_log(
+                source,
+                Path(loaded.server.data),
+                number=number,
+                segment_bytes=loaded.log.segment_bytes,
+                bytes_per_s=bytes_per_s,
+                on_progress=on_progress,
+            )
+        )
+    show(found, as_json)
+
+
+@app.command
+def verify(
+    place: Annotated[Path, Parameter(help="directory of a backup, or a data directory")],
+    *,
+    number: Annotated[int | None, Parameter(help="which backup of the directory; the newest if not said")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compares every file with its hash, then derives every invariant again; exit code 1 and where if one fails."""
+    from engine.log.verify import verify_log
+
+    with bars() as on_progress:
+        found = done(lambda: verify_log(place, number, on_progress))
+    show(found, as_json)
+
+
+@app.command
+def trim(
+    *,
+    below: Annotated[int | None, Parameter(help="segments with nothing from this sequence on")] = None,
+    keep_bytes: Annotated[int | None, Parameter(help="the oldest, as long as so many bytes of log stay")] = None,
+    keep_days: Annotated[float | None, Parameter(help="those whose newest event is older")] = None,
+    dry_run: Annotated[bool, Parameter(negative="", help="only say what would go, and what holds the rest")] = False,
+    force: Annotated[bool, Parameter(negative="", help="also what a durable reader still needs")] = False,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Removes whole segments at the log's beginning, below the older of two snapshots. Also beside a server."""
+    from engine.log.trim import Wanted, trim_log
+
+    for name, value in (("below", below), ("keep-bytes", keep_bytes), ("keep-days", keep_days)):
+        if value is not None and value <= 0:
+            fail(f"--{name} {value}: must be above 0")
+    directory = log_directory(config, data)
+    wanted = Wanted(below or 0, keep_bytes or 0, keep_days or 0)
+    with bars() as on_progress:
+        found = done(lambda: trim_log(directory, wanted, dry_run=dry_run, force=force, on_progress=on_progress))
+    show(found, as_json)
+
+
+@app.command
+def readers(
+    *,
+    forget: Annotated[str | None, Parameter(help="trimming no longer asks the reader of this name")] = None,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Durable readers: who still needs which part of the log."""
+    import msgspec
+
+    from engine.log.readers import forget_reader
+    from engine.log.readers import readers as listed
+
+    directory = log_directory(config, data)
+    if forget is not None:
+        done(lambda: forget_reader(directory, forget))
+    rows = done(lambda: listed(directory))
+    show({"data": str(directory), "readers": msgspec.to_builtins(rows)}, as_json)

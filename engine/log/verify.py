@@ -1,0 +1,112 @@
+"""`gonets log verify`: a backup against its manifest's hashes, then `gonets log check` on it; or a data directory.
+
+Changes nothing in what it looks at. A backup is laid out as a data directory by links, in a temporary directory where
+LMDB may put its lock files; its newest snapshot stands for the saved state, so that it is compared with a replay.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from engine.errors import BadArgument, EngineError
+from engine.log import format as fmt
+from engine.log.check import check_log
+from engine.log.files import sha256_of
+from engine.log.manifest import SNAPSHOTS, BackupManifest, manifest_numbers, read_manifest
+from engine.log.readers import pinned
+from engine.ports import OnProgress
+from engine.state.snapshot import DATA, snapshots
+
+Problem = dict[str, Any]
+
+
+def verify_log(place: Path, number: int | None, on_progress: OnProgress) -> dict[str, Any]:
+    """What was looked at and `problems`, as `gonets log check` gives them. Raises EngineError."""
+    if not place.is_dir():
+        raise BadArgument(f"{place} is no directory", hint="name a backup's directory, or a data directory")
+    if manifest_numbers(place):
+        return _verify_backup(place, read_manifest(place, number), on_progress)
+    if not (place / fmt.FOLDER).is_dir():
+        raise BadArgument(f"{place} holds neither a complete backup (backup-….json) nor a log")
+    if number is not None:
+        raise BadArgument(f"--number {number}: {place} is a data directory, not a directory of backups")
+    with pinned(place, "verify"):
+        report = check_log(place)
+        rows = snapshots(place, report["shard"])
+    bad = [_problem(f"{SNAPSHOTS}/{row.position:020d}", row.problem) for row in rows if row.problem]
+    return {**report, "snapshots": [row.position for row in rows], "problems": bad + report["problems"]}
+
+
+def _problem(file: str, words: str) -> Problem:
+    return {"segment": file, "block": None, "events": "", "problem": words}
+
+
+def _verify_backup(folder: Path, manifest: BackupManifest, on_progress: OnProgress) -> dict[str, Any]:
+    problems = _compare(folder, manifest, on_progress)
+    report: dict[str, Any] = {}
+    if manifest.segments:
+        with tempfile.TemporaryDirectory(prefix="gonets-verify-") as name:
+            laid_out = Path(name)
+            _lay_out(folder.resolve(), manifest, laid_out)
+            try:
+                report = check_log(laid_out)
+            except EngineError as error:
+                problems.append(_problem(str(folder), str(error)))
+        problems += report.get("problems", [])
+        if report and report["last_sequence"] != manifest.last_sequence:
+            words = f"its log ends at {report['last_sequence']}, its manifest says {manifest.last_sequence}"
+            problems.append(_problem(str(folder), words))
+    return {
+        "backup": str(folder),
+        "number": manifest.number,
+        "shard": manifest.shard,
+        "files": len(manifest.files()),
+        "bytes": manifest.total_bytes(),
+        "first_sequence": manifest.first_sequence,
+        "last_sequence": manifest.last_sequence,
+        "blocks": report.get("blocks", 0),
+        "events": report.get("events", 0),
+        "conversations": report.get("conversations", 0),
+        "snapshots": [entry.position for entry in manifest.snapshots],
+        "state": report.get("state", "none saved"),
+        "problems": problems,
+    }
+
+
+def _compare(folder: Path, manifest: BackupManifest, on_progress: OnProgress) -> list[Problem]:
+    """Every file against its size and hash."""
+    problems: list[Problem] = []
+    total, looked_at = manifest.total_bytes(), 0
+
+    def took(count: int) -> None:
+        nonlocal looked_at
+        looked_at += count
+        on_progress("hashes", min(looked_at, total), total)
+
+    for entry in manifest.files():
+        path = folder / entry.file
+        try:
+            size_bytes, digest = path.stat().st_size, sha256_of(path, took)
+        except OSError as error:
+            problems.append(_problem(entry.file, f"can't be read: {error.strerror}"))
+            continue
+        if size_bytes != entry.bytes:
+            problems.append(_problem(entry.file, f"has {size_bytes} bytes, not {entry.bytes}"))
+        elif digest != entry.sha256:
+            problems.append(_problem(entry.file, f"has the SHA-256 {digest}, not {entry.sha256}"))
+    return problems
+
+
+def _lay_out(folder: Path, manifest: BackupManifest, target: Path) -> None:
+    """As a data directory, by links."""
+    (target / fmt.FOLDER).mkdir()
+    for entry in manifest.segments:
+        (target / fmt.FOLDER / entry.name).symlink_to(folder / entry.file)
+    (target / SNAPSHOTS).mkdir()
+    for snapshot in manifest.snapshots[:-1]:  # the newest is compared, from the one before it or from the beginning
+        (target / SNAPSHOTS / f"{snapshot.position:020d}").symlink_to((folder / snapshot.file).parent)
+    if manifest.snapshots:
+        (target / "state").mkdir()
+        (target / "state" / DATA).symlink_to(folder / manifest.snapshots[-1].file)

@@ -8,6 +8,7 @@ the state and lets go. After a failure of the writer, reading goes on and every 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from engine.admitter import Admitter
@@ -94,14 +95,7 @@ class Engine:
             log.close()
             raise
 
-        def saved_once_more() -> None:
-            sequencer.ring()  # shedding and a waiting admission look again
-            if sequencer.failure is None:
-                log.reap_readers()
-            log.drop_trimmed()
-            saved.env.reader_check()
-
-        saver.on_saved = saved_once_more
+        saver.on_saved = partial(_saved_once_more, log, saved, sequencer)
         if threads:
             sequencer.start()
             saver.start()
@@ -150,6 +144,14 @@ class Engine:
         self._closed = True
         self._saved.close()
         self.log.close()
+
+
+def _saved_once_more(log: Log, saved: SavedState, sequencer: Sequencer) -> None:
+    sequencer.ring()  # shedding and a waiting admission look again
+    if sequencer.failure is None:
+        log.reap_readers()
+    log.drop_trimmed()
+    saved.env.reader_check()
 
 
 def _catch_up(saver: Saver, path: Path) -> None:

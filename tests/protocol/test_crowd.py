@@ -38,7 +38,8 @@ def test_ten_thousand_half_open_handshakes_keep_nobody_out(data: Path) -> None:
 
 def crowd_meets_server(data: Path, count: int) -> None:
     """The test, with enough descriptors for both processes."""
-    with running(data, **{"gateway.hello_timeout_s": HELLO_S}) as gateway:
+    limits = {"gateway.hello_timeout_s": HELLO_S, "admission.address_unknown_max": count + 10}  # of one address here
+    with running(data, **limits) as gateway:
         one, two = gateway.device(1), gateway.device(2, encoding="json")
         one.write("publish", user=2, text="before")
         place = urlsplit(gateway.url)

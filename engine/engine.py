@@ -15,6 +15,8 @@ from engine.admitter import Admitter
 from engine.conversations import GROUP_MEMBERS_MAX
 from engine.errors import EngineClosed, EngineUnable, StateDamaged
 from engine.log import Log
+from engine.log.retention import INTERVAL_S, Retention
+from engine.log.trim import Wanted
 from engine.sequencer import Sequencer, clock_us
 from engine.state.saved import SavedState
 from engine.state.saver import NO_SPACE, Saver
@@ -33,6 +35,7 @@ class Engine:
         self.sequencer = sequencer
         self._saved = saved
         self.saver = saver
+        self._retention: Retention | None = None
         self._closed = False
 
     @classmethod
@@ -117,9 +120,19 @@ class Engine:
             raise EngineClosed("the engine is closed")
         return View(self._saved, bytes_max=bytes_max)
 
+    def retain(self, path: Path, *, keep_bytes: int, keep_days: float, interval_s: float = INTERVAL_S) -> None:
+        """From now on trims the log by itself, as engine/log/retention.py says; both 0: does nothing."""
+        if keep_bytes or keep_days:
+            self._retention = Retention(path, Wanted(keep_bytes=keep_bytes, keep_days=keep_days), interval_s)
+            self._retention.start()
+
     def stats(self) -> dict[str, int]:
         """Counters for the metrics."""
+        retention = self._retention
         return {
+            "retention_removed_bytes": 0 if retention is None else retention.removed_bytes,
+            "retention_held_segments": 0 if retention is None else retention.held_segments,
+            "retention_failures": 0 if retention is None else retention.failures,
             "log_sequence": self.log.last_sequence,
             "state_saved_sequence": self.saver.position,
             "log_commits": self.sequencer.commits,
@@ -134,6 +147,8 @@ class Engine:
         if self._closed:
             return
         try:
+            if self._retention is not None:
+                self._retention.stop()
             self.sequencer.close()
             self.saver.stop()
         finally:

@@ -133,6 +133,19 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     save_interval_s: Annotated[int, option("time after which the state is saved, whatever came", "s", ge=1, le=600)] = (
         10
     )
+    keep_bytes: Annotated[
+        int,
+        option(
+            "size of the log above which its oldest segments are trimmed, as far as two snapshots (taken as needed) and"
+            " durable readers allow; 0 = never",
+            "bytes",
+            ge=0,
+            le=1 << 50,
+        ),
+    ] = 0
+    keep_days: Annotated[
+        float, option("age of a segment's newest event above which it is trimmed likewise; 0 = never", "days", ge=0)
+    ] = 0.0
     cursors_interval_s: Annotated[
         float,
         option("how often delivered and read marks are written; a crash loses this much of them", "s", ge=0.05, le=60),

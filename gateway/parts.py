@@ -24,7 +24,7 @@ SPARE_DESCRIPTORS = 512  # segments, state, threads, the admin's connections
 def open_engine(config: Config, data: Path, wake: Callable[[bytes | None], None]) -> Engine:
     """The engine of the data directory; `wake` is called from its committer's thread."""
     log = config.log
-    return Engine.open(
+    engine = Engine.open(
         data,
         on_answers=wake,
         on_committed=lambda sequence: wake(None),
@@ -35,6 +35,8 @@ def open_engine(config: Config, data: Path, wake: Callable[[bytes | None], None]
         save_interval_s=log.save_interval_s,
         group_members_max=config.conversations.group_members_max,
     )
+    engine.retain(data, keep_bytes=log.keep_bytes, keep_days=log.keep_days)
+    return engine
 
 
 def sessions_room(config: Config) -> int:

@@ -6,6 +6,8 @@ prints what comes back, for people or with --json for programs. Files are import
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -48,6 +50,8 @@ def done(call: Callable[[], Result]) -> Result:
     """Runs a function of engine/log; what it refuses is one line."""
     try:
         return call()
+    except BrokenPipeError:
+        raise
     except (EngineError, OSError) as error:
         fail(str(error))
 
@@ -214,6 +218,34 @@ def trim(
     with bars() as on_progress:
         found = done(lambda: trim_log(directory, wanted, dry_run=dry_run, force=force, on_progress=on_progress))
     show(found, as_json)
+
+
+@app.command
+def dump(
+    output: Annotated[Path | None, Parameter(help="file to write, or to go on with; stdout if not said")] = None,
+    *,
+    from_sequence: Annotated[int, Parameter(name="--from", help="first sequence")] = 1,
+    to_sequence: Annotated[int | None, Parameter(name="--to", help="last sequence; the newest now if not said")] = None,
+    data: DataDirectory = None,
+    config: ConfigFile = None,
+) -> None:
+    """Every event as a line of JSON, payloads in base64. Cut short, run it again with the same file: it goes on."""
+    from engine.log.dump import dump_log
+
+    directory = log_directory(config, data)
+    if to_sequence is not None and to_sequence < 1:
+        fail(f"--to {to_sequence}: sequences begin at 1")
+    with bars() as on_progress:
+        try:
+            found = done(
+                lambda: dump_log(directory, output or sys.stdout.buffer, from_sequence, to_sequence or 0, on_progress)
+            )
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+    if output is not None:
+        print_fields(found)
 
 
 @app.command

@@ -1,0 +1,138 @@
+"""`gonets log dump`: every event as a line of JSON, for whatever reads lines of JSON. Also beside a running server.
+
+A line holds shard, epoch, sequence and the other fields of a record by name; the payload in base64 (`payload`), and of
+control events, whose schema is the engine's, also as data (`data`). Numbers are below 2^53. It is the whole content
+of the log: keep it as the log is kept.
+
+Invariants: into a file, every line that ends is whole; cut short and run again, the dump goes on behind the last one,
+and only if that is an event of this log. Cost: decoding each record, 100,000 to 200,000 events a second.
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+
+from engine.errors import BadArgument
+from engine.log.reader import Reader
+from engine.log.readers import pinned
+from engine.log.verbs import opened
+from engine.ports import OnProgress
+from ext import block as blocks
+from ext.record import decode
+
+SEQUENCE_MAX: Final = 2**53 - 1
+READ_BYTES: Final = 4 << 20
+TAIL_BYTES: Final = 1 << 20  # a line is at most some 90 KB
+START: Final = b'{"shard":'
+CONTROL: Final = ("conversation.", "member.")
+
+_encode = msgspec.json.Encoder().encode
+
+
+def dump_log(
+    data: Path,
+    out: Path | IO[bytes],
+    from_sequence: int = 1,
+    to_sequence: int = 0,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Writes events up to `to_sequence` (0: the last one now); what was written. A path is gone on with, or made.
+
+    Raises BadArgument, Trimmed where the log begins later than `from_sequence`, and DataUntrusted at damage.
+    """
+    for name, value in (("from", from_sequence), ("to", to_sequence)):
+        if not 0 <= value <= SEQUENCE_MAX or (name == "from" and value < 1):
+            raise BadArgument(f"--{name} {value}: must be 1 to {SEQUENCE_MAX} (2^53-1)")
+    if to_sequence and to_sequence < from_sequence:
+        raise BadArgument(f"--to {to_sequence}: must not be below --from {from_sequence}")
+    with pinned(data, "dump", from_sequence - 1), opened(data) as segments:
+        reader = Reader(segments)
+        last = min(to_sequence or SEQUENCE_MAX, reader.last_sequence())
+        if not isinstance(out, Path):
+            count = _write(reader, out, from_sequence, last, on_progress)
+            return {"events": count, "first_sequence": from_sequence, "last_sequence": last, "resumed_after": 0}
+        with out.open("ab+") as file:
+            done = _resume(file, reader, out)
+            if done and not from_sequence - 1 <= done <= last:
+                raise BadArgument(
+                    f"{out} ends with event {done}, this dump is to hold {from_sequence} to {last}",
+                    hint="name another file, or --from and --to that fit",
+                )
+            count = _write(reader, file, done + 1 if done else from_sequence, last, on_progress)
+            file.flush()
+            os.fsync(file.fileno())
+        return {
+            "file": str(out),
+            "events": count,
+            "first_sequence": from_sequence,
+            "last_sequence": last,
+            "resumed_after": done,
+        }
+
+
+def _write(reader: Reader, out: IO[bytes], first: int, last: int, on_progress: OnProgress) -> int:
+    count = 0
+    for sequence, line in lines(reader, first, last):
+        out.write(line)
+        count += 1
+        if not count % 4_096:
+            on_progress("dump", sequence - first + 1, last - first + 1)
+    on_progress("dump", 1, 1)
+    return count
+
+
+def lines(reader: Reader, first: int, last: int) -> Iterator[tuple[int, bytes]]:
+    """(sequence, line) of the events `first` to `last`, ascending."""
+    position = first - 1
+    while position < last and (found := reader.blocks_after(position, READ_BYTES)):
+        for block in found:
+            header = blocks.header(block)
+            for record in blocks.records(block):
+                event = decode(record)
+                if event.sequence > last:
+                    return
+                if event.sequence > position:
+                    position = event.sequence
+                    yield position, _line(header.shard, header.epoch, event._asdict())
+
+
+def _line(shard: int, epoch: int, event: dict[str, Any]) -> bytes:
+    payload: bytes = event.pop("payload")
+    line = {"shard": shard, "epoch": epoch, **event, "payload": b64encode(payload).decode()}
+    if event["type"].startswith(CONTROL):
+        try:
+            line["data"] = msgspec.msgpack.decode(payload)
+        except msgspec.DecodeError:
+            line["data"] = None
+    return _encode(line) + b"\n"
+
+
+def _resume(file: IO[bytes], reader: Reader, path: Path) -> int:
+    """The sequence of the last whole line, behind which a line cut short is cut off; 0 for an empty file."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - TAIL_BYTES))
+    tail = file.read()
+    end = tail.rfind(b"\n") + 1
+    if size and not end and (size >= TAIL_BYTES or tail[: len(START)] != START[:size]):
+        raise BadArgument(f"{path} is no dump: it ends with no line of one", hint="name a file that is not there yet")
+    if not end:
+        file.truncate(0)
+        return 0
+    line = tail[tail.rfind(b"\n", 0, end - 1) + 1 : end]
+    try:
+        sequence = msgspec.json.decode(line)["sequence"]
+        same = type(sequence) is int and next(lines(reader, sequence, sequence), (0, b""))[1] == line
+    except (msgspec.DecodeError, LookupError, TypeError, BadArgument):
+        same = False
+    if not same:
+        raise BadArgument(
+            f"{path} ends with a line that is no event of this log", hint="name a file that is not there yet"
+        )
+    file.truncate(size - len(tail) + end)
+    return int(sequence)

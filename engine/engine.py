@@ -16,6 +16,7 @@ from engine.conversations import GROUP_MEMBERS_MAX
 from engine.errors import EngineClosed, EngineUnable, StateDamaged
 from engine.log import Log
 from engine.log.retention import INTERVAL_S, Retention
+from engine.log.space import Space
 from engine.log.trim import Wanted
 from engine.sequencer import Sequencer, clock_us
 from engine.state.saved import SavedState
@@ -30,9 +31,10 @@ LAG_SAVES = 8  # saves that admission may be ahead of the saver before it waits:
 class Engine:
     """Use `Engine.open`."""
 
-    def __init__(self, log: Log, saved: SavedState, saver: Saver, sequencer: Sequencer) -> None:
+    def __init__(self, log: Log, saved: SavedState, saver: Saver, sequencer: Sequencer, space: Space) -> None:
         self.log = log
         self.sequencer = sequencer
+        self.space = space
         self._saved = saved
         self.saver = saver
         self._retention: Retention | None = None
@@ -54,6 +56,7 @@ class Engine:
         save_interval_s: float = 10.0,
         group_members_max: int = GROUP_MEMBERS_MAX,
         clock: Callable[[], int] = clock_us,
+        free_bytes_min: int = 0,
         open_log: Callable[..., Log] = Log.open,
         threads: bool = True,
     ) -> Engine:
@@ -62,7 +65,7 @@ class Engine:
         Without `threads` nothing happens by itself: the caller takes the steps of `sequencer` and `saver`.
         """
         log = open_log(path, shard=shard, segment_bytes=segment_bytes)
-        saved = None
+        saved, space = None, Space(path, free_bytes_min)
         try:
             if not (path / "state" / "data.mdb").exists():
                 restore_state(path, shard, log.reader().first_sequence, log.last_sequence)
@@ -91,6 +94,7 @@ class Engine:
                 lag_events_max=LAG_SAVES * save_events_max,
                 last_time_us=_last_time_us(log),
                 clock=clock,
+                is_short=space.look,
             )
         except BaseException:
             if saved is not None:
@@ -102,7 +106,7 @@ class Engine:
         if threads:
             sequencer.start()
             saver.start()
-        return cls(log, saved, saver, sequencer)
+        return cls(log, saved, saver, sequencer, space)
 
     @property
     def durability(self) -> str:
@@ -139,6 +143,7 @@ class Engine:
             "log_bytes": self.sequencer.committed_bytes,
             "intake_bytes": self.sequencer.intake_bytes,
             "writer_fenced": int(self.sequencer.failure is not None),
+            "disk_short": int(self.space.look()),
             "saver_failed": int(self.saver.failure is not None),
         }
 

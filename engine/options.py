@@ -133,6 +133,16 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     save_interval_s: Annotated[int, option("time after which the state is saved, whatever came", "s", ge=1, le=600)] = (
         10
     )
+    free_bytes_min: Annotated[
+        int,
+        option(
+            "free space of the data directory's file system below which publishes are refused (`overloaded`) before the"
+            " disk is full and the writer stops; 0 = never",
+            "bytes",
+            ge=0,
+            le=1 << 50,
+        ),
+    ] = 128 << 20
     keep_bytes: Annotated[
         int,
         option(

@@ -71,6 +71,7 @@ class Sequencer:
         lag_events_max: int,
         last_time_us: int = 0,
         clock: Callable[[], int] = clock_us,
+        is_short: Callable[[], bool] = lambda: False,
     ) -> None:
         self._log_writer = log
         self._admitter = admitter
@@ -81,6 +82,7 @@ class Sequencer:
         self._intake_bytes_max, self._tables_bytes_max = intake_bytes_max, tables_bytes_max
         self._lag_events_max = lag_events_max
         self._clock, self._time_us = clock, last_time_us
+        self._is_short = is_short  # of disk space
         # Shared by threads: `_lock` guards intake, its bytes, in_flight and closing; the rest is written by one side.
         self._lock = threading.Lock()
         self._intake: deque[bytes] = deque()
@@ -237,6 +239,9 @@ class Sequencer:
 
     def _walk(self) -> bool:
         """Admits what waits; True if the block is full and more waits."""
+        if self._work and self._is_short():
+            self._refuse_work()
+            return False
         if self._work and self._is_far_ahead():
             if self._saver.has_given_up:
                 raise StateDamaged(
@@ -292,7 +297,7 @@ class Sequencer:
         )
 
     def _refuse_work(self) -> None:
-        """There is no space for the state: whoever waits is told to come again."""
+        """There is no space for the state, or soon none for anything: whoever waits is told to come again."""
         answers = b"".join(refuse_batch(*work, OVERLOADED, NO_SPACE_RETRY_MS) for work in self._work)
         self._work.clear()
         self._work_bytes = 0

@@ -89,6 +89,7 @@ TABLE: tuple[MetricRow, ...] = (
     _c("log_bytes", "bytes", "Bytes of committed blocks."),
     _c("log_sync_seconds", "seconds", "Time that writing and syncing blocks took."),
     _g("data_free_bytes", "bytes", "Bytes that the file system of the data directory has left for this process."),
+    _g("disk_short", "boolean", "1 while publishes are refused because less than log.free_bytes_min is free."),
     _c("retention_removed_bytes", "bytes", "Log trimmed by log.keep_bytes and log.keep_days."),
     _g("retention_held_segments", "segments", "Segments that should be trimmed and are held, see the log for by whom."),
     _c("retention_failures", "runs", "Runs of retention that failed; see the log."),

@@ -34,6 +34,7 @@ def open_engine(config: Config, data: Path, wake: Callable[[bytes | None], None]
         save_events_max=log.save_events_max,
         save_interval_s=log.save_interval_s,
         group_members_max=config.conversations.group_members_max,
+        free_bytes_min=log.free_bytes_min,
     )
     engine.retain(data, keep_bytes=log.keep_bytes, keep_days=log.keep_days)
     return engine

@@ -51,6 +51,8 @@ def readiness(gateway: Gateway) -> tuple[bool, str]:
             f"the writer has stopped ({type(failure).__name__}): publishes are answered `unavailable`, reading goes on."
             " Look at the disk and at stderr, then restart; `gonets log check` verifies the log"
         )
+    if gateway.engine.space.look():
+        return False, gateway.engine.space.words()
     return True, "ok" + gateway.load.text
 
 

@@ -9,6 +9,7 @@ from engine import config
 
 UNITS = (
     "s",
+    "days",
     "us",
     "ms",
     "bytes",

@@ -1,7 +1,7 @@
 # Gonets: `make run`, `make test`. All that is made lies in .venv, build, and beside the sources of ext/ (*.so).
 # PYTHON=/path/to/python3 chooses the interpreter. GONETS_SANITIZE and GONETS_DEBUG: see setup.py.
 
-.PHONY: help run build test check check-lint check-format check-types check-imports bench autobahn lock clean
+.PHONY: help run build test check check-lint check-format check-types check-imports bench autobahn audit lock clean
 .DEFAULT_GOAL := help
 export PYTHON
 
@@ -12,6 +12,7 @@ help:
 	@echo "make check   build (warnings of Cython are errors), lint, format, types, imports"
 	@echo "make bench   build, then a short set of benchmarks"
 	@echo "make autobahn build, then all of Autobahn's cases against the parser, strictly"
+	@echo "make audit   compare requirements.lock with published advisories; needs the internet"
 	@echo "make lock    pin anew what pyproject.toml asks for, with hashes"
 	@echo "make clean   remove what was made, .venv and caches too; ./data stays"
 
@@ -43,6 +44,12 @@ autobahn: build
 	.venv/bin/python -m tests.support.autobahn
 
 # The tool that pins lives in an environment of its own: it is no part of what it pins.
+audit: build
+	@.venv/bin/python -m venv build/audit
+	@build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements.lock \
+		|| { echo "make audit: what was found, or could not be asked, is above"; exit 1; }
+
 lock:
 	@.ci/prepare
 	.venv/bin/python -m venv --clear build/lock-venv

@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -130,7 +131,8 @@ class Retention:
 
 def main(arguments: list[str]) -> int:
     """The process: DATA KEEP_BYTES KEEP_DAYS; a line of JSON, or what is wrong."""
-    os.nice(NICENESS)
+    with suppress(OSError):  # not everywhere is that allowed
+        os.nice(NICENESS)
     data, keep_bytes, keep_days = Path(arguments[0]), int(arguments[1]), float(arguments[2])
     try:
         report = retain(data, Wanted(keep_bytes=keep_bytes, keep_days=keep_days))

@@ -1,7 +1,7 @@
 # Gonets: `make run`, `make test`. All that is made lies in .venv, build, and beside the sources of ext/ (*.so).
 # PYTHON=/path/to/python3 chooses the interpreter. GONETS_SANITIZE and GONETS_DEBUG: see setup.py.
 
-.PHONY: help run build test check check-lint check-format check-types check-imports bench autobahn audit lock clean
+.PHONY: help run build test check check-lint check-format check-types check-imports bench autobahn fuzz sanitize audit lock clean
 .DEFAULT_GOAL := help
 export PYTHON
 
@@ -12,6 +12,8 @@ help:
 	@echo "make check   build (warnings of Cython are errors), lint, format, types, imports"
 	@echo "make bench   build, then a short set of benchmarks"
 	@echo "make autobahn build, then all of Autobahn's cases against the parser, strictly"
+	@echo "make fuzz    build, then fuzz every parser, SECONDS_EACH=60; needs clang with its sanitizers"
+	@echo "make sanitize  build with the sanitizers for addresses and undefined behaviour, then all tests"
 	@echo "make audit   compare requirements.lock with published advisories; needs the internet"
 	@echo "make lock    pin anew what pyproject.toml asks for, with hashes"
 	@echo "make clean   remove what was made, .venv and caches too; ./data stays"
@@ -44,6 +46,12 @@ autobahn: build
 	.venv/bin/python -m tests.support.autobahn
 
 # The tool that pins lives in an environment of its own: it is no part of what it pins.
+fuzz: build
+	@tests/fuzz/fuzz.sh
+
+sanitize: build
+	@tests/sanitize.sh
+
 audit: build
 	@.venv/bin/python -m venv build/audit
 	@build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1

@@ -134,7 +134,7 @@ def unpack(type_name: str, payload: bytes | memoryview) -> Payload:
     """The payload of an engine type, or BadPayload."""
     try:
         return _DECODERS[type_name].decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadPayload(f"{type_name}: {error}") from None
 
 

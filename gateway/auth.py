@@ -234,7 +234,7 @@ def parse_jwks(data: bytes, path: Path | str, foreign: bool = False) -> list[Key
         entries = document["keys"]
         if not isinstance(entries, list):
             raise TypeError
-    except (msgspec.MsgspecError, KeyError, TypeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         raise KeysError(f"auth.keys = {str(path)!r} is not a JWKS: expected an object with a list `keys`") from None
     keys: list[Key] = []
     for number, entry in enumerate(entries):

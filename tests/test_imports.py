@@ -36,6 +36,7 @@ BEHIND_THE_FACE: dict[str, set[str]] = {
     "tests/ext": {"gateway"},
     "tests/log": {"engine"},
     "tests/tls": {"gateway"},
+    "tests/fuzz": {"engine", "gateway"},
     "tests/overload": {"engine", "gateway"},
 }
 

@@ -108,7 +108,7 @@ def _line(shard: int, epoch: int, event: dict[str, Any]) -> bytes:
     if event["type"].startswith(CONTROL):
         try:
             line["data"] = msgspec.msgpack.decode(payload)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             line["data"] = None
     return _encode(line) + b"\n"
 
@@ -128,7 +128,7 @@ def _resume(file: IO[bytes], reader: Reader, path: Path) -> int:
     try:
         sequence = msgspec.json.decode(line)["sequence"]
         same = type(sequence) is int and next(lines(reader, sequence, sequence), (0, b""))[1] == line
-    except (msgspec.DecodeError, LookupError, TypeError, BadArgument):
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, BadArgument):
         same = False
     if not same:
         raise BadArgument(

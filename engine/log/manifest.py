@@ -104,7 +104,7 @@ def read_manifest(folder: Path, number: int | None = None) -> BackupManifest:
     path = manifest_path(folder, numbers[-1] if number is None else number)
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=BackupManifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LogDamaged(f"{path} can't be read: {error}", hint="restore an older one with --number") from None
     if manifest.format != FORMAT_VERSION:
         raise LogVersion(f"{path} has format {manifest.format}; this program reads format {FORMAT_VERSION}")

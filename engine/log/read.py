@@ -50,6 +50,6 @@ def _shown(event: dict[str, Any], size: int) -> dict[str, Any]:
     if event["type"].startswith(SHOWN):
         try:
             event["data"] = msgspec.msgpack.decode(payload)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             event["data"] = None
     return event

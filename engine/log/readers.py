@@ -92,7 +92,7 @@ def _row_of(path: Path) -> ReaderRow:
         if row.format == FORMAT_VERSION and row.position >= 0:
             return row
         problem = f"format {row.format}, position {row.position}"
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         problem = str(error)
     return ReaderRow(name=path.stem, kind="unknown", position=0, time=0, detail=f"{path.name} can't be read: {problem}")
 

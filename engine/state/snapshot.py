@@ -147,7 +147,7 @@ def row_of(path: Path, shard: int) -> SnapshotRow:
             problem = f"its manifest is of shard {manifest.shard}, position {manifest.position}"
         elif _sha256(path / DATA) != manifest.sha256:
             problem = f"{DATA} has another SHA-256 than its manifest says"
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         problem = str(error)
     return SnapshotRow(position=position, path=str(path), bytes=size, problem=problem)
 

@@ -28,6 +28,7 @@ from tests.support.engine_child import EngineChild
 from tests.support.grown_log import SEGMENT_BYTES, firsts, grow, mark
 from tests.support.killed import Killer, copy, quiet
 from tests.support.log_rig import hashes
+from tests.support.sync_shim import wait_until
 
 
 @pytest.fixture(name="log", scope="module")
@@ -201,12 +202,12 @@ def test_beside_a_writer(tmp_path: Path) -> None:
             assert report["problems"] == []
             assert report["last_sequence"] >= receipted
             assert verify_log(target, number, quiet)["problems"] == []
+        wait_until(lambda: len(firsts(data)) > 3, "the writer rolls no segment")
     finally:
         stop.set()
         writer.join()
         child.kill()
     assert {answer.status for answer in child.answers} == {errors.APPENDED}
-    assert len(firsts(data)) > 3
 
 
 def test_killed_at_any_step_every_complete_backup_stays_one(log: Path, tmp_path: Path, killer: Killer) -> None:

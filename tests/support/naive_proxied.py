@@ -16,6 +16,8 @@ def read(data: bytes) -> tuple[int, int, int, bytes]:
     """(verdict, size, family, address) of what is certainly whole or certainly wrong when all of it is there."""
     if data.startswith(SIGNATURE):
         return _binary(data)
+    if SIGNATURE.startswith(data):
+        return MORE, 0, 0, bytes(16)
     return _text(data)
 
 

@@ -441,19 +441,15 @@ cdef class Inbound:
             return self.sockets.end_named(index, CLOSE_ABUSE)
         if command.kind == C_PUBLISH or command.kind == C_REFUSED:
             return self.refuse(index, command.counter, STATUS_RATE_LIMITED, wait_ms)
-        if s.out_size - s.out_sent > OUT_HELD_BYTES:
-            return 0
         to = self.sessions.out_reserve(s, PUSH_FRAME_BYTES_MAX)
         s.out_size += <uint32_t>rate_limited_put(to, s.encoding, &command.fields[N_ID], wait_ms)
         self.sessions.mark_dirty(index, True)
         return 0
 
     cdef int refuse(self, uint32_t index, uint64_t counter, uint32_t status, uint32_t extra) except -1 nogil:
-        """The receipt of a publish that goes no further. Who doesn't read its receipts isn't given more of them."""
+        """The receipt of a publish that goes no further. Always given: who reads none of them is soon not read itself
+        (hold_if_full), so that no more than one turn's commands are answered beyond what is held."""
         cdef Answer answer
-        cdef Session *s = &self.at[index]
-        if s.out_size - s.out_sent > OUT_HELD_BYTES:
-            return 0
         memset(&answer, 0, sizeof(Answer))
         answer.counter, answer.status, answer.extra = counter, <uint16_t>status, extra
         return self.receipt(index, &answer)

@@ -54,7 +54,6 @@ class Watch:
         self.gaps: list[Told] = []
         self.questions: dict[int, Question] = {}
         self.in_flight: set[int] = set()  # counters sent here and not answered here
-        self.beyond: set[int] = set()  # of these, sent while 64 were unanswered
 
 
 class Verdicts:
@@ -121,8 +120,6 @@ class Verdicts:
         write = command.write
         self.writes[write.user, write.device, write.counter] = command
         watch = self.watches[session]
-        if len(watch.in_flight) >= UNANSWERED_MAX:
-            watch.beyond.add(write.counter)
         watch.in_flight.add(write.counter)
 
     def asked(self, session: Session, question: Question) -> int:
@@ -289,7 +286,6 @@ class Verdicts:
         if command is None or counter not in watch.in_flight:
             raise Wrong(f"{device.name}: a receipt for {counter}, which was not sent here: {body}")
         watch.in_flight.discard(counter)
-        watch.beyond.discard(counter)
         self.count(f"receipt {status}")
         stored = self.truth.counters.get((device.user, device.device), {}).get(counter, 0)
         if status in (APPENDED, "repeat"):
@@ -373,10 +369,6 @@ class Verdicts:
         if session.phase != "live":
             raise Wrong(f"{name} is still {session.phase} when nothing moves any more")
         self._nothing_missed(watch, self.truth.end)
-        # Refusals of what lies beyond the limit are not kept for who has much to read still: such a client asks again.
-        session.device.again += sorted(watch.beyond)
-        watch.in_flight -= watch.beyond
-        watch.beyond.clear()
         if watch.in_flight or watch.questions:
             raise Wrong(f"{name} has no answer to the writes {watch.in_flight} and the questions {watch.questions}")
 

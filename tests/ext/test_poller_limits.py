@@ -146,9 +146,27 @@ def test_who_does_not_read_is_not_read_and_its_memory_is_bounded(sent: bytes) ->
         assert len(witness.pushes()) == 1
         before = rig.poller.counters()["received_bytes"]
         rig.until(lambda: peer.read() and rig.poller.counters()["received_bytes"] > before)
-        rig.until(lambda: peer.read() and rig.table.held_buffers()[1] == 0)
+        rig.until(lambda: peer.read() and rig.table.held_buffers()[1] == 0, 30)  # each of them is answered
         peer.data = b""
         assert rig.table.state(peer.session) == READER and rig.closed == []
+
+
+@both
+def test_each_write_has_a_receipt_however_slowly_they_are_read(encoding: str) -> None:
+    """A turn's refusals are more than may wait for who takes nothing: none of them is left out."""
+    with Rig(send_bytes=4_096, rate_per_s=1_000_000, rate_burst=1_000_000, unanswered_max=1) as rig:
+        peer = rig.device(encoding, receive_bytes=4_096)
+        numbers = range(1, 3_001)
+        data = b"".join(command(encoding, "publish", counter=n, conversation=5, payload=b"") for n in numbers)
+        counters, most = list[int](), 0
+        while data or rig.ready(1):
+            data = data[peer.send(data) :]
+            rig.turn()
+            most = max(most, rig.table.unsent_bytes(peer.session))
+            if not rig.ready():  # it reads when nothing else moves
+                counters += [push[1][0] if encoding == MSGPACK else push["counter"] for push in peer.pushes()]
+        assert most > 1 << 16
+        assert len(proposals(rig.proposals)) == 1 and counters == list(numbers[1:])
 
 
 def test_cold_commands_that_python_can_not_keep_up_with_stay_in_the_sockets() -> None:

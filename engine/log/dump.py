@@ -51,6 +51,8 @@ def dump_log(
             raise BadArgument(f"--{name} {value}: must be 1 to {SEQUENCE_MAX} (2^53-1)")
     if to_sequence and to_sequence < from_sequence:
         raise BadArgument(f"--to {to_sequence}: must not be below --from {from_sequence}")
+    if isinstance(out, Path) and out.exists() and not out.is_file():  # a device may have no end to look for
+        raise BadArgument(f"{out} is no regular file", hint="name a file, or none and redirect stdout")
     with pinned(data, "dump", from_sequence - 1), opened(data) as segments:
         reader = Reader(segments)
         last = min(to_sequence or SEQUENCE_MAX, reader.last_sequence())

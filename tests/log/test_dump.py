@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -82,6 +83,15 @@ def test_what_is_no_dump_of_this_log_is_left_alone(data: Path, tmp_path: Path, c
     with pytest.raises(BadArgument, match="no "):
         dump_log(data, path)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "/dev/full", "directory", "pipe"])
+def test_only_a_regular_file_is_gone_on_with(data: Path, tmp_path: Path, place: str) -> None:
+    """A device has no end behind which to go on; a pipe can't be looked at."""
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadArgument, match="is no regular file"):
+        dump_log(data, tmp_path / place)
 
 
 def test_ranges_that_are_none(data: Path, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""What LMDB 0.9 doesn't look at when it opens a file, and a process dies of later.
+"""What LMDB 0.9 doesn't do: make a file that is whole or not there, and look at one before it believes it.
 
 Asked by everything that opens an environment: segments of the log, the saved state, cursors.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -22,3 +23,27 @@ def cut_off(env: lmdb.Environment, path: Path) -> str:
     needed = (int(env.info()["last_pgno"]) + 1 - UNWRITTEN_PAGES_MAX) * int(env.stat()["psize"])
     size = path.stat().st_size
     return f"{path} was cut off: it has {size} bytes, LMDB has written at least {needed}" if size < needed else ""
+
+
+def make_whole(path: Path, engine: int) -> None:
+    """An empty environment with this name, if there is none: synced before it is named.
+
+    LMDB writes the first pages of a new file in place, and syncs them with the first commit: cut short in between, it
+    takes its own file for damaged ever after.
+    """
+    if path.exists():
+        return
+    making = path.with_name(f"{path.name}.new")
+    making.unlink(missing_ok=True)
+    lmdb.open(str(making), subdir=False, lock=False, lib_version=engine).close()
+    _sync(making)
+    os.rename(making, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import lmdb
 
 from engine.errors import LogVersion, StateDamaged
-from engine.lmdbfile import cut_off
+from engine.lmdbfile import cut_off, make_whole
 
 FORMAT_VERSION: Final = 1
 LMDB_ENGINE: Final = 0
@@ -52,6 +52,7 @@ class CursorStore:
         path.mkdir(parents=True, exist_ok=True)
         env = None
         try:
+            make_whole(path / "data.mdb", LMDB_ENGINE)
             env = _open(path, write=True)
             if words := cut_off(env, path / "data.mdb"):
                 raise lmdb.CorruptedError(words)

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import lmdb
 
 from engine.errors import EngineUnable, LogVersion, StateDamaged
-from engine.lmdbfile import cut_off
+from engine.lmdbfile import cut_off, make_whole
 from ext import saving
 
 FORMAT_VERSION: Final = 1
@@ -192,6 +192,8 @@ class SavedState:
         if not read_only:
             path.mkdir(parents=True, exist_ok=True)
         try:
+            if not read_only:
+                make_whole(path / "data.mdb", LMDB_ENGINE)
             env = lmdb.open(
                 str(path),
                 map_size=MAP_BYTES,

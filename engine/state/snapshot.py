@@ -68,6 +68,7 @@ def take_snapshot(
     if not (source / DATA).exists():
         raise BadArgument(f"{source} holds no state yet", hint="it is saved within seconds of the first event")
     target.mkdir(exist_ok=True)
+    _sync(data)  # its name too: what is trimmed below a snapshot must never outlive it
     making = target / f"{os.getpid()}{MAKING}"
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir()

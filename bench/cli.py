@@ -26,6 +26,8 @@ app.command(
 app.command(
     "bench.simulate:simulate", name="simulate", help="The engine against a naive model, in one thread, under seeds."
 )
+app.command("bench.torture.run:torture", name="torture", help="Power cuts and kill -9, and what is left of the log.")
+
 
 Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object instead of a table")]

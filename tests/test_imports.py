@@ -27,6 +27,7 @@ BEHIND_THE_FACE: dict[str, set[str]] = {
         "gateway.client_types",
     },
     "bench/simulation": {"engine", "gateway"},  # a second composition root: it takes the steps of what gonets.py starts
+    "bench/torture": {"engine"},  # opens, trims and backs up what the command line does
     "tests/bench": {"gateway"},
     "tests/fanout": {"engine"},
     "tests/gateway": {"engine", "gateway"},

@@ -233,7 +233,7 @@ class Trust:
         except CertificateError as error:
             self.certificate_failures += 1
             log.error("certificate unusable, the old one stays", reason=str(error))
-        if certificate.warnings and time.monotonic() - self._reminded_s > REMIND_S:
+        if time.monotonic() - self._reminded_s > REMIND_S:  # one that was sound when it was read runs out too
             certificate.load_warnings()
             self._warn(certificate)
 

@@ -36,12 +36,13 @@ def make_whole(path: Path, engine: int) -> None:
     making = path.with_name(f"{path.name}.new")
     making.unlink(missing_ok=True)
     lmdb.open(str(making), subdir=False, lock=False, lib_version=engine).close()
-    _sync(making)
+    sync_path(making)
     os.rename(making, path)
-    _sync(path.parent)
+    sync_path(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Makes a file's bytes, or a directory's names, survive a power cut. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -23,6 +23,7 @@ import msgspec
 from engine.errors import EngineUnable, LogDamaged
 from engine.log.format import MAKING_SUFFIX
 from engine.log.place import sync_directory
+from engine.log.space import free_bytes_of
 
 COPY_BYTES: Final = 1 << 20
 SPARE_BYTES: Final = 64 << 20  # left free beside what is written: directories, and those who write at the same time
@@ -124,8 +125,7 @@ def remove_directory(path: Path) -> None:
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     """EngineUnable where a file system has less room than what is to be written."""
-    space = os.statvfs(folder)
-    free_bytes = space.f_bavail * space.f_frsize
+    free_bytes = free_bytes_of(folder)
     if free_bytes < needed_bytes + SPARE_BYTES:
         raise EngineUnable(
             f"{what} needs {needed_bytes:,} bytes and {SPARE_BYTES:,} to spare; {folder} has {free_bytes:,} free",

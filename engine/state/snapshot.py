@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.errors import BadArgument, StateDamaged
+from engine.lmdbfile import sync_path
 from engine.ports import OnProgress
 from engine.state.replay import Blocks, differences, replay
 from engine.state.saved import SavedState
@@ -68,7 +69,7 @@ def take_snapshot(
     if not (source / DATA).exists():
         raise BadArgument(f"{source} holds no state yet", hint="it is saved within seconds of the first event")
     target.mkdir(exist_ok=True)
-    _sync(data)  # its name too: what is trimmed below a snapshot must never outlive it
+    sync_path(data)  # its name too: what is trimmed below a snapshot must never outlive it
     making = target / f"{os.getpid()}{MAKING}"
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir()
@@ -81,10 +82,10 @@ def take_snapshot(
         manifest = Manifest(format=FORMAT_VERSION, shard=shard, position=position, sha256=_sha256(making / DATA))
         (making / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         for name in (DATA, MANIFEST):
-            _sync(making / name)
-        _sync(making)
+            sync_path(making / name)
+        sync_path(making)
         os.rename(making, named)
-        _sync(target)
+        sync_path(target)
         return row_of(named, shard)
     finally:
         shutil.rmtree(making, ignore_errors=True)
@@ -191,12 +192,12 @@ def restore_state(data: Path, shard: int, first_sequence: int, last_sequence: in
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir()
     shutil.copyfile(Path(row.path) / DATA, making / DATA)
-    _sync(making / DATA)
-    _sync(making)
+    sync_path(making / DATA)
+    sync_path(making)
     if state.exists():
         shutil.rmtree(state)  # without a data file: nothing is in it
     os.rename(making, state)
-    _sync(data)
+    sync_path(data)
     return row.position
 
 
@@ -206,12 +207,3 @@ def _sha256(path: Path) -> str:
         while part := file.read(COPY_BYTES):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Makes a file's bytes, or a directory's names, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

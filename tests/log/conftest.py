@@ -1,12 +1,14 @@
-"""A log in which everything has happened, and a copy of it to be broken: for the tests of `gonets log check`."""
+"""Fixtures: a log in which everything has happened, a copy of it to be broken, and a killer of verbs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.healthy_log import Broken, make
+from tests.support.killed import Killer
 
 
 @pytest.fixture(scope="session", name="healthy")
@@ -21,3 +23,11 @@ def _healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _broken(healthy: Path, tmp_path: Path) -> Broken:
     """A copy, still whole."""
     return Broken(healthy, tmp_path / "data")
+
+
+@pytest.fixture(name="killer")
+def _killer() -> Iterator[Killer]:
+    """Ends verbs at any of their steps."""
+    killer = Killer()
+    yield killer
+    killer.close()

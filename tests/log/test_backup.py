@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,6 @@ def _log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _data(log: Path, tmp_path: Path) -> Path:
     """A copy."""
     return copy(log, tmp_path / "data")
-
-
-@pytest.fixture(name="killer")
-def _killer() -> Iterator[Killer]:
-    killer = Killer()
-    yield killer
-    killer.close()
 
 
 def backup(data: Path, target: Path, **options: Any) -> dict[str, Any]:

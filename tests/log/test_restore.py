@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,6 @@ def _log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grow(data, 150)
     backup(data, data.parent / "backup")
     return data
-
-
-@pytest.fixture(name="killer")
-def _killer() -> Iterator[Killer]:
-    killer = Killer()
-    yield killer
-    killer.close()
 
 
 def backup(data: Path, target: Path) -> None:

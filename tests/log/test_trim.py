@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,13 +38,6 @@ def _log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _data(log: Path, tmp_path: Path) -> Path:
     """A copy."""
     return copy(log, tmp_path / "data")
-
-
-@pytest.fixture(name="killer")
-def _killer() -> Iterator[Killer]:
-    killer = Killer()
-    yield killer
-    killer.close()
 
 
 def trim(data: Path, wanted: Wanted = ALL, *, dry_run: bool = False, force: bool = False) -> list[int]:

@@ -66,6 +66,8 @@ class Action(enum.IntEnum):
     KILL_AFTER = 8
     TEAR_KILL = 9
     FREE = 10  # so much space is said to be left
+    FAIL_KILL = 11  # done as far as the page cache, the device fails, and the process is killed before it hears of it
+    HOLD_AFTER = 12  # done; returns when the rule says otherwise
 
 
 def library(folder: Path) -> Path:

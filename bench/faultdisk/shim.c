@@ -119,9 +119,10 @@ static const char *of_path(int folder, const char *name, char *path) {
     return below(path);
 }
 
-/* Judging. Called with the lock held; HOLD and DELAY give it back while they wait. */
+/* Judging. Called with the lock held; HOLD, HOLD_AFTER and DELAY give it back while they wait. */
 
 struct verdict {
+    struct rule *rule;
     enum action action;
     int error;
     uint32_t keep;
@@ -140,27 +141,30 @@ static struct rule *rule_of(enum kind kind, const char *path, const char *other)
     return NULL;
 }
 
+static void hold(struct rule *rule, enum action while_it_is) {
+    if (rule->action != while_it_is) return;
+    rule->held++;
+    while (rule->action == while_it_is) {
+        unlock();
+        usleep(300);
+        lock();
+    }
+    rule->held--;
+}
+
 static struct verdict judged(enum kind kind, const char *path, const char *other) {
     control->count[kind]++;
     struct rule *rule = rule_of(kind, path, other);
-    if (!rule) return (struct verdict){PASS, 0, 0, 0};
+    if (!rule) return (struct verdict){NULL, PASS, 0, 0, 0};
     if (rule->action == DELAY) {
         unlock();
         usleep(rule->delay_us);
         lock();
-        return (struct verdict){PASS, 0, 0, 0};
+        return (struct verdict){NULL, PASS, 0, 0, 0};
     }
-    if (rule->action == HOLD) {
-        rule->held++;
-        while (rule->action == HOLD) {
-            unlock();
-            usleep(300);
-            lock();
-        }
-        rule->held--;
-    }
+    hold(rule, HOLD);
     if (rule->action == KILL) raise(SIGKILL);
-    return (struct verdict){rule->action, rule->error, rule->keep, rule->free_bytes};
+    return (struct verdict){rule, rule->action, rule->error, rule->keep, rule->free_bytes};
 }
 
 /* The journal. Called with the lock held, after the call. */
@@ -199,7 +203,10 @@ void faultdisk_mark(const void *data, size_t size) {
 }
 
 static long ended(struct verdict verdict, long result) {
-    if (verdict.action == KILL_AFTER || verdict.action == TEAR_KILL) raise(SIGKILL);
+    if (verdict.action == KILL_AFTER || verdict.action == TEAR_KILL || verdict.action == FAIL_KILL) raise(SIGKILL);
+    int said = errno;
+    if (verdict.rule) hold(verdict.rule, HOLD_AFTER);
+    errno = said;
     if (verdict.action == FAIL_AFTER || (verdict.action == TEAR && verdict.error)) {
         errno = verdict.error;
         result = -1;
@@ -208,6 +215,11 @@ static long ended(struct verdict verdict, long result) {
     unlock();
     errno = error;
     return result;
+}
+
+/* What the journal is told of a call that was done: the device has failed behind the page cache. */
+static int device_error(struct verdict verdict) {
+    return verdict.action == FAIL_AFTER || verdict.action == FAIL_KILL ? verdict.error : 0;
 }
 
 static int refused(struct verdict verdict, long *result, long dropped) {
@@ -259,7 +271,7 @@ static ssize_t written(int fd, const char *path, const struct iovec *parts, int 
         parts = some, count = kept;
     }
     result = !count ? 0 : offset < 0 ? next(fd, parts, count) : at_offset(fd, parts, count, offset);
-    if (result > 0) put(kind, verdict.action == FAIL_AFTER ? verdict.error : 0, inode, begin, 0, path, parts, count, result);
+    if (result > 0) put(kind, device_error(verdict), inode, begin, 0, path, parts, count, result);
     return ended(verdict, result);
 }
 
@@ -332,7 +344,7 @@ ssize_t copy_file_range(int from, off64_t *from_at, int to, off64_t *to_at, size
         result = next(descriptor);                                        \
         if (!control->journaling) lock();                                 \
         if (result == 0 && kind == SYNC) control->dirty = 0;              \
-        note(kind, result ? errno : verdict.action == FAIL_AFTER ? verdict.error : 0, path, inode, 0); \
+        note(kind, result ? errno : device_error(verdict), path, inode, 0);  \
         return (int)ended(verdict, result);                               \
     }
 SYNCER(fsync)

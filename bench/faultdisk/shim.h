@@ -5,12 +5,12 @@
 #include <stdint.h>
 
 enum kind { OPEN, WRITE, META, SYNC, DIRECTORY, RANGE, TRUNCATE, RENAME, UNLINK, MKDIR, RMDIR, LINK, SPACE, MARK, KINDS };
-enum action { PASS, FAIL, FAIL_AFTER, TEAR, DROP, DELAY, HOLD, KILL, KILL_AFTER, TEAR_KILL, FREE };
+enum action { PASS, FAIL, FAIL_AFTER, TEAR, DROP, DELAY, HOLD, KILL, KILL_AFTER, TEAR_KILL, FREE, FAIL_KILL, HOLD_AFTER };
 enum { RULES = 8, PATTERN = 96 };
 
 struct rule {
     volatile uint32_t action, kinds; /* kinds: a bit for each */
-    volatile int32_t error;          /* of FAIL, FAIL_AFTER, TEAR; 0 at TEAR: the call says how much it has written */
+    volatile int32_t error;          /* of FAIL, FAIL_AFTER, FAIL_KILL, TEAR; 0 at TEAR: the call says how much it has written */
     volatile uint32_t skip, times;   /* matching calls that pass before; to which it applies then, 0 = all */
     volatile uint32_t keep;          /* bytes that a torn write writes */
     volatile uint32_t delay_us;

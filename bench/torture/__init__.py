@@ -1,1 +1,1 @@
-"""Power cuts and kills of a real writer, and the judgement of what is left (run.py); the writer itself (writer.py)."""
+"""Power cuts and kills of a real writer (run.py, writer.py, steps.py), and the judgement of what is left (judge.py)."""

@@ -1,8 +1,8 @@
 """`gonets bench torture`: power cuts and kill -9 at named steps; then every receipt is looked for.
 
-A writer under the fault disk (bench/torture/writer.py) is recorded; each journal gives many cuts, at any call of it,
-each with a subset of what was not synced (bench/faultdisk/powercut.py). A kill ends a writer at exactly one call,
-named after what it is part of. What is left is opened as a server would, judged, and checked by `gonets log check`.
+A writer under the fault disk (writer.py) is recorded, many with a failed sync or a kill, and the one that follows it;
+each journal gives cuts at any call of it, each with a subset of what was not synced (bench/faultdisk/powercut.py). A
+kill ends a writer at exactly one call, named after what it is part of (steps.py). What is left is judged (judge.py).
 Files lie in memory where there is room: what a disk would have lost is the model's to say.
 """
 
@@ -20,60 +20,21 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final, NamedTuple
 
 from cyclopts import Parameter
 
-from bench.faultdisk import Action, FaultDisk, Kind, Machine, NoCompiler, entries, library
-from engine import CursorStore, Engine
-from engine.log.check import check_log
-from ext.record import decode
+from bench.faultdisk import Action, Entry, FaultDisk, Kind, Machine, NoCompiler, entries, library
+from bench.torture.judge import Failure, Said, judge
+from bench.torture.steps import COMMIT_FILES, steps
+from bench.torture.writer import REFUSED
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 MEMORY: Final = Path("/dev/shm")
-CUTS_A_JOURNAL: Final = 100
+CUTS_A_JOURNAL: Final = 20
 LIVES, BATCHES = 3, 14
-
-_FILES: Final = {
-    "commit": "data/log/*.lmdb",
-    "roll": "data/log/*.new",
-    "save": "data/state/data.mdb",
-    "marks": "data/cursors/data.mdb",
-    "snapshot": "data/snapshots/*/data.mdb",
-    "backup": "backup/segments/*",
-}
-_CALLS: Final = {"pages": Kind.WRITE, "sync": Kind.SYNC, "meta": Kind.META}
-_MOMENTS: Final = {"before": Action.KILL, "torn": Action.TEAR_KILL, "after": Action.KILL_AFTER}
-_NAMES: Final = {
-    "roll.make": (Kind.OPEN, "data/log/*.new"),
-    "roll.rename": (Kind.RENAME, "data/log/*"),
-    "roll.unlink": (Kind.UNLINK, "data/log/*.new-lock"),
-    "roll.directory": (Kind.DIRECTORY, "data/log"),
-    "snapshot.rename": (Kind.RENAME, "data/snapshots/*"),
-    "snapshot.directory": (Kind.DIRECTORY, "data/snapshots"),
-    "trim.unlink": (Kind.UNLINK, "data/log/*.lmdb"),
-    "backup.rename": (Kind.RENAME, "backup/*"),
-    "backup.segment": (Kind.RENAME, "backup/segments/*"),
-    "backup.directory": (Kind.DIRECTORY, "backup"),
-}
-
-
-def steps() -> dict[str, tuple[Kind, str, Action]]:
-    """Every step at which a writer can be killed: part, call, and whether before, in the middle of or after it."""
-    found = {}
-    for moment, action in _MOMENTS.items():
-        for part, pattern in _FILES.items():
-            for call, kind in _CALLS.items():
-                if (call == "sync") <= (moment != "torn"):
-                    found[f"{part}.{call}.{moment}"] = (kind, pattern, action)
-        if moment != "torn":
-            for name, (kind, pattern) in _NAMES.items():
-                found[f"{name}.{moment}"] = (kind, pattern, action)
-    return found
-
-
-class Failure(Exception):
-    """Something that had a receipt is lost, or what is left isn't whole."""
+DRAWS_MAX: Final = 20
+KILLED: Final = -9
 
 
 class Writers:
@@ -89,21 +50,21 @@ class Writers:
             env=idle.environment, cwd=ROOT, text=True,
         )  # fmt: skip
 
-    def run(self, place: Path, seed: int, *, lives: int, journal: bool, rule: Any = None) -> tuple[int, FaultDisk]:
-        """One writer in a new place; its exit status."""
+    def disk(self, place: Path, journal: bool) -> FaultDisk:
+        """A new place for writers."""
         (place / "disk").mkdir(parents=True)
-        path = place / "journal" if journal else None
-        disk = FaultDisk(place / "control", place / "disk", self._library, path)
-        if rule is not None:
-            rule(disk)
+        return FaultDisk(place / "control", place / "disk", self._library, place / "journal" if journal else None)
+
+    def run(self, place: Path, disk: FaultDisk, seed: int, lives: Iterable[int]) -> int:
+        """One writer; its exit status."""
         task = {
-            "base": str(place / "disk"), "control": str(disk.control), "journal": str(path or ""), "seed": seed,
-            "receipts": str(place / "receipts"), "lives": lives, "batches": BATCHES,
+            "base": str(disk.base), "control": str(disk.control), "journal": str(disk.journal or ""), "seed": seed,
+            "said": str(place / "said"), "lives": list(lives), "batches": BATCHES,
         }  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(task) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline()), disk
+        return int(self._process.stdout.readline())
 
     def said(self) -> str:
         """What writers wrote to stderr."""
@@ -117,89 +78,111 @@ class Writers:
         self._process.stdout.close()
 
 
-def judge(data: Path, receipts: Iterable[bytes]) -> None:
-    """Opens what is left as a server does. Raises Failure."""
-    engine = Engine.open(data, on_answers=lambda answers: None, on_committed=lambda sequence: None, threads=False)
-    try:
-        reader = engine.log.reader()
-        for line in receipts:
-            sequence, user, counter = map(int, line.split())
-            if sequence < reader.first_sequence:
-                continue
-            record = reader.record(sequence)
-            found = None if record is None else decode(record)
-            if found is None or (found.sender, found.counter) != (user, counter):
-                raise Failure(f"receipt {sequence} of user {user}, counter {counter} is lost: {found}")
-    finally:
-        engine.release()
-    CursorStore.open(data / "cursors", interval_s=60.0).close()
-    if problems := check_log(data)["problems"]:
-        raise Failure(f"gonets log check: {problems[:3]}")
+class Trouble(NamedTuple):
+    """What befalls a writer while a journal is kept."""
+
+    name: str
+    statuses: tuple[int, ...]  # how it may end
+    action: Action = Action.PASS
+    kind: Kind = Kind.SYNC
+
+
+TROUBLES: Final = (
+    Trouble("no trouble", (0,)),
+    Trouble("a failed sync of pages", (0, REFUSED), Action.FAIL, Kind.SYNC),
+    Trouble("a failed sync of a meta page", (0, REFUSED), Action.FAIL_AFTER, Kind.META),
+    Trouble("killed right behind a failed sync of a meta page", (KILLED,), Action.FAIL_KILL, Kind.META),
+    Trouble("killed right behind a meta page", (KILLED,), Action.KILL_AFTER, Kind.META),
+)
+
+
+def record(writers: Writers, seed: int, place: Path) -> tuple[list[Entry], str]:
+    """The journal of a writer that has its trouble, and of the one after it; the trouble's name."""
+    chance = random.Random(seed)
+    trouble = chance.choice(TROUBLES)
+    disk = writers.disk(place, journal=True)
+    rule = disk.rule(
+        trouble.action, trouble.kind, path=COMMIT_FILES, error=errno.EIO, skip=chance.randrange(1, 2 * BATCHES), times=1
+    )
+    status = writers.run(place, disk, seed, range(LIVES - 1))
+    hits = rule.hits
+    disk.clear()
+    if status not in trouble.statuses or (status == REFUSED and not hits):
+        raise Failure(f"{trouble.name}: the writer ended with {status}: {writers.said()}")
+    fenced = _heard(place).fenced
+    if trouble.action in (Action.FAIL, Action.FAIL_AFTER) and status != REFUSED and hits != fenced:
+        raise Failure(f"{trouble.name}, {hits} times, and the writer was fenced {fenced} times")
+    status = writers.run(place, disk, seed + 1, [LIVES - 1])
+    disk.close()
+    if status:
+        raise Failure(f"the writer after {trouble.name} ended with {status}: {writers.said()}")
+    return list(entries((place / "journal").read_bytes())), trouble.name
+
+
+def _heard(place: Path) -> Said:
+    """All that writers said in a place."""
+    said = Said()
+    if (place / "said").exists():
+        for line in (place / "said").read_bytes().splitlines():
+            said.hear(line)
+    return said
 
 
 def cuts(writers: Writers, seed: int, count: int) -> Counter[str]:
     """One journal, cut `count` times at random calls."""
-    chance, place, counts = random.Random(seed), writers.folder / f"cuts-{seed}", Counter[str]()
-    fails = chance.random() < 0.4
-
-    def rule(disk: FaultDisk) -> None:
-        """One sync fails; the lives behind it open a file whose pages the kernel calls clean."""
-        how = (Action.FAIL, Kind.SYNC) if chance.random() < 0.5 else (Action.FAIL_AFTER, Kind.META)
-        disk.rule(*how, path=_FILES["commit"], error=errno.EIO, skip=chance.randrange(1, 2 * BATCHES), times=1)
-
-    status, disk = writers.run(place, seed, lives=LIVES, journal=True, rule=rule if fails else None)
-    disk.close()
-    counts["journals with a failed sync"] += int(fails)
-    if status and not (fails and status == 1):  # a log that can't be synced is not opened
-        raise Failure(f"the writer ended with {status}: {writers.said()}")
-    journal = list(entries((place / "journal").read_bytes()))
+    chance, place = random.Random(seed), writers.folder / f"cuts-{seed}"
+    journal, trouble = record(writers, seed, place)
     moments = sorted(chance.randrange(1, len(journal) + 1) for _ in range(count))
-    machine, receipts, at = Machine(), list[bytes](), 0
+    machine, said, at = Machine(), Said(), 0
+    counts = Counter({"cuts": count, "calls recorded": len(journal), f"journals with {trouble}": 1})
     for number, moment in enumerate(moments):
         for entry in journal[at:moment]:
             if entry.kind == Kind.MARK:
-                receipts.append(entry.data)
+                said.hear(entry.data)
             machine.feed(entry)
         at = moment
         left = place / "left"
         left.mkdir()
         machine.cut(chance, left)
         try:
-            judge(left / "data", receipts)
+            counts += judge(left, said)
         except Exception as error:
             raise Failure(
-                f"cut {number} at call {moment} of {len(journal)}: {type(error).__name__}: {error}"
+                f"{trouble}; cut {number} at call {moment} of {len(journal)}: {type(error).__name__}: {error}"
             ) from error
-        counts["receipts looked for"] += len(receipts)
         shutil.rmtree(left)
-    counts["cuts"] += count
-    counts["calls recorded"] += len(journal)
     shutil.rmtree(place)
     return counts
 
 
 def kill(writers: Writers, seed: int) -> Counter[str]:
-    """One writer killed at one step."""
+    """One writer killed at one step. A step that it doesn't reach is drawn again among those that it has reached."""
     chance, place, known = random.Random(seed), writers.folder / f"kill-{seed}", steps()
     name = sorted(known)[seed % len(known)]
-    kind, pattern, action = known[name]
-    skip = chance.randrange(12) if name.startswith("commit.") else chance.randrange(3)
-    keep_bytes = chance.randrange(8_192)
-
-    def rule(disk: FaultDisk) -> None:
-        disk.rule(action, kind, path=pattern, skip=skip, keep_bytes=keep_bytes)
-
-    status, disk = writers.run(place, seed, lives=LIVES, journal=False, rule=rule)
-    disk.close()
-    if status not in (0, -9):
-        raise Failure(f"{name}: the writer ended with {status}: {writers.said()}")
+    step = known[name]
+    skip = chance.randrange(12 if name.startswith("commit.") else 3)
+    keep_bytes, counts = chance.randrange(8_192), Counter({"kills": 1})
+    for draw in range(DRAWS_MAX):
+        disk = writers.disk(place, journal=False)
+        rule = disk.rule(step.action, step.kind, path=step.pattern, skip=skip, keep_bytes=keep_bytes)
+        status = writers.run(place, disk, seed + draw, range(LIVES))
+        reached = rule.seen
+        disk.close()
+        if status == KILLED:
+            break
+        if status:
+            raise Failure(f"{name}: the writer ended with {status}: {writers.said()}")
+        skip = chance.randrange(max(reached, 1))
+        counts["kills drawn again"] += 1
+        shutil.rmtree(place)
+    else:
+        raise Failure(f"{name} is never reached")
     try:
-        receipts = (place / "receipts").read_bytes().splitlines() if (place / "receipts").exists() else []
-        judge(place / "disk" / "data", receipts)
+        counts += judge(place / "disk", _heard(place))
     except Exception as error:
         raise Failure(f"killed at {name} (skip {skip}): {type(error).__name__}: {error}") from error
     shutil.rmtree(place)
-    return Counter({"kills": 1, f"killed at {name}": int(status == -9), "not reached": int(status == 0)})
+    return counts + Counter({f"killed at {name}": 1})
 
 
 def run(cut_count: int, kill_count: int, seed: int, folder: Path | None = None) -> Counter[str]:
@@ -239,6 +222,11 @@ def torture(
     except (Failure, NoCompiler, OSError) as error:
         print(f"gonets: torture: seed {seed}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    for name, count in sorted(counts.items()):
+    parts, hit = Counter[str](), 0
+    for name, count in counts.items():
+        parts[name.partition(".")[0]] += count
+        hit += name.startswith("killed at ")
+    for name, count in sorted(parts.items()):
         print(f"{name}: {count}")
+    print(f"steps at which there was a kill: {hit} of {len(steps())}")
     print(f"seed {seed}: nothing lost, {time.monotonic() - began:.0f} s")

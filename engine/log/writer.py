@@ -31,6 +31,7 @@ from ext import block as blocks
 
 SEGMENT_BYTES: Final = 1 << 30
 MAP_SPARE_BYTES: Final = 64 << 20
+SETTLE_BYTES: Final = 64 << 10  # a full segment opens too, and opening commits
 
 
 class Log:
@@ -100,6 +101,7 @@ class Log:
         else:
             self.last_sequence = self._first - 1
         self._check_join(header)
+        self._settle()
         self._remove_unnamed()
 
     def _remove_unnamed(self) -> None:
@@ -110,7 +112,8 @@ class Log:
     def _take_segment(self) -> SegmentHeader:
         """Opens the newest segment for writing."""
         path = self._segments.path(self._first)
-        self._env = open_environment(path, map_bytes=map_bytes_of(self._segment_bytes), write=True)
+        map_bytes = max(map_bytes_of(self._segment_bytes), path.stat().st_size + SETTLE_BYTES)
+        self._env = open_environment(path, map_bytes=map_bytes, write=True)
         self._segments.adopt(self._first, self._env)
         self._used_bytes = used_bytes(self._env)
         self._last_key, self._last_header = None, b""
@@ -122,17 +125,31 @@ class Log:
         One that was killed behind its meta page, while others had the file open, has left a block that LMDB shows once
         somebody begins to write. Then it must be on the disk: a repeat of it is answered at once.
         """
-        path = self._segments.path(self._first)
         try:
             self._env.sync(True)
             with self._env.begin(write=True) as txn:
                 txn.abort()
         except lmdb.Error as error:
-            raise EngineUnable(
-                f"segment {path} can't be synced: {error}",
-                hint="look at the disk and the kernel's messages; `gonets log check` verifies what is there",
-            ) from error
+            raise self._not_synced(error) from error
         self._used_bytes = used_bytes(self._env)
+
+    def _settle(self) -> None:
+        """L10: a commit of our own, which says what is there once more.
+
+        What LMDB shows may be named by a meta page whose sync has failed, in a process that was killed before it could
+        take it back: the kernel calls that page clean, and the sync above has said nothing of it.
+        """
+        try:
+            with self._env.begin(write=True) as txn:
+                txn.put(fmt.HEADER_KEY, txn.get(fmt.HEADER_KEY))
+        except lmdb.Error as error:
+            raise self._not_synced(error) from error
+
+    def _not_synced(self, error: lmdb.Error) -> EngineUnable:
+        return EngineUnable(
+            f"segment {self._segments.path(self._first)} can't be synced: {error}",
+            hint="look at the disk and the kernel's messages; `gonets log check` verifies what is there",
+        )
 
     def _last_block(self, first: int) -> bytes | None:
         """The last block of a segment, wholly checked."""

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from bench.faultdisk import Entry, Kind, Machine, NoCompiler
-from bench.torture.run import run
+from bench.torture.run import TROUBLES, run
+from bench.torture.steps import steps
 
 
-def test_cuts_and_kills() -> None:
-    """200 cuts of two journals, and a kill at each step; the same at full size: `gonets bench torture`."""
+def tortured(cuts: int, kills: int) -> Counter[str]:
+    """Of one seed; at full size: `gonets bench torture`."""
     try:
-        counts = run(200, 80, 7)
+        return run(cuts, kills, 7)
     except NoCompiler as error:
         pytest.skip(str(error))
-    assert counts["cuts"] == 200 and counts["receipts looked for"] > 1_000
-    assert counts["kills"] == 80 and counts["not reached"] < 40
+
+
+def test_power_cuts() -> None:
+    """Of journals with failed syncs and kills in them. L10: a sync that failed is never believed later."""
+    counts = tortured(200, 0)
+    assert counts["cuts"] == 200 and counts["receipts looked for"] > 10_000
+    assert counts["backups restored"] > 50 and counts["unfinished backups refused"] > 0
+    assert not [trouble for trouble in TROUBLES if not counts[f"journals with {trouble.name}"]]
+
+
+def test_kills_at_every_step() -> None:
+    """Each kill hits its step."""
+    counts = tortured(0, 200)
+    assert counts["kills"] == 200 and counts["receipts looked for"] > 5_000
+    assert counts["backups restored"] > 50 and counts["unfinished backups refused"] > 0
+    assert not [name for name in steps() if not counts[f"killed at {name}"]]
 
 
 def entry(kind: Kind, path: str, at: int = 0, data: bytes = b"", error: int = 0) -> Entry:

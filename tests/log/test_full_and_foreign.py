@@ -11,7 +11,9 @@ import pytest
 
 from engine.errors import LogFenced
 from engine.log import writer
+from engine.log.writer import Log
 from ext import block as blocks
+from tests.support.killed import copy
 from tests.support.log_rig import Naive, run_child, segment_files
 
 MAP_BYTES = 256 << 10
@@ -59,6 +61,28 @@ def test_a_full_map_is_rolled_over(tmp_path: Path) -> None:
     naive.open()
     assert naive.log.last_hash == naive.chain.hash
     assert naive.log.reader().blocks_after(0, LARGE) == naive.chain.blocks
+    naive.close()
+
+
+@pytest.mark.usefixtures("small_map")
+def test_a_full_segment_opens_as_often_as_it_likes(tmp_path: Path) -> None:
+    """L10: opening commits, also where the map has no page left, and then in pages that earlier commits gave up."""
+    naive = Naive(tmp_path / "data", segment_bytes=1 << 30)
+    fullest = 0
+    while len(segment_files(naive.path)) < 2:
+        naive.append(count=1, size=100)
+        if segment_files(naive.path)[0].stat().st_size < MAP_BYTES - (16 << 10):
+            continue
+        copied = copy(naive.path, tmp_path / "copied")
+        sizes = set()
+        for _ in range(5):
+            log = Log.open(copied, segment_bytes=1 << 30)
+            assert log.last_sequence == naive.chain.last
+            log.close()
+            sizes.add(segment_files(copied)[-1].stat().st_size)
+        assert max(sizes) - min(sizes) <= 8 << 10
+        fullest = max(fullest, *sizes)
+    assert fullest > MAP_BYTES - (8 << 10)
     naive.close()
 
 

@@ -15,7 +15,6 @@ import mmap
 import os
 import struct
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -26,7 +25,6 @@ _RULE = struct.Struct("<IIiIIIIIIIQ96s")  # struct rule
 _ACTION_AT, _SEEN_AT, _HITS_AT, _HELD_AT = 0, 28, 32, 36
 _JOURNALING_AT, _COUNTS_AT, _EARLY_AT, _RULES_AT = 4, 8, 76, 208  # struct control
 CONTROL_BYTES: Final = _RULES_AT + RULES_MAX * _RULE.size
-DEADLINE_S: Final = 25.0
 
 
 class NoCompiler(Exception):
@@ -184,14 +182,6 @@ class FaultDisk:
     def close(self) -> None:
         """Lets go of the control file."""
         self._memory.close()
-
-
-def wait_until(condition: Callable[[], bool], words: str) -> None:
-    """Looks again and again; what is awaited has no wake-up of its own."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, words
-        time.sleep(0.001)
 
 
 # Inside a process that runs under the library.

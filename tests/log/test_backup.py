@@ -25,9 +25,9 @@ from engine.log.trim import Wanted, trim_log
 from engine.log.verify import verify_log
 from tests.support.engine_child import EngineChild
 from tests.support.grown_log import SEGMENT_BYTES, firsts, grow, mark
+from tests.support.held_syncs import wait_until
 from tests.support.killed import Killer, copy, quiet
 from tests.support.log_rig import hashes
-from tests.support.sync_shim import wait_until
 
 
 @pytest.fixture(name="log", scope="module")

@@ -15,8 +15,8 @@ import pytest
 
 from engine import errors
 from engine.log.cursors import CursorStore
+from tests.support.held_syncs import HeldSyncs
 from tests.support.log_rig import ROOT, hashes, run_child
-from tests.support.sync_shim import SyncShim
 
 NEVER_S = 3600.0
 SOON_S = 0.01
@@ -125,7 +125,7 @@ def test_a_disk_that_fails(tmp_path: Path, kind: str) -> None:
     """LMDB may refuse even reads after it: the store reads on, keeps in memory what it can't write, and closes."""
     data = tmp_path / "cursors"
     data.mkdir()
-    shim = SyncShim(tmp_path, data)
+    shim = HeldSyncs(tmp_path, data)
     child = subprocess.Popen(
         [sys.executable, "-c", FAILING, str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, cwd=ROOT, env=shim.environment, text=True,

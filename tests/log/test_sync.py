@@ -1,6 +1,6 @@
 """P1 on the real engine, the real LMDB and a real file: no answer before the sync, none but `unavailable` without it.
 
-The engine runs in a process of its own under tests/support/sync_shim.c, which holds or fails what LMDB calls: the
+The engine runs in a process of its own under bench/faultdisk/shim.c, which holds or fails what LMDB calls: the
 fdatasync of the pages, or the self-syncing write of the meta page that names them.
 """
 
@@ -21,8 +21,8 @@ from ext import block as blocks
 from ext.record import decode
 from tests.support.engine_child import ROOT, EngineChild
 from tests.support.engine_rig import EngineRig
+from tests.support.held_syncs import HeldSyncs, What, wait_until
 from tests.support.log_rig import only_reading, segment_files
-from tests.support.sync_shim import Kind, SyncShim, wait_until
 
 QUIET_S = 0.15  # what must not come is given this long to come
 
@@ -35,13 +35,13 @@ def say(user: int, counter: int, person: int, *, expected: int | None = None, si
 
 
 @pytest.fixture(name="shim")
-def _shim(tmp_path: Path) -> SyncShim:
+def _shim(tmp_path: Path) -> HeldSyncs:
     """Over the log; the state and the cursors sync as they like."""
-    return SyncShim(tmp_path, tmp_path / "data" / "log")
+    return HeldSyncs(tmp_path, tmp_path / "data" / "log")
 
 
 @pytest.fixture(name="child")
-def _child(tmp_path: Path, shim: SyncShim) -> Iterator[EngineChild]:
+def _child(tmp_path: Path, shim: HeldSyncs) -> Iterator[EngineChild]:
     """An engine with one event of each of two dialogs: 2 conversations, 4 events."""
     child = EngineChild(tmp_path / "data", shim.environment, segment_bytes=64 << 10)
     for number, (user, person) in enumerate([(1, 2), (3, 4)], 1):  # each a block of its own
@@ -60,7 +60,7 @@ def judged(child: EngineChild) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "meta"])
-def test_no_answer_of_any_kind_before_the_sync(shim: SyncShim, child: EngineChild, kind: Kind) -> None:
+def test_no_answer_of_any_kind_before_the_sync(shim: HeldSyncs, child: EngineChild, kind: What) -> None:
     """Appended, repeat, refused: whatever was judged on top of a block waits until it is durable; then all come."""
     before = child.read()
     shim.hold(kind)
@@ -97,7 +97,7 @@ def test_no_answer_of_any_kind_before_the_sync(shim: SyncShim, child: EngineChil
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("kind", ["sync", "meta"])
-def test_a_failed_sync_fences(tmp_path: Path, shim: SyncShim, child: EngineChild, kind: Kind, error: int) -> None:
+def test_a_failed_sync_fences(tmp_path: Path, shim: HeldSyncs, child: EngineChild, kind: What, error: int) -> None:
     """P7: nobody is told `appended`, all wait no longer, reading goes on, and a restart finds every receipt."""
     before = child.read()
     shim.hold(kind)
@@ -139,7 +139,7 @@ def restarted(data: Path, receipts: list[Answer], unanswered: list[bytes]) -> No
 
 
 @pytest.mark.parametrize("kind", ["sync", "meta"])
-def test_killed_while_the_sync_is_held(tmp_path: Path, shim: SyncShim, child: EngineChild, kind: Kind) -> None:
+def test_killed_while_the_sync_is_held(tmp_path: Path, shim: HeldSyncs, child: EngineChild, kind: What) -> None:
     """Nothing was said of that block; whether it is there or not, sending it again makes it one event."""
     shim.hold(kind)
     child.publish(say(1, 2, 2))
@@ -149,7 +149,7 @@ def test_killed_while_the_sync_is_held(tmp_path: Path, shim: SyncShim, child: En
     restarted(tmp_path / "data", child.answers, unanswered=[say(1, 2, 2)])
 
 
-def test_what_lmdb_calls(shim: SyncShim, child: EngineChild) -> None:
+def test_what_lmdb_calls(shim: HeldSyncs, child: EngineChild) -> None:
     """One sync of the pages and one self-syncing write of the meta page a commit, in this order, and nothing else: what
     holds them holds all there is."""
     commits, syncs, metas = child.look()["stats"]["log_commits"], shim.syncs, shim.metas
@@ -163,13 +163,13 @@ def test_what_lmdb_calls(shim: SyncShim, child: EngineChild) -> None:
     assert child.close() == ""
 
 
-@pytest.mark.parametrize("suffix", [".new", "/log"])
+@pytest.mark.parametrize("name", ["*.new", "."])
 def test_a_segment_is_synced_before_its_first_block(
-    tmp_path: Path, shim: SyncShim, child: EngineChild, suffix: str
+    tmp_path: Path, shim: HeldSyncs, child: EngineChild, name: str
 ) -> None:
     """Its file before it has its name, its name before it has a block; no answer in between."""
     data, counter = tmp_path / "data", 1
-    shim.hold("sync", suffix)
+    shim.hold("sync", name)
     while segment_files(data)[0].stat().st_size < 64 << 10:
         counter += 1
         child.publish(say(1, counter, 2, size=10_000))
@@ -179,7 +179,7 @@ def test_a_segment_is_synced_before_its_first_block(
     time.sleep(QUIET_S)
     assert len(child.answers) == counter + 1
     names = [path.name for path in sorted((data / "log").iterdir()) if path.name.startswith(f"{counter + 4:020d}")]
-    assert names[0] == f"{counter + 4:020d}.lmdb" + suffix.removesuffix("/log")
+    assert names[0] == f"{counter + 4:020d}.lmdb{'.new' if name == '*.new' else ''}"
     assert child.read()["last"] == counter + 3
     shim.go()
     assert child.wait(counter + 2)[-1].status == errors.APPENDED
@@ -191,14 +191,14 @@ def test_a_segment_is_synced_before_its_first_block(
     restarted(data, child.answers, unanswered=[])
 
 
-def test_a_roll_whose_sync_fails_fences(tmp_path: Path, shim: SyncShim, child: EngineChild) -> None:
+def test_a_roll_whose_sync_fails_fences(tmp_path: Path, shim: HeldSyncs, child: EngineChild) -> None:
     """The new file can't be synced: it gets no name, and a restart removes it."""
     data, counter = tmp_path / "data", 1
     while segment_files(data)[0].stat().st_size < 64 << 10:
         counter += 1
         child.publish(say(1, counter, 2, size=10_000))
         child.wait(counter + 1)
-    shim.hold("sync", ".new")
+    shim.hold("sync", "*.new")
     child.publish(say(1, counter + 1, 2))
     shim.wait_held()
     shim.fail("sync", errno.EIO)
@@ -212,7 +212,7 @@ def test_a_roll_whose_sync_fails_fences(tmp_path: Path, shim: SyncShim, child: E
 
 
 def test_a_writer_killed_behind_its_meta_page_is_followed_by_one_that_writes(
-    tmp_path: Path, shim: SyncShim, child: EngineChild
+    tmp_path: Path, shim: HeldSyncs, child: EngineChild
 ) -> None:
     """Another process holds the segment open meanwhile, so that LMDB doesn't set up its lock file anew: what the dead
     writer had written is there, and the next one goes on behind it instead of finding a stranger's block."""
@@ -245,7 +245,7 @@ def test_a_writer_killed_behind_its_meta_page_is_followed_by_one_that_writes(
         segments.close()
 
 
-def test_a_log_that_can_not_be_synced_is_not_opened(tmp_path: Path, shim: SyncShim, child: EngineChild) -> None:
+def test_a_log_that_can_not_be_synced_is_not_opened(tmp_path: Path, shim: HeldSyncs, child: EngineChild) -> None:
     """One line that names the segment and what to look at; the log stays as it is, and opens once the disk is well."""
     assert child.close() == ""
     before = [path.read_bytes() for path in segment_files(tmp_path / "data")]

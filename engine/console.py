@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ ConfigFile = Annotated[Path | None, Parameter(help="TOML file; see `gonets confi
 DataDirectory = Annotated[str | None, Parameter(help="directory of log, state and cursors (default ./data)")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object instead")]
 
+SHOW_S = 0.05  # between two looks of a bar
 PIPE_WIDTH = 160  # of tables that no terminal shows
 
 
@@ -87,10 +89,15 @@ def progress_bars() -> Iterator[OnProgress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
         tasks: dict[str, Any] = {}
+        shown_s = 0.0
 
         def on_progress(what: str, done: int, total: int) -> None:
+            nonlocal shown_s
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
+            elif done < total and time.monotonic() - shown_s < SHOW_S:
+                return  # work tells of every block
+            shown_s = time.monotonic()
             progress.update(tasks[what], completed=done, total=max(total, 1))
 
         yield on_progress

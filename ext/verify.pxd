@@ -2,7 +2,8 @@
 # One thread. For `gonets log check`; nothing in the data path uses it.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from ext.tables cimport Head, HeadTable, WindowTable
+from ext.flat cimport Flat
+from ext.tables cimport Head, HeadTable, Window, WindowTable
 
 cdef enum Disagreement:
     AGREES = 0
@@ -21,3 +22,7 @@ cdef class Verifier:
 
     cdef Disagreement _one(self, const uint8_t *record, uint32_t size) except? SKIPPED nogil
     cdef Disagreement _chain(self, const uint8_t *record, Head *head, Disagreement found) noexcept nogil  # L5
+
+    cdef int _put_all(self, Flat table, uint32_t sub, bytearray out) except -1
+    cdef int _put_head(self, bytearray out, const Head *head) except -1
+    cdef int _put_window(self, bytearray out, const Window *window) except -1

@@ -6,19 +6,24 @@ the records alone, and shares with admission only the tables.
 
 Invariants: one fault is told once, not by all that follow: after a disagreement the next record of the conversation
 may go on from what this one says or from what it should have said, and time goes on from its word.
+What it knows can be taken out in parts and put into a new one, which then goes on.
 Cost: about 0.2 µs a record, 64 bytes a conversation and at most 560 a device.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from ext.block cimport blk_count, blk_record
+from ext.flat cimport SUBTABLES, Entry, Flat
 from ext.record cimport (
     F_CONVERSATION, F_CONVERSATION_SEQUENCE, F_COUNTER, F_DEVICE, F_PREVIOUS, F_SENDER, F_SEQUENCE, F_TIME, rec_u64)
-from ext.tables cimport Head, HeadTable, Window, WindowTable, flat_prefetch, window_find
+from ext.tables cimport WINDOW, Head, HeadTable, Window, WindowTable, flat_prefetch, window_find
 
 cdef enum:
     SHARD_BITS = 40
     NUMBER_MASK = 0xFFFFFFFFFF
     AHEAD = 8
+    HEAD_WORDS = 5  # conversation, head, conversation sequence, its other word
+    PART_WORDS = 4  # of a part: events and time so far, heads, windows
 
 cdef uint64_t NONE = 0xFFFFFFFFFFFFFFFF  # no event's sequence
 
@@ -106,3 +111,91 @@ cdef class Verifier:
     def conversations(self):
         """How many conversations there are."""
         return self.heads.count
+
+    # What is known, as native u64: of each part the words of PART_WORDS, then heads, then windows: user, device, how many
+    # counters, and of each the counter, ascending, and its sequence.
+
+    def table_bytes(self):
+        """The memory that the tables take."""
+        return self.heads.bytes + self.windows.bytes
+
+    def parts(self):
+        """All that is known, a sub-table of each a part; nothing may be added meanwhile."""
+        cdef uint32_t sub
+        cdef uint64_t[PART_WORDS] words
+        cdef bytearray out
+        for sub in range(SUBTABLES):
+            words[0], words[1] = self.events, self.time_us
+            words[2], words[3] = self.heads.counts[sub], self.windows.counts[sub]
+            out = bytearray((<uint8_t *>words)[:sizeof(words)])
+            self._put_all(self.heads, sub, out)
+            self._put_all(self.windows, sub, out)
+            yield bytes(out)
+
+    cdef int _put_all(self, Flat table, uint32_t sub, bytearray out) except -1:
+        cdef uint32_t at
+        cdef Entry *entry
+        if table.slots[sub] == NULL:
+            return 0
+        for at in range(table.masks[sub] + 1):
+            entry = <Entry *>(table.slots[sub] + <size_t>at * table.entry_bytes)
+            if entry.key == 0:
+                continue
+            if table is self.heads:
+                self._put_head(out, <Head *>entry)
+            else:
+                self._put_window(out, <Window *>entry)
+        return 0
+
+    cdef int _put_head(self, bytearray out, const Head *head) except -1:
+        cdef uint64_t[HEAD_WORDS] words
+        words[0], words[1], words[2] = head.conversation, head.head, head.conversation_sequence
+        words[3], words[4] = head.first, head.second
+        out += (<uint8_t *>words)[:sizeof(words)]
+        return 0
+
+    cdef int _put_window(self, bytearray out, const Window *window) except -1:
+        cdef uint64_t[3 + 2 * WINDOW] words
+        cdef uint64_t counter, sequence, count = 0
+        cdef uint64_t first = window.highest - window.room + 1 if window.highest >= window.room else 1
+        for counter in range(first, window.highest + 1):
+            sequence = window_find(window, counter)
+            if sequence != 0:
+                words[3 + 2 * count], words[4 + 2 * count] = counter, sequence
+                count += 1
+        words[0], words[1], words[2] = window.user, window.device, count
+        out += (<uint8_t *>words)[:(3 + 2 * count) * 8]
+        return 0
+
+    def load(self, const uint8_t[::1] part not None):
+        """Puts one part in. Raises ValueError if it is none."""
+        cdef uint64_t[PART_WORDS] words
+        cdef uint64_t[HEAD_WORDS] one
+        cdef uint64_t[2] pair
+        cdef uint64_t i, at = sizeof(words), size = <uint64_t>part.shape[0]
+        cdef Head *head
+        cdef Window *window
+        if size < at:
+            raise ValueError("a part that is too short")
+        memcpy(words, &part[0], sizeof(words))
+        self.events, self.time_us = words[0], words[1]
+        for i in range(words[2]):
+            if at + sizeof(one) > size:
+                raise ValueError("a part that ends inside a head")
+            memcpy(one, &part[at], sizeof(one))
+            at += sizeof(one)
+            head = <Head *>self.heads.put(one[0], 0)
+            head.head, head.conversation_sequence, head.first, head.second = one[1], one[2], one[3], one[4]
+        for i in range(words[3]):
+            if at + 24 > size:
+                raise ValueError("a part that ends inside a window")
+            memcpy(one, &part[at], 24)
+            at += 24
+            if one[2] > WINDOW or at + one[2] * sizeof(pair) > size:
+                raise ValueError("a part that ends inside a window")
+            window = <Window *>self.windows.put(one[0], one[1])
+            while one[2]:
+                memcpy(pair, &part[at], sizeof(pair))
+                at += sizeof(pair)
+                one[2] -= 1
+                self.windows.add(window, pair[0], pair[1])

@@ -54,6 +54,7 @@ from engine.log.manifest import (
 from engine.log.place import make_directory, sync_directory
 from engine.log.reader import Reader
 from engine.log.readers import ENTRY, FOLDER, note_reader, pinned
+from engine.log.resume import FOLDER as VERIFYING
 from engine.log.segments import Segments
 from engine.log.trim import SNAPSHOTS_KEPT, good_snapshots
 from engine.log.verbs import blocks_from, opened
@@ -120,7 +121,7 @@ def _make_target(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise BadArgument(f"{target} is no directory")
     make_directory(target)
-    ours = {LOCK_NAME, SEGMENTS, SNAPSHOTS, CURSORS, "lost+found"}
+    ours = {LOCK_NAME, SEGMENTS, SNAPSHOTS, CURSORS, VERIFYING, "lost+found"}
     strange = sorted(p.name for p in target.iterdir() if p.name not in ours and not p.name.startswith("backup-"))
     if strange:
         raise BadArgument(

@@ -5,6 +5,8 @@ position that was saved, and comparing every row. Changes nothing; can be used w
 first, so that the log can only be ahead of it. The numbers L1 to L9 and S1, S2 are those of LOG_FORMAT.md and
 STATE_FORMAT.md.
 
+`gonets log verify` gives it a directory to work in (engine/log/resume.py), in which it goes on where it was cut short.
+
 Invariants: a damaged block doesn't end the check: its other records are judged by their own checksums; one fault is
 told once: what points into damage, or hashes it, is not called wrong.
 Cost: about a second for a million events, and the memory of their state.
@@ -13,6 +15,7 @@ Cost: about a second for a million events, and the memory of their state.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from bisect import bisect_right, insort
@@ -27,8 +30,10 @@ from engine.errors import DataUntrusted
 from engine.log import format as fmt
 from engine.log.format import SegmentHeader
 from engine.log.reader import Reader
+from engine.log.resume import Point, Work, seen
 from engine.log.segments import Segments
 from engine.log.verbs import opened
+from engine.ports import OnProgress
 from engine.state.replay import differences, replay
 from engine.state.saved import SavedState
 from engine.state.snapshot import DATA, newest
@@ -47,16 +52,19 @@ SKIPPED: Final = 6
 Problem = dict[str, Any]
 
 
-def check_log(data: Path) -> dict[str, Any]:
+def check_log(
+    data: Path, work: Work | None = None, on_progress: OnProgress = lambda what, done, total: None
+) -> dict[str, Any]:
     """What was looked at, and `problems`: rows of segment, block, events, problem. Raises EngineError."""
-    with opened(data) as segments, tempfile.TemporaryDirectory(prefix="gonets-check-") as folder:
-        check = _Check(segments)
-        with _copied_state(data, Path(folder), check) as saved:
+    with opened(data) as segments, _folder_of(work) as folder:
+        check = _Check(segments, on_progress)
+        with _copied_state(data, folder, check) as saved:
             segments.scan()  # the state may have been saved behind what was there at the first look
-            check.run()
-            state = _check_state(data, Path(folder), segments, check, saved)
+            resumed_after = check.run(work)
+            state = _check_state(data, folder, segments, check, saved, on_progress)
         return {
             "data": str(data),
+            "resumed_after": resumed_after,
             "shard": check.shard,
             "segments": len(segments.firsts),
             "blocks": check.blocks,
@@ -70,11 +78,21 @@ def check_log(data: Path) -> dict[str, Any]:
         }
 
 
+@contextmanager
+def _folder_of(work: Work | None) -> Iterator[Path]:
+    if work is not None:
+        yield work.folder
+        return
+    with tempfile.TemporaryDirectory(prefix="gonets-check-") as name:
+        yield Path(name)
+
+
 class _Check:
     """One pass over all segments."""
 
-    def __init__(self, segments: Segments) -> None:
-        self._segments = segments
+    def __init__(self, segments: Segments, on_progress: OnProgress) -> None:
+        self._segments, self._on_progress = segments, on_progress
+        self._total_bytes = self._read_bytes = self._kept_bytes = 0
         self.problems: list[Problem] = []
         self.problem_count = self.blocks = self.last = 0
         self.shard = self._any_shard()
@@ -104,16 +122,59 @@ class _Check:
         """Conversations that have events."""
         return self._verifier.conversations()
 
-    def run(self) -> None:
-        """All segments, in order."""
+    def run(self, work: Work | None = None) -> int:
+        """All segments, in order; the sequence up to which an earlier run had looked at them, 0 if none had."""
         firsts = list(self._segments.firsts)
+        paths = [self._segments.path(first) for first in firsts]
+        self._total_bytes = sum(size for _, size, _ in seen(paths))
         self.last = firsts[0] - 1
         if self.last:  # trimmed: what came before is in no block
             self._lose(1, self.last)
             self._hash = None
         self.is_position_an_end = self.position in (0, self.last)
-        for place, first in enumerate(firsts):
-            self._segment(first, firsts[place + 1] if place + 1 < len(firsts) else None)
+        done = self._go_on(work, paths) if work is not None else 0
+        resumed_after = self.last if done else 0
+        for place, first in enumerate(firsts[done:], done + 1):
+            following = firsts[place] if place < len(firsts) else None
+            self._segment(first, following)
+            if work is not None and work.is_kept and following is not None:
+                self._keep(work, paths[:place])
+        return resumed_after
+
+    # An earlier run.
+
+    def _keep(self, work: Work, paths: list[Path]) -> None:
+        """A point to go on from, once as much has been read since the last one as the tables have."""
+        if self._read_bytes - self._kept_bytes < self._verifier.table_bytes():
+            return
+        self._kept_bytes = self._read_bytes
+        point = Point(
+            seen=seen(paths),
+            last=self.last,
+            hash=self._hash,
+            epochs=self._epochs,
+            holes=self._holes,
+            problems=self.problems,
+            problem_count=self.problem_count,
+            blocks=self.blocks,
+            position=self.position,
+            is_position_an_end=self.is_position_an_end,
+        )
+        work.save(point, self._verifier.parts())
+
+    def _go_on(self, work: Work, paths: list[Path]) -> int:
+        """Takes over what an earlier run had found; how many segments that were."""
+        kept = work.load(paths)
+        if kept is None or kept[0].position != self.position:
+            return 0
+        point, parts = kept
+        for part in parts:
+            self._verifier.load(part)
+        self.last, self._hash, self._epochs, self._holes = point.last, point.hash, point.epochs, point.holes
+        self.problems, self.problem_count, self.blocks = point.problems, point.problem_count, point.blocks
+        self.is_position_an_end = point.is_position_an_end
+        self._read_bytes = self._kept_bytes = sum(size for _, size, _ in point.seen)
+        return len(point.seen)
 
     def note(self, first: int | None, key: int | None, events: str, problem: str) -> None:
         """One problem; `first` None: of the state."""
@@ -202,6 +263,8 @@ class _Check:
     def _block(self, first: int, key: int, block: bytes) -> None:
         """L1 to L8 of one block."""
         self.blocks += 1
+        self._read_bytes += len(block)
+        self._on_progress("check", min(self._read_bytes, self._total_bytes), self._total_bytes)
         fault, _ = blocks.check(block)
         is_headed = fault == 0 or fault >= BAD_RECORD
         begins = blocks.header(block).first_sequence if is_headed else key
@@ -324,13 +387,14 @@ def _copied_state(data: Path, folder: Path, check: _Check) -> Iterator[SavedStat
     if not (source / DATA).exists():
         yield None
         return
-    target.mkdir()
     try:
-        running = SavedState.open(source, shard=check.shard, read_only=True)
-        try:
-            running.env.copy(str(target))
-        finally:
-            running.close()
+        if not target.exists():
+            with _whole(target) as making:
+                running = SavedState.open(source, shard=check.shard, read_only=True)
+                try:
+                    running.env.copy(str(making))
+                finally:
+                    running.close()
         saved = SavedState.open(target, shard=check.shard, read_only=True)
     except (DataUntrusted, lmdb.Error) as error:
         check.note(None, None, "", f"the saved state can't be opened: {error}")
@@ -343,7 +407,19 @@ def _copied_state(data: Path, folder: Path, check: _Check) -> Iterator[SavedStat
         saved.close()
 
 
-def _check_state(data: Path, folder: Path, segments: Segments, check: _Check, saved: SavedState | None) -> str:
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A directory that has its name once it is complete: an earlier run may have been killed over it."""
+    making = target.with_name(target.name + fmt.MAKING_SUFFIX)
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir()
+    yield making
+    os.rename(making, target)
+
+
+def _check_state(
+    data: Path, folder: Path, segments: Segments, check: _Check, saved: SavedState | None, on_progress: OnProgress
+) -> str:
     """L9, S1, S2: the state is not ahead of the log, and equals a replay of the log up to its position."""
     if saved is None:
         return "can't be opened" if (data / "state" / DATA).exists() else "none saved"
@@ -363,10 +439,11 @@ def _check_state(data: Path, folder: Path, segments: Segments, check: _Check, sa
     base = newest(data, check.shard, first - 1, position) if first > 1 else None
     if first > 1 and base is None:
         return "not compared: the log was trimmed, and no snapshot reaches up to what is kept"
-    (folder / "replayed").mkdir()
-    if base is not None:
-        shutil.copyfile(Path(base.path) / DATA, folder / "replayed" / DATA)
-    replayed = replay(Reader(segments), position, folder / "replayed", check.shard)
+    if not (folder / "replayed").exists():
+        with _whole(folder / "replayed") as making:
+            if base is not None:
+                shutil.copyfile(Path(base.path) / DATA, making / DATA)
+    replayed = replay(Reader(segments), position, folder / "replayed", check.shard, on_progress)
     try:
         for difference in differences(saved, replayed):
             check.note(None, None, "", f"S2: {difference}")

@@ -187,7 +187,10 @@ def verify(
     number: Annotated[int | None, Parameter(help="which backup of the directory; the newest if not said")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compares every file with its hash, then derives every invariant again; exit code 1 and where if one fails."""
+    """Compares every file with its hash, then derives every invariant again; exit code 1 and where if one fails.
+
+    Cut short, run it again within a day: it goes on.
+    """
     from engine.log.verify import verify_log
 
     with bars() as on_progress:

@@ -1,14 +1,18 @@
 """`gonets log verify`: a backup against its manifest's hashes, then `gonets log check` on it; or a data directory.
 
-Changes nothing in what it looks at. A backup is laid out as a data directory by links, in a temporary directory where
-LMDB may put its lock files; its newest snapshot stands for the saved state, so that it is compared with a replay.
+Changes nothing in what it looks at. A backup is laid out as a data directory by links, where LMDB may put its lock
+files; its newest snapshot stands for the saved state, so that it is compared with a replay. Cut short and run again it
+goes on: with the files whose hashes it hasn't compared, the segments that it hasn't checked (engine/log/resume.py).
 """
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from engine.errors import BadArgument, EngineError
 from engine.log import format as fmt
@@ -16,10 +20,13 @@ from engine.log.check import check_log
 from engine.log.files import sha256_of
 from engine.log.manifest import SNAPSHOTS, BackupManifest, manifest_numbers, read_manifest
 from engine.log.readers import pinned
+from engine.log.resume import Work, seen, work_in
+from engine.log.verbs import opened
 from engine.ports import OnProgress
 from engine.state.snapshot import DATA, snapshots
 
 Problem = dict[str, Any]
+LAID_OUT: Final = "laid-out"
 
 
 def verify_log(place: Path, number: int | None, on_progress: OnProgress) -> dict[str, Any]:
@@ -27,33 +34,42 @@ def verify_log(place: Path, number: int | None, on_progress: OnProgress) -> dict
     if not place.is_dir():
         raise BadArgument(f"{place} is no directory", hint="name a backup's directory, or a data directory")
     if manifest_numbers(place):
-        return _verify_backup(place, read_manifest(place, number), on_progress)
+        manifest = read_manifest(place, number)
+        with work_in(place, hashlib.sha256(msgspec.json.encode(manifest)).hexdigest()) as work:
+            return _verify_backup(place, manifest, work, on_progress)
     if not (place / fmt.FOLDER).is_dir():
         raise BadArgument(f"{place} holds neither a complete backup (backup-….json) nor a log")
     if number is not None:
         raise BadArgument(f"--number {number}: {place} is a data directory, not a directory of backups")
-    with pinned(place, "verify"):
-        report = check_log(place)
+    with pinned(place, "verify"), work_in(place, _what(place)) as work:
+        report = check_log(place, work, on_progress)
         rows = snapshots(place, report["shard"])
     bad = [_problem(f"{SNAPSHOTS}/{row.position:020d}", row.problem) for row in rows if row.problem]
     return {**report, "snapshots": [row.position for row in rows], "problems": bad + report["problems"]}
+
+
+def _what(data: Path) -> str:
+    """A data directory's log: where it begins, and with what."""
+    with opened(data) as segments:
+        return f"{segments.firsts[0]} {seen([segments.path(segments.firsts[0])])}"
 
 
 def _problem(file: str, words: str) -> Problem:
     return {"segment": file, "block": None, "events": "", "problem": words}
 
 
-def _verify_backup(folder: Path, manifest: BackupManifest, on_progress: OnProgress) -> dict[str, Any]:
-    problems = _compare(folder, manifest, on_progress)
+def _verify_backup(folder: Path, manifest: BackupManifest, work: Work, on_progress: OnProgress) -> dict[str, Any]:
+    problems = _compare(folder, manifest, work, on_progress)
     report: dict[str, Any] = {}
     if manifest.segments:
-        with tempfile.TemporaryDirectory(prefix="gonets-verify-") as name:
-            laid_out = Path(name)
-            _lay_out(folder.resolve(), manifest, laid_out)
-            try:
-                report = check_log(laid_out)
-            except EngineError as error:
-                problems.append(_problem(str(folder), str(error)))
+        laid_out = work.folder / LAID_OUT
+        shutil.rmtree(laid_out, ignore_errors=True)
+        laid_out.mkdir()
+        _lay_out(folder.resolve(), manifest, laid_out)
+        try:
+            report = check_log(laid_out, work, on_progress)
+        except EngineError as error:
+            problems.append(_problem(str(folder), str(error)))
         problems += report.get("problems", [])
         if report and report["last_sequence"] != manifest.last_sequence:
             words = f"its log ends at {report['last_sequence']}, its manifest says {manifest.last_sequence}"
@@ -62,6 +78,7 @@ def _verify_backup(folder: Path, manifest: BackupManifest, on_progress: OnProgre
         "backup": str(folder),
         "number": manifest.number,
         "shard": manifest.shard,
+        "resumed_after": report.get("resumed_after", 0),
         "files": len(manifest.files()),
         "bytes": manifest.total_bytes(),
         "first_sequence": manifest.first_sequence,
@@ -75,7 +92,7 @@ def _verify_backup(folder: Path, manifest: BackupManifest, on_progress: OnProgre
     }
 
 
-def _compare(folder: Path, manifest: BackupManifest, on_progress: OnProgress) -> list[Problem]:
+def _compare(folder: Path, manifest: BackupManifest, work: Work, on_progress: OnProgress) -> list[Problem]:
     """Every file against its size and hash."""
     problems: list[Problem] = []
     total, looked_at = manifest.total_bytes(), 0
@@ -88,7 +105,11 @@ def _compare(folder: Path, manifest: BackupManifest, on_progress: OnProgress) ->
     for entry in manifest.files():
         path = folder / entry.file
         try:
-            size_bytes, digest = path.stat().st_size, sha256_of(path, took)
+            size_bytes = path.stat().st_size
+            if (digest := work.known_hash(path)) is not None:
+                took(size_bytes)
+            else:
+                digest = sha256_of(path, took)
         except OSError as error:
             problems.append(_problem(entry.file, f"can't be read: {error.strerror}"))
             continue
@@ -96,6 +117,8 @@ def _compare(folder: Path, manifest: BackupManifest, on_progress: OnProgress) ->
             problems.append(_problem(entry.file, f"has {size_bytes} bytes, not {entry.bytes}"))
         elif digest != entry.sha256:
             problems.append(_problem(entry.file, f"has the SHA-256 {digest}, not {entry.sha256}"))
+        else:
+            work.note_hash(path, digest)
     return problems
 
 

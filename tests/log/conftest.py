@@ -25,7 +25,7 @@ def _broken(healthy: Path, tmp_path: Path) -> Broken:
     return Broken(healthy, tmp_path / "data")
 
 
-@pytest.fixture(name="killer")
+@pytest.fixture(name="killer", scope="session")
 def _killer() -> Iterator[Killer]:
     """Ends verbs at any of their steps."""
     killer = Killer()

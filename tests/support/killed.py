@@ -19,6 +19,7 @@ from typing import Any
 from engine.log.backup import Options, backup_log
 from engine.log.restore import restore_log
 from engine.log.trim import Wanted, trim_log
+from engine.log.verify import verify_log
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("rename", "fsync", "unlink", "mkdir", "rmdir")
@@ -44,7 +45,12 @@ def trim(data: Path, _: Path) -> None:
     trim_log(data, Wanted(keep_bytes=1), dry_run=False, force=False)
 
 
-VERBS: dict[str, Callable[[Path, Path], None]] = {"backup": backup, "restore": restore, "trim": trim}
+def verify(place: Path, _: Path) -> None:
+    """As the command."""
+    verify_log(place, None, quiet)
+
+
+VERBS: dict[str, Callable[[Path, Path], None]] = {"backup": backup, "restore": restore, "trim": trim, "verify": verify}
 
 
 def kill_at(moment: int) -> None:

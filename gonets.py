@@ -117,6 +117,39 @@ def _print_demo(config: Config, addresses: dict[str, str]) -> None:
     print(f'  {program} send --user {DEMO_USERS[0]} --to {DEMO_USERS[1]}{where}{data} "hello from the log"')
 
 
+@config_app.command
+def memory(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """The sum of memory: every buffer, how far it can grow, and the option that says so."""
+    from engine import limits
+
+    options = load(config).config
+    rows, one = limits.process_rows(options), limits.session_rows(options)
+    total, there = limits.total_bytes(rows), limits.memory_bytes()
+    shortage = limits.shortage(options)
+    if as_json:
+        found = [[{**row._asdict(), "total_bytes": row.total_bytes} for row in of_whom] for of_whom in (rows, one)]
+        print_json(
+            {
+                "total_bytes": total,
+                "machine_bytes": there,
+                "shortage": shortage,
+                "process": found[0],
+                "session": found[1],
+            }
+        )
+        return
+    columns = ("buffer", "number", "bytes each", "total", "bounded by")
+    for title, of_whom in (("The whole process, at most", rows), ("One session, of it", one)):
+        lines = [
+            (row.name, f"{row.number:,}", f"{row.bytes_each:,}", limits.size_text(row.total_bytes), row.source)
+            for row in of_whom
+        ]
+        print_table(title, columns, lines)
+    print(f"together {limits.size_text(total)}; this machine, or control group, has {limits.size_text(there)}")
+    if shortage:
+        print(shortage)
+
+
 DEFAULT_URL = "ws://127.0.0.1:8800/v1"
 UrlOption = Annotated[str, Parameter(help="the gateway", env_var="GONETS_URL")]
 CaOption = Annotated[Path | None, Parameter(help="wss: file of the authority to believe (default: the system's)")]

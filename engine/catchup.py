@@ -9,8 +9,8 @@ Small questions are answered on the loop, from blocks that have just been writte
 first question may answer with gaps, which go out before any later event; slow sessions get everything.
 
 Invariants: at most one job a session; what is sent ascends and starts above the position (ext/pages holds that too).
-Memory: nothing for a slow session but its position; sequences of found backlogs are shared up to PLANNED_MAX, the one
-not used for longest is forgotten and found again. See backlog.py for what a page costs.
+Memory: nothing for a slow session but its position; gaps that wait, up to GAPS_HELD_BYTES_MAX; sequences of found
+backlogs, up to PLANNED_MAX, the one not used for longest is forgotten and found again. See backlog.py for its pages.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ from engine.readers import ReaderPool
 from engine.tombstones import with_tombstones
 
 PLANNED_MAX = 1 << 20  # sequences in all kept backlogs: 8 MiB
+GAPS_HELD_BYTES_MAX = (
+    64 << 20
+)  # of all sessions that have not taken theirs; then resumes get everything instead of gaps
+GAP_BYTES = 400  # what a gap takes beside its events
 INLINE_HOPS_MAX = 48
 INLINE_CHAINS_MAX = 12
 INLINE_ROUNDS_MAX = 4
@@ -47,13 +51,14 @@ INLINE_DISTANCE_MAX = 65_536  # events behind the tail: their blocks are in memo
 class Resume:
     """What is remembered of a session between its hello and its flip."""
 
-    __slots__ = ("asked", "floors", "gaps", "wanted")
+    __slots__ = ("asked", "floors", "gap_bytes", "gaps", "wanted")
 
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted  # False: a slow session that met trimmed or damaged records
         self.asked = False
         self.floors: dict[int, int] = {}
         self.gaps: deque[Gap] = deque()
+        self.gap_bytes = 0
 
 
 Answer = tuple[Backlog | None, list[bytes], int]
@@ -93,7 +98,7 @@ class CatchUp:
         self._beyond: set[int] = set()
         self._resumes: dict[int, Resume] = {}
         self._backlogs: OrderedDict[int, Backlog] = OrderedDict()
-        self._planned = 0
+        self._planned = self._gap_bytes = 0
         self.resumes = self.jobs = self.walked_pages = self.forward_pages = 0
 
     # what happens to sessions
@@ -228,7 +233,8 @@ class CatchUp:
     def _budget(self, question: Question, resume: Resume | None) -> Budget:
         if resume is not None and not resume.asked:
             resume.asked = True
-            return self._resume_budget
+            if self._gap_bytes <= GAPS_HELD_BYTES_MAX:
+                return self._resume_budget
         hops = slow_hops(question.upto - question.after, self._slow_hops_min)
         return Budget(hops, hops, 0, gaps=False)
 
@@ -292,6 +298,9 @@ class CatchUp:
 
     def _note_gaps(self, origin: int, backlog: Backlog) -> None:
         resume = self._resumes.setdefault(origin, Resume(wanted=False))
+        held = sum(GAP_BYTES + sum(map(len, gap.newest)) for gap in backlog.gaps)
+        resume.gap_bytes += held
+        self._gap_bytes += held
         resume.gaps.extend(backlog.gaps)
         resume.floors.update((gap.conversation, gap.before - 1) for gap in backlog.gaps)
         backlog.gaps = []
@@ -316,7 +325,9 @@ class CatchUp:
         return backlog
 
     def _forget(self, origin: int) -> None:
-        self._resumes.pop(origin, None)
+        resume = self._resumes.pop(origin, None)
+        if resume is not None:
+            self._gap_bytes -= resume.gap_bytes
         self._take_backlog(origin)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from engine.admitter import Admitter
 from engine.conversations import GROUP_MEMBERS_MAX
 from engine.errors import EngineClosed, EngineUnable, StateDamaged
+from engine.limits import TABLES_BYTES_MAX, VIEW_BYTES_MAX
 from engine.log import Log
 from engine.log.retention import INTERVAL_S, Retention
 from engine.log.space import Space
@@ -50,7 +51,7 @@ class Engine:
         shard: int = 0,
         segment_bytes: int = 1 << 30,
         intake_bytes_max: int = 32 << 20,
-        tables_bytes_max: int = 256 << 20,
+        tables_bytes_max: int = TABLES_BYTES_MAX,
         block_events_max: int = 1 << 16,
         save_events_max: int = 1_000_000,
         save_interval_s: float = 10.0,
@@ -118,7 +119,7 @@ class Engine:
         """The file system under the log."""
         return self.log.filesystem
 
-    def view(self, *, bytes_max: int = 64 << 20) -> View:
+    def view(self, *, bytes_max: int = VIEW_BYTES_MAX) -> View:
         """A view for one owner thread, at the saved position: fold the blocks after `view.sequence` into it."""
         if self._closed:
             raise EngineClosed("the engine is closed")

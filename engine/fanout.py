@@ -7,6 +7,7 @@ router and by catch-up.
 Invariants: `follow_all` takes into account that the state may be ahead of what was routed: a session follows exactly
 the conversations in which its user is a member at `sequence`, and the router changes that at the events themselves.
 What `ahead` names is counted as routed: a new conversation has no earlier event that could be sent too early.
+Interest is bounded: whoever would make it larger is in `take_lost`; hello asks `has_room` first.
 `forget` comes before a session's number can be used again: a session that stayed behind in interest would hand
 someone's events to a stranger.
 Cost: a method call over the native ones.
@@ -23,6 +24,8 @@ from ext.pages import Pages
 from ext.ring import Ring
 from ext.session_table import SessionTable
 
+RANGES_MAX = 4096  # of one outbox, 8 bytes each
+
 
 class Fanout:
     """One for each worker, on its loop. Limits are plain ints, see engine/options.py."""
@@ -34,13 +37,16 @@ class Fanout:
         sequence: int,
         ring_bytes: int = 64 << 20,
         priority_recipients_max: int = 64,
-        ranges_max: int = 4096,
+        ranges_max: int = RANGES_MAX,
         signal_bytes_max: int = 2048,
+        interest_entries_max: int = 10_000_000,
     ) -> None:
         self.interest = Interest(sessions)
         self.ring = Ring(ring_bytes)
         self.native = Native(sessions, self.interest, self.ring, sequence, priority_recipients_max, ranges_max)
         self.pages = Pages(self.native, signal_bytes_max)
+        self._entries_max = interest_entries_max
+        self._left_out: list[int] = []  # sessions that interest has no room for
         self.ahead = 0  # the event, next to be routed, whose followers are being entered
 
     @property
@@ -64,7 +70,14 @@ class Fanout:
 
     def follow(self, conversation: int, session: int) -> None:
         """From the next routed record on the session gets this conversation."""
-        self.interest.add(conversation, session)
+        if self.interest.entries < self._entries_max:
+            self.interest.add(conversation, session)
+        else:
+            self._left_out.append(session)
+
+    def has_room(self, memberships: int) -> bool:
+        """Whether interest takes a session with so many."""
+        return self.interest.entries + memberships <= self._entries_max
 
     def unfollow(self, conversation: int, session: int) -> None:
         """The opposite."""
@@ -96,8 +109,9 @@ class Fanout:
         return self.native.take_behind()
 
     def take_lost(self) -> list[int]:
-        """Sessions whose connection broke in a send since the last call: close them."""
-        return self.native.take_lost()
+        """Sessions whose connection broke in a send, or for whom there is no room, since the last call: close them."""
+        left_out, self._left_out = self._left_out, []
+        return self.native.take_lost() + left_out
 
     # readers and signals
 

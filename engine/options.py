@@ -174,6 +174,16 @@ class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "devices of one user at a time; the next is closed with 4504", "sessions", reloadable=True, ge=1, le=1_000
         ),
     ] = 16
+    buffers_bytes_max: Annotated[
+        int,
+        option(
+            "incomplete messages, output and outboxes of all sessions together; one may hold an eighth of what the"
+            " others leave, else it is closed with 4004",
+            "bytes",
+            ge=16 << 20,
+            le=1 << 40,
+        ),
+    ] = 256 << 20
     connects_per_s_max: Annotated[
         int, option("handshakes a second; more wait in the kernel's queue", "1/s", ge=1, le=1_000_000)
     ] = 20_000
@@ -235,6 +245,15 @@ class Fanout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             le=4 << 30,
         ),
     ] = 64 << 20
+    interest_entries_max: Annotated[
+        int,
+        option(
+            "pairs of a session and a conversation that it follows; a hello that would go beyond is closed with 4004",
+            "entries",
+            ge=1_000,
+            le=1_000_000_000,
+        ),
+    ] = 10_000_000
     flush_budget_us: Annotated[
         int, option("time of one slice of sending; longer delays dialogs behind broadcasts", "us", ge=100, le=50_000)
     ] = 500

@@ -7,7 +7,7 @@ answers Again and goes to the end of its turn.
 
 Invariants: a LogReader is used by the thread that made it alone; each accepted job calls `done` exactly once, unless
 the pool was closed meanwhile; an exception is an answer, not a dead thread. How many jobs wait (`waiting`) is the
-callers' to bound: one for each reading session, a few for each asking one.
+callers' to bound: one for each reading session, a few for each asking one; answers wait up to OUTCOMES_MAX.
 Cost: one hand-over to a thread and back, about 50 µs.
 """
 
@@ -22,6 +22,9 @@ from typing import Any, NamedTuple, TypeVar
 from engine.ports import LogReader, Post
 
 Answer = TypeVar("Answer")
+
+
+OUTCOMES_MAX = 32  # answers that the loop has not taken yet: no job begins before it has
 
 
 class Again(NamedTuple):
@@ -53,6 +56,7 @@ class ReaderPool:
         self._queues: dict[Hashable, deque[Job]] = {}
         self._turns: deque[Hashable] = deque()
         self._idle = threads
+        self._outcomes = 0  # posted, and not taken yet
         self.waiting = 0  # jobs that no thread has taken yet
 
     def submit(
@@ -77,7 +81,7 @@ class ReaderPool:
 
     def _fill(self) -> None:
         """Gives idle threads the next job of the next key. Under the lock."""
-        while self._idle and self._turns and not self._closed:
+        while self._idle and self._turns and self._outcomes < OUTCOMES_MAX and not self._closed:
             self._idle -= 1
             self.waiting -= 1
             key = self._turns.popleft()
@@ -100,9 +104,20 @@ class ReaderPool:
                 self._turns.append(key)
             else:
                 del self._queues[key]
+            if not isinstance(outcome, Again):
+                self._outcomes += 1
             self._fill()
         if not self._closed and not isinstance(outcome, Again):
-            self._post(lambda: None if self._closed else job.done(outcome))
+            self._post(lambda: self._take(job, outcome))
+
+    def _take(self, job: Job, outcome: Any) -> None:
+        """On the loop: an answer, and room for the next."""
+        if self._closed:
+            return
+        with self._lock:
+            self._outcomes -= 1
+            self._fill()
+        job.done(outcome)
 
     def _own_reader(self) -> LogReader:
         reader: LogReader | None = getattr(self._local, "reader", None)

@@ -34,6 +34,7 @@ from ext.admission import check_batch
 QUEUE_BLOCKS: Final = 2  # blocks handed over and not yet synced: the committer never waits for a thread to wake
 SHED_SLICES: Final = 4
 SHED_SLICES_FULL: Final = 64  # where rows alone are over the limit
+TABLES_FULL: Final = 1.5  # of the limit: beyond it admission waits for the saver, for nothing of it can be dropped
 NO_SPACE_RETRY_MS: Final = 1_000
 
 _log = logging.getLogger(__name__)
@@ -265,10 +266,13 @@ class Sequencer:
         """Whether to wait for the saver: for its events, or because rows that are not saved yet (of new groups: memory
         fills long before events do) are over the limit and can't be dropped."""
         lag = self._admitter.sequence - self._saver.position
-        overlay = self._admitter.overlay
-        if lag <= self._lag_events_max and overlay.row_bytes > self._tables_bytes_max and not self._loading:
-            overlay.shed(self._saver.position, slices=SHED_SLICES_FULL)
-        return lag > self._lag_events_max or (overlay.row_bytes > self._tables_bytes_max and lag > 0)
+        if lag <= self._lag_events_max and self._is_full() and not self._loading:
+            self._admitter.overlay.shed(self._saver.position, slices=SHED_SLICES_FULL)
+        return lag > self._lag_events_max or (lag > 0 and self._is_full())
+
+    def _is_full(self) -> bool:
+        overlay, most = self._admitter.overlay, self._tables_bytes_max
+        return overlay.row_bytes > most or overlay.bytes > most * TABLES_FULL
 
     def _hand_over(self, full: bool) -> bool:
         """Gives the open block with its answers to the committer if that is free, or the block is full and there is

@@ -209,6 +209,7 @@ cdef class Fanout:
                     raise MemoryError(f"no memory for an outbox of {room} ranges")
             s.refs = <uint32_t *>moved
             s.ref_room = room
+            self.sessions.weigh(<uint32_t>(s - self.sessions.at))
         last = s.refs + 2 * s.ref_count
         last[0] = first
         last[1] = count
@@ -237,6 +238,7 @@ cdef class Fanout:
             if index == 0:
                 return 0
             self._flush_session(index)
+            self.sessions.weigh(index)
             if self.turn % CLOCK_EVERY == 0 and _now_ns() >= until:
                 return 1
 

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef enum:
     KEPT_BYTES_MAX = 1 << 20  # room that a buffer keeps for the next round
+    MESSAGE_BYTES = 192  # what Python's objects for a message take beside its bytes
 
 cdef enum:  # kinds of signals
     SIGNAL_DELIVERED = 1
@@ -27,7 +28,7 @@ cdef class Gathered:
     cdef Bytes proposals, signals, commands, requests, writable
     # cold messages: number of the last one given to Python, and of the last one that it has handled; both run over
     cdef uint32_t given, handled
-    cdef uint64_t waiting_bytes  # of those in between
+    cdef uint64_t waiting_bytes  # of those in between, MESSAGE_BYTES for each included
 
     # gathering: pointers are good until the next call
     cdef uint8_t *room_for(self, Bytes *buffer, size_t size) except NULL nogil  # then buffer.size += what was written

@@ -72,7 +72,7 @@ cdef class Gathered:
     cdef uint32_t add_cold(self, uint32_t session, const uint8_t *data, size_t size, bint text) except? 0 nogil:
         self.add_message(&self.commands, session, data, size, text)
         self.given += 1
-        self.waiting_bytes += size
+        self.waiting_bytes += size + MESSAGE_BYTES
         return self.given
 
     cdef bint is_waiting(self, uint32_t number) noexcept nogil:

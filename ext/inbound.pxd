@@ -13,7 +13,8 @@ from ext.sockets cimport Sockets
 
 cdef enum:
     RECEIVE_BYTES = 65536
-    COLD_WAITING_BYTES_MAX = 8 << 20  # of messages that Python has not handled yet
+    COLD_WAITING_BYTES_MAX = 8 << 20  # of messages that Python has not handled yet: who gives more is not read
+    COLD_WAITING_BYTES_MOST = 24 << 20  # ... and from here on nobody is
     ABUSE_BURSTS = 10  # so many bursts refused, beyond what was taken meanwhile, end a session
     UNANSWERED_RETRY_MS = 100
     SHARE_ALL = 1024  # of publishes that go on to the engine

@@ -91,6 +91,9 @@ cdef class Inbound:
         cdef ssize_t got
         if s.flags & F_PROXIED and not self._proxied(index):
             return 0
+        if self.gathered.waiting_bytes > COLD_WAITING_BYTES_MOST:
+            self._hold(index)
+            return 0
         got = c_recv(s.fd, room, RECEIVE_BYTES if s.tls == NULL else TAKE_BYTES_MAX, MSG_DONTWAIT)
         if got <= 0:
             if got == 0 or errno != EAGAIN and errno != EINTR:

@@ -33,13 +33,14 @@ cdef class Poller:
     cdef epoll_event events[EVENTS]
     cdef uint32_t event_at, event_count
     cdef uint32_t serving  # if something goes wrong, whose it was
-    cdef uint64_t rounds
+    cdef uint64_t rounds, overfull  # the latter: ended for the memory that they held
     # a pass: from the moment at which somebody is ready until everybody who was has been served
     cdef int64_t pass_ns  # when it began; 0: none is under way
     cdef int64_t pass_took_ns, pass_most_ns  # the last one, the longest since it was asked for
 
     cdef int _round(self, int64_t budget_ns) except -1 nogil
     cdef void _pass_ends(self) noexcept nogil
+    cdef int _end_overfull(self) except -1 nogil
     cdef int _serve(self, const epoll_event *event) except -1 nogil
     cdef Batch _taken(self)
     cdef int _answer(self, const uint8_t *data, size_t size) except -1 nogil

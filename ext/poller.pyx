@@ -13,23 +13,26 @@ Cost: two system calls a round, one recv for a ready socket; no Python object fo
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from ext.c_socket cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll_event, epoll_wait
 from ext.commands cimport STATUS_TOO_MANY_UNANSWERED
 from ext.frames cimport FR_BINARY, FR_TEXT, SERVER_HEAD_BYTES_MAX, server_head_put
 from ext.doorway cimport Doorway
+from ext.gathered cimport MESSAGE_BYTES
 from ext.handshake cimport HANDSHAKE_ANSWER_BYTES_MAX, busy_answer
-from ext.inbound cimport BUSY_RETRY_S, SHARE_ALL, UNANSWERED_RETRY_MS
+from ext.inbound cimport BUSY_RETRY_S, COLD_WAITING_BYTES_MOST, RECEIVE_BYTES, SHARE_ALL, UNANSWERED_RETRY_MS
 from ext.receipts cimport Answer
 from ext.session_table cimport (
-    E_JSON, F_BLOCKED, F_NO_READ, F_REQUEST, S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER, Session,
-    SessionTable)
-from ext.sockets cimport CLOSE_GOING_AWAY, EVENT_LISTENER, EVENT_TIMER, close_name
-from ext.tls cimport Context
+    E_JSON, F_BLOCKED, F_NO_READ, F_REQUEST, RESERVE, S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER,
+    SHARE_OF_REST, Session, SessionTable)
+from ext.sockets cimport CLOSE_GOING_AWAY, CLOSE_OVERLOADED, EVENT_LISTENER, EVENT_TIMER, OUT_HELD_BYTES, close_name
+from ext.tls cimport LINK_BYTES, LINK_OPENING_BYTES, TAKE_BYTES_MAX, WAITING_BYTES_MAX, Context, Link
 
 cdef enum:
-    CLOCK_EVERY = 8  # sockets between two looks at the clock
+    CLOCK_EVERY = 8  # sockets between two looks at the clock, and at what has been gathered
+    ROUND_BYTES_MAX = 4 << 20  # of publishes in a round
     FOREVER_S = 0xFFFFFFFF
 
 
@@ -130,6 +133,8 @@ cdef class Poller:
         until = self.sockets.now_ns + budget_ns
         if self.pass_ns == 0:
             self.pass_ns = self.sockets.now_ns
+        if self.sessions.overfull_count:
+            self._end_overfull()
         if self.deadlines.run(until):
             self.sockets.wake()
         while True:
@@ -142,7 +147,7 @@ cdef class Poller:
                 self._serve(&self.events[self.event_at - 1])
                 if self.event_at % CLOCK_EVERY == 0:
                     self.sockets.tell_time()
-                    if self.sockets.now_ns >= until:
+                    if self.sockets.now_ns >= until or self.gathered.proposals.size > ROUND_BYTES_MAX:
                         return 0
             if self.event_count < EVENTS:
                 self._pass_ends()
@@ -153,6 +158,27 @@ cdef class Poller:
         self.pass_took_ns = self.sockets.now_ns - self.pass_ns
         self.pass_most_ns = max(self.pass_most_ns, self.pass_took_ns)
         self.pass_ns = 0
+
+    cdef int _end_overfull(self) except -1 nogil:
+        """Ends those whose buffers hold more than their share: who takes what is sent is told why."""
+        cdef uint32_t i, index
+        cdef Session *s
+        for i in range(self.sessions.overfull_count):
+            index = self.sessions.resolve(self.sessions.overfull[i])
+            s = &self.sessions.at[index]
+            if index == 0 or s.fd < 0:
+                continue
+            self.serving = index
+            self.overfull += 1
+            if s.flags & F_BLOCKED or not S_OPEN <= s.state <= S_LIVE:
+                self.sockets.drop(index, True)
+            else:
+                free(s.in_data)
+                s.in_data = NULL
+                s.in_size = s.in_room = 0
+                self.sockets.end_named(index, CLOSE_OVERLOADED)
+        self.sessions.overfull_count = 0
+        return 0
 
     cdef int _serve(self, const epoll_event *event) except -1 nogil:
         cdef uint32_t index
@@ -170,11 +196,13 @@ cdef class Poller:
         self.serving = index
         if event.events & EPOLLOUT:
             self.sockets.writable(index)
+            self.sessions.weigh(index)
             if s.fd < 0:
                 return 0
         if event.events & EPOLLIN:
             if not s.flags & F_NO_READ:
                 self.inbound.receive(index)
+                self.sessions.weigh(index)
         elif event.events & (EPOLLHUP | EPOLLERR):
             self.sockets.drop(index, False)
         return 0
@@ -194,15 +222,18 @@ cdef class Poller:
         sockets.dead_reported = sockets.dead_count
         if sockets.epoll_fd >= 0:
             sockets.wake_for_ends()
+            if self.sessions.overfull_count:
+                sockets.wake()
             sockets.rest()
         return batch
 
     def handled(self, uint32_t commands, uint64_t size_bytes):
         """So many more of the cold commands given, the oldest first, have been handled; the bytes of their messages."""
-        if commands > self.gathered.given - self.gathered.handled or size_bytes > self.gathered.waiting_bytes:
+        cdef uint64_t weight = size_bytes + <uint64_t>commands * MESSAGE_BYTES
+        if commands > self.gathered.given - self.gathered.handled or weight > self.gathered.waiting_bytes:
             raise ValueError(f"{commands} commands of {size_bytes} bytes are more than wait")
         self.gathered.handled += commands
-        self.gathered.waiting_bytes -= size_bytes
+        self.gathered.waiting_bytes -= weight
         self.inbound.unhold()
         self.sockets.tell_time()
         self.inbound.end_waiting()
@@ -364,12 +395,24 @@ cdef class Poller:
             "received_bytes": self.inbound.received_bytes, "sent_bytes": self.sessions.sent_bytes,
             "received_messages": self.inbound.received_messages, "rate_limited_commands": self.inbound.rate_limited,
             "put_out_connections": self.sockets.put_out, "address_limited_connections": self.sockets.address_limited,
+            "overfull_sessions": self.overfull, "session_buffers_bytes": self.sessions.buffers_bytes,
             "untrusted_connections": self.sockets.untrusted, "bad_proxy_headers": self.inbound.bad_proxied,
             "shed_connections": self.inbound.shed_connections, "shed_publishes": self.inbound.shed_publishes,
             "doorway_connections": self.sockets.doorway.used,
             "loop_rounds": self.rounds, "session_bytes": self.sessions.memory_bytes(),
             "tls_handshakes": self.inbound.tls_handshakes, "tls_failures": self.inbound.tls_failures,
         }
+
+
+def fixed_bytes():
+    """Bounds of the native half of a worker that are no options, for the sum of memory (engine/limits.py)."""
+    return {
+        "slot": sizeof(Session) + 3 * sizeof(uint64_t) + 4 * sizeof(uint32_t),  # with its places in lists and indexes
+        "slots_reserved": RESERVE, "share_of_rest": SHARE_OF_REST,
+        "receive": RECEIVE_BYTES + TAKE_BYTES_MAX, "round": ROUND_BYTES_MAX + RECEIVE_BYTES,
+        "cold": COLD_WAITING_BYTES_MOST + RECEIVE_BYTES, "output_held": OUT_HELD_BYTES + RECEIVE_BYTES,
+        "link": sizeof(Link) + LINK_BYTES, "link_opening": LINK_OPENING_BYTES, "link_waiting": WAITING_BYTES_MAX,
+    }
 
 
 def close_names():

@@ -1,3 +1,5 @@
+def memory_bytes(ring_bytes: int) -> int: ...
+
 class Ring:
     entries_room: int
     next_entry: int

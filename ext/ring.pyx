@@ -71,6 +71,18 @@ cdef size_t event_frame_put(uint8_t *to, const uint8_t *record, uint32_t size, u
     return <size_t>(at + length - to)
 
 
+cdef uint32_t _entries_for(uint64_t bytes_room) noexcept:
+    cdef uint32_t room = 1024
+    while room < 1 << 30 and <uint64_t>room * ENTRY_BYTES_USUAL < bytes_room:
+        room *= 2
+    return room
+
+
+def memory_bytes(uint64_t ring_bytes):
+    """What a ring of so many bytes takes with its entries, once all of it has been used."""
+    return ring_bytes + _entries_for(ring_bytes // 2) * sizeof(Entry)
+
+
 cdef class Ring:
     def __cinit__(self, uint64_t ring_bytes, uint32_t first_entry=0):
         """Each encoding has half of `ring_bytes`."""
@@ -78,9 +90,7 @@ cdef class Ring:
         if ring_bytes < 1 << 20:
             raise ValueError(f"ring_bytes = {ring_bytes}: at least {1 << 20}, so that the largest frame fits")
         self.bytes_room = ring_bytes // 2
-        self.entries_room = 1024
-        while self.entries_room < 1 << 30 and <uint64_t>self.entries_room * ENTRY_BYTES_USUAL < self.bytes_room:
-            self.entries_room *= 2
+        self.entries_room = _entries_for(self.bytes_room)
         self.next_entry = first_entry
         self.entries = <Entry *>pages_map(<size_t>self.entries_room * sizeof(Entry))
         for k in range(RING_ENCODINGS):

@@ -41,6 +41,7 @@ cdef enum:  # flags
 
 cdef enum:
     RESERVE = 256  # slots beyond sessions_max: connections that are only told that there is no place
+    SHARE_OF_REST = 8  # one session may hold so many'th of what the others leave of buffers_bytes_max
     TLS_AWAITED = 1  # a session of a port that speaks TLS, before anything has come
 
 cdef struct Session:
@@ -72,6 +73,7 @@ cdef struct Session:
     Link *tls  # NULL: plain; TLS_AWAITED until its first byte has come
     uint64_t token_mark  # of its token's id (see gateway/revocation.py), 0 = the token has none
     uint32_t issued_s  # UNIX time of its token's `iat`, 0 = it has none
+    uint32_t weight  # bytes of its buffers, as they were last weighed
 
 @cython.final
 cdef class SessionTable:
@@ -86,12 +88,17 @@ cdef class SessionTable:
     # dirty queues, FIFO, linked through dirty_next and priority_next
     cdef uint32_t bulk_head, bulk_tail, priority_head, priority_tail
     cdef uint64_t sent_bytes  # by out_flush
+    # buffers of all sessions: incomplete messages, output, outboxes, ciphertext; who holds too much is listed, once or more
+    cdef readonly uint64_t buffers_bytes, buffers_bytes_max
+    cdef uint64_t *overfull  # origins
+    cdef uint32_t overfull_count
     cdef int epoll_fd  # set by the poller; -1 without one (arm_writable then only sets flags)
 
     # life (ext/poller)
     cdef uint32_t acquire(self, int fd) noexcept nogil  # 0 = table full
     cdef void release(self, uint32_t index) noexcept nogil  # frees buffers and slot; the fd is the caller's
     cdef uint64_t origin_of(self, uint32_t index) noexcept nogil  # generation << 32 | index
+    cdef void weigh(self, uint32_t index) noexcept nogil  # whoever may have changed the room of its buffers says so
     cpdef uint32_t resolve(self, uint64_t session) noexcept nogil  # index or origin -> index; 0 = gone or stale
 
     # users

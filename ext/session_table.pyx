@@ -7,7 +7,9 @@ either; an origin of an earlier tenant of the slot finds nothing.
 
 Invariants: the array never moves; a slot is reused only after the batch that reported its end has been handled; an
 entry of a dirty queue without F_DIRTY is skipped, so that neither closing nor flushing ever searches a queue;
-out_data holds whole frames, of which the first may be partly sent.
+out_data holds whole frames, of which the first may be partly sent. All buffers of all sessions together stay within
+buffers_bytes_max: one session may hold an eighth of what the others leave of it, so that a few that are slow or send
+nothing whole can't take it all, and many can't leave the next one nothing. The poller ends whoever holds more.
 Cost: 184 bytes a session, and 4 to 8 for each user; an idle session has no buffer but what OpenSSL keeps for TLS.
 """
 
@@ -37,15 +39,17 @@ cdef inline uint64_t _mixed(uint64_t user) noexcept nogil:
 
 
 cdef class SessionTable:
-    def __cinit__(self, uint32_t sessions_max=100_000):
+    def __cinit__(self, uint32_t sessions_max=100_000, uint64_t buffers_bytes_max=256 << 20):
         if not 1 <= sessions_max <= 1 << 24:
             raise ValueError(f"sessions_max = {sessions_max} must be 1 to {1 << 24}")
         self.room = sessions_max + RESERVE + 1
+        self.buffers_bytes_max = buffers_bytes_max
         self.epoll_fd = -1
         self.user_room = USER_ROOM_MIN
         self.user_slots = <uint32_t *>calloc(self.user_room, 4)
         self.at = <Session *>pages_map(<size_t>self.room * sizeof(Session))
-        if self.at == NULL or self.user_slots == NULL:
+        self.overfull = <uint64_t *>pages_map(<size_t>self.room * 8)
+        if self.at == NULL or self.user_slots == NULL or self.overfull == NULL:
             raise MemoryError(f"no memory for a table of {sessions_max} sessions")
 
     def __dealloc__(self):
@@ -54,6 +58,8 @@ cdef class SessionTable:
             for i in range(1, self.high + 1):
                 _free_buffers(&self.at[i])
             pages_unmap(self.at, <size_t>self.room * sizeof(Session))
+        if self.overfull != NULL:
+            pages_unmap(self.overfull, <size_t>self.room * 8)
         free(self.user_slots)
 
     # life
@@ -89,6 +95,7 @@ cdef class SessionTable:
         if s.user:
             self.unlink_user(index)
         _free_buffers(s)
+        self.weigh(index)
         s.state = S_FREE
         s.fd = -1
         s.flags &= F_PRESERVED
@@ -98,6 +105,19 @@ cdef class SessionTable:
 
     cdef uint64_t origin_of(self, uint32_t index) noexcept nogil:
         return <uint64_t>self.at[index].generation << 32 | index
+
+    cdef void weigh(self, uint32_t index) noexcept nogil:
+        cdef Session *s = &self.at[index]
+        cdef uint32_t before = s.weight
+        cdef uint64_t others = self.buffers_bytes - before
+        s.weight = s.in_room + s.out_room + s.ref_room * 8
+        if <size_t>s.tls > TLS_AWAITED:
+            s.weight += s.tls.waiting_room
+        self.buffers_bytes = others + s.weight
+        if s.weight > before and self.overfull_count < self.room and (
+                others >= self.buffers_bytes_max or s.weight > (self.buffers_bytes_max - others) // SHARE_OF_REST):
+            self.overfull[self.overfull_count] = self.origin_of(index)
+            self.overfull_count += 1
 
     cpdef uint32_t resolve(self, uint64_t session) noexcept nogil:
         """Index or origin to index; 0 if it is gone. A session that is ending still has its index."""
@@ -206,6 +226,7 @@ cdef class SessionTable:
                     raise MemoryError(f"no memory for {room} bytes of a session's output")
             session.out_data = <uint8_t *>moved
             session.out_room = <uint32_t>room
+            self.weigh(<uint32_t>(session - self.at))
         return session.out_data + session.out_size
 
     cdef int out_flush(self, Session *session) noexcept nogil:
@@ -219,6 +240,7 @@ cdef class SessionTable:
             session.out_sent += <uint32_t>sent
             self.sent_bytes += <uint64_t>sent
         _free_output(session)
+        self.weigh(<uint32_t>(session - self.at))
         return 1 if <size_t>session.tls <= TLS_AWAITED else tls_flush(session.tls)
 
     cdef bint out_waits(self, Session *session) noexcept nogil:

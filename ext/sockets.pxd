@@ -29,6 +29,7 @@ cdef enum:  # close codes that native code uses; gateway/close_codes.py has the 
     CLOSE_IDLE = 4000
     CLOSE_SLOW = 4002
     CLOSE_EXPIRED = 4003
+    CLOSE_OVERLOADED = 4004
     CLOSE_HELLO_TIMEOUT = 4005
     CLOSE_BAD_COMMAND = 4503
     CLOSE_ABUSE = 4505

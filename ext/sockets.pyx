@@ -57,6 +57,8 @@ cdef const char *close_name(uint16_t code) noexcept nogil:
         return b"slow_no_progress"
     if code == CLOSE_EXPIRED:
         return b"token_expired"
+    if code == CLOSE_OVERLOADED:
+        return b"overloaded"
     if code == CLOSE_HELLO_TIMEOUT:
         return b"hello_timeout"
     if code == CLOSE_BAD_COMMAND:
@@ -450,6 +452,7 @@ cdef class Sockets:
         free(s.refs)
         s.refs = NULL
         s.ref_count = s.ref_room = 0
+        self.sessions.weigh(index)
         self.ended[self.ended_count] = index
         self.ended_count += 1
         self.closed += 1

@@ -9,6 +9,7 @@ cdef enum:
     TAKE_BYTES_MAX = 32768  # given to tls_take at once; what comes out is at most a record more
     WAITING_BYTES_MAX = 65536  # that a socket has not taken: one record; or a handshake's answer, alerts
     LINK_BYTES = 20480  # what OpenSSL holds for a session at rest: an estimate from above, for the sum of memory
+    LINK_OPENING_BYTES = 163840  # ... and until its handshake has ended, likewise
     RECORD_HANDSHAKE = 22  # the first byte of a client that speaks TLS
 
 cdef enum:  # flags of a link

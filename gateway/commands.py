@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from engine import CallerError, Conversation, DataUntrusted, Membership, Right, may, schema
+from engine import CallerError, Conversation, DataUntrusted, Membership, Right, limits, may, schema
 from engine import errors as statuses
 from engine import history as log_history
 from ext.jsonevent import json_event
@@ -25,10 +25,8 @@ from gateway.session import OPEN, Door, log
 # Short questions have long answers: who asks on without taking them is told to come again. What is under way then is
 # a page at most, and the history jobs of the session. They are also what can wait longest when the server is busy.
 QUESTIONS = (requests.Conversations, requests.Members, requests.History)
-UNSENT_BYTES_MAX = 1 << 20
 UNSENT_RETRY_MS = 1_000  # spread, as the other
 QUESTION_RETRY_MS = 2_000
-WAITING_JOBS_MAX = 4_096  # of history and catch-up, beyond which history is refused
 MEMBERS_A_COMMAND = 50  # of a new group: what they take of the session's rate
 MEMBERS_FREE = 64  # groups up to this size are made at any time
 CONVERSATION_SEQUENCE = slice(20, 28)  # of a stored record, see engine/LOG_FORMAT.md
@@ -61,9 +59,12 @@ def _too_much(door: Door, session: int) -> tuple[str, int] | None:
         door.counters.shed_question_commands += 1
         return "the server is busy", QUESTION_RETRY_MS
     waiting = door.sessions.unsent_bytes(session)
-    if waiting <= UNSENT_BYTES_MAX:
+    if waiting <= limits.UNSENT_BYTES_MAX:
         return None
-    return f"{waiting} bytes of earlier answers have not been taken yet, over {UNSENT_BYTES_MAX}", UNSENT_RETRY_MS
+    return (
+        f"{waiting} bytes of earlier answers have not been taken yet, over {limits.UNSENT_BYTES_MAX}",
+        UNSENT_RETRY_MS,
+    )
 
 
 def _refuse_unreadable(door: Door, session: int, error: requests.BadRequest) -> None:
@@ -324,7 +325,7 @@ def history(door: Door, session: int, request: requests.History) -> None:
     if question is None:
         door.refuse(session, "unknown_conversation", f"conversation {request.conversation}", id=request.id)
         return
-    if door.pool.waiting >= WAITING_JOBS_MAX:
+    if door.pool.waiting >= limits.WAITING_JOBS_MAX:
         door.counters.shed_question_commands += 1
         retry_after_ms = load.spread(QUESTION_RETRY_MS)
         door.refuse(session, "overloaded", "too much is being read", id=request.id, retry_after_ms=retry_after_ms)

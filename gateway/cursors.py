@@ -27,7 +27,7 @@ class Store(Protocol):
     """What is needed of engine/log/cursors.py."""
 
     def get(self, conversation: int, user: int) -> tuple[int, int]: ...
-    def put(self, conversation: int, user: int, delivered: int, read: int) -> None: ...
+    def put(self, conversation: int, user: int, delivered: int, read: int) -> bool: ...
 
 
 class Cursors:
@@ -50,7 +50,8 @@ class Cursors:
             return ""
         if kind == READ:
             read = value
-        self.store.put(conversation, user, max(delivered, value), read)
+        if not self.store.put(conversation, user, max(delivered, value), read):
+            return "overloaded"
         self._moved[conversation, user] = session
         self._door.counters.cursor_moves += 1
         return ""

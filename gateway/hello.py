@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway import close_codes, pushes, requests
 from gateway.auth import Identity, TokenRefused, TokenUnjudged, UnknownKey
+from gateway.load import spread
 from gateway.revocation import mark_of
 from gateway.session import OPEN, READER, Door
 
@@ -25,6 +26,7 @@ PROTOCOL = 1
 PROTOCOL_MIN = 1
 SERVER = "gonets"
 BLIND_RETRY_MS = 30_000
+CROWDED_RETRY_MS = 10_000  # spread: others have to leave first
 UNKNOWN_RETRY_MS = 2_000  # for a refresh while the issuer is asked for the new token's key
 
 
@@ -49,9 +51,14 @@ def hello(door: Door, session: int, request: requests.Hello) -> None:
     start = _start_of(door, session, request)
     if start is None:
         return
+    memberships = door.view.memberships(identity.user)
+    if not door.fanout.has_room(len(memberships)):
+        door.counters.refused_hellos += 1
+        door.end(session, close_codes.OVERLOADED, spread(CROWDED_RETRY_MS))
+        return
     door.poller.identify(session, identity.user, request.device, identity.expires_s, READER)
     door.poller.set_token(session, mark_of(identity.token_id), identity.issued_s)
-    door.fanout.follow_all(session, door.view.memberships(identity.user))
+    door.fanout.follow_all(session, memberships)
     door.counters.hellos += 1
     door.push(session, pushes.WELCOME, welcome(door, identity, request))
     if start.replaced:

@@ -15,18 +15,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from engine import limits
 from gateway.auth import Key, KeysError, TokenUnjudged, choose, parse_jwks
 from gateway.remote import Remote
 
-DOCUMENT_BYTES_MAX = 256 << 10
 UNKNOWN_S = 30.0
 ABSENT_MAX = 1_000  # names that are remembered as asked for in vain
 LATER_JITTER_MS = 2_000
 COPY = "issuer-keys.copy"
 
-# What is held back while the issuer is asked: beyond it, sessions are told to come again.
+# What is held back while the issuer is asked: beyond it, and limits.ISSUER_WAITING_BYTES_MAX, sessions are told to come
+# again.
 WAITING_SESSIONS_MAX = 4_096
-WAITING_BYTES_MAX = 8 << 20
 MESSAGES_MAX = 64
 
 
@@ -42,7 +42,7 @@ class IssuerKeys:
             lambda data: parse_jwks(data, url, foreign=True),
             KeysError,
             ca=ca,
-            bytes_max=DOCUMENT_BYTES_MAX,
+            bytes_max=limits.ISSUER_DOCUMENT_BYTES_MAX,
             refresh_s_min=refresh_s_min,
             refresh_s_max=refresh_s_max,
             age_s_max=age_s_max,
@@ -118,7 +118,7 @@ class Waiting:
             if len(self._held) >= WAITING_SESSIONS_MAX:
                 return False
             held = self._held[origin] = []
-        if len(held) >= MESSAGES_MAX or self._bytes + len(message) > WAITING_BYTES_MAX:
+        if len(held) >= MESSAGES_MAX or self._bytes + len(message) > limits.ISSUER_WAITING_BYTES_MAX:
             return False
         held.append(message)
         self._bytes += len(message)

@@ -81,6 +81,8 @@ TABLE: tuple[MetricRow, ...] = (
     _g("ring_bytes", "bytes", "Memory of the ring of frames."),
     _g("interest_entries", "entries", "Pairs of conversation and session in the interest table."),
     _g("interest_bytes", "bytes", "Memory of the interest table."),
+    _g("session_buffers_bytes", "bytes", "Of it, buffers: at most gateway.buffers_bytes_max."),
+    _c("overfull_sessions", "sessions", "Sessions ended for the memory that their buffers held."),
     _g("session_bytes", "bytes", "Memory of the session table with its buffers."),
     _g("log_sequence", "events", "Last sequence of the log."),
     _g("delivered_sequence", "events", "Last sequence handed to live sessions."),

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from engine import limits
 from gateway.auth import TOKEN_ID_CHARACTERS_MAX, Identity
 
 if TYPE_CHECKING:
     from ext.session_table import SessionTable
 
-DOCUMENT_BYTES_MAX = 4 << 20
+DOCUMENT_BYTES_MAX = limits.REVOKED_DOCUMENT_BYTES_MAX
 SLICE_S = 0.001
 PLACES = 4_096  # sessions looked at between two looks at the clock
 USERS = 64

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from engine import Config, ConfigError
+from engine import Config, ConfigError, limits
 from gateway import logs
 from gateway.listener import StartError
 from gateway.parts import SPARE_DESCRIPTORS
@@ -30,6 +30,10 @@ def serve(config: Config, ready: Callable[[dict[str, str]], None], reload: Calla
     """Runs until told to stop. `ready` gets the addresses; `reload` reads the configuration again."""
     logs.configure(config.logging.level, config.logging.format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if reason := limits.absurdity(config):
+        raise StartError(reason)
+    if reason := limits.shortage(config):
+        log.warning("memory", reason=reason)
     wanted = config.gateway.sessions_max + SPARE_DESCRIPTORS
     allowed = raise_descriptor_limit(wanted)
     gateway = Gateway(config)

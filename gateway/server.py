@@ -108,10 +108,15 @@ class Gateway:
 
     def _compose(self) -> None:
         config, engine = self._config, self.engine
-        self.sessions = SessionTable(sessions_room(config))
+        self.sessions = SessionTable(sessions_room(config), config.gateway.buffers_bytes_max)
         self.poller = make_poller(self.sessions, config)
         view = engine.view()
-        self.fanout = Fanout(self.sessions, sequence=view.sequence, ring_bytes=config.fanout.ring_bytes)
+        self.fanout = Fanout(
+            self.sessions,
+            sequence=view.sequence,
+            ring_bytes=config.fanout.ring_bytes,
+            interest_entries_max=config.fanout.interest_entries_max,
+        )
         reader = engine.log.reader()
         self.tail = Tail(reader, Router(view, self.fanout, self.sessions), view.sequence)
         self.door = Door(config, engine, view, self.sessions, self.poller, self.fanout)

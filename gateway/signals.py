@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from engine import limits
 from gateway import load, pushes
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 SIGNAL = struct.Struct("<IIQQ")
 TYPING = 3
-SEEN_MAX = 100_000
 
 
 class Signals:
@@ -49,7 +49,7 @@ class Signals:
         key = (conversation, user)
         if key in self._seen:
             return
-        if self._door.load.sheds(load.TYPING) or len(self._seen) >= SEEN_MAX:
+        if self._door.load.sheds(load.TYPING) or len(self._seen) >= limits.TYPING_SEEN_MAX:
             self._door.counters.shed_typing_signals += 1
             return
         if not self._reaches(user, conversation):

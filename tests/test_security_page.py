@@ -18,6 +18,8 @@ LOCK = ROOT / "requirements.lock"
 LIMITS = {
     "gateway.sessions_max": "sessions of a process; the next is answered 503",
     "gateway.sessions_per_user_max": "devices of one user",
+    "gateway.buffers_bytes_max": "buffers of all sessions",
+    "fanout.interest_entries_max": "conversations of connected sessions",
     "gateway.connects_per_s_max": "handshakes a second",
     "admission.unknown_sessions_max": "connections that have not said hello; the one that waited longest goes",
     "admission.address_unknown_max": "the same, of one address",

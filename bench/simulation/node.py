@@ -110,9 +110,10 @@ class Marks:
         """(delivered, read)."""
         return self._marks.get((conversation, user), (0, 0))
 
-    def put(self, conversation: int, user: int, delivered: int, read: int) -> None:
+    def put(self, conversation: int, user: int, delivered: int, read: int) -> bool:
         """Remembers them."""
         self._marks[conversation, user] = (delivered, read)
+        return True
 
 
 class Jobs(Executor):

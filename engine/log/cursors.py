@@ -4,8 +4,8 @@ Moved by gateway/cursors.py on the loop; a thread writes what has moved in one t
 at most that interval, which is allowed: clients say their marks again after hello.
 
 Invariants: a mark that `put` has taken is what `get` gives, before and after it is written, and when writing has
-failed; reads never see half an interval. Cost: a dictionary entry per mark that moved; a look-up in LMDB for one that
-did not.
+failed; reads never see half an interval; beyond MARKS_MAX that wait to be written `put` refuses. Cost: a dictionary
+entry per mark that moved; a look-up in LMDB for one that did not.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from engine.errors import LogVersion, StateDamaged
 from engine.lmdbfile import cut_off, make_whole
 
 FORMAT_VERSION: Final = 1
+MARKS_MAX: Final = 250_000  # that are not written yet: only a disk that takes none lets so many gather
 LMDB_ENGINE: Final = 0
 MAP_BYTES: Final = 1 << 38
 FORMAT_KEY: Final = b"format"  # shorter than any key of two numbers
@@ -91,10 +92,14 @@ class CursorStore:
         delivered, read = _VALUE.unpack(data)
         return delivered, read
 
-    def put(self, conversation: int, user: int, delivered: int, read: int) -> None:
-        """The newest word on a mark."""
+    def put(self, conversation: int, user: int, delivered: int, read: int) -> bool:
+        """The newest word on a mark; False, and it is not taken, if too many wait to be written."""
+        key = (conversation, user)
         with self._lock:
-            self._moved[conversation, user] = (delivered, read)
+            if len(self._moved) + len(self._writing) >= MARKS_MAX and key not in self._moved:
+                return False
+            self._moved[key] = (delivered, read)
+        return True
 
     def write(self) -> int:
         """Writes what has moved since the last call; how many marks. What can't be written stays in memory."""

@@ -50,7 +50,7 @@ def ended(peer: Peer) -> Callable[[], str]:
 
 def test_names_of_native_ends_are_those_of_the_table() -> None:
     names = close_names()
-    assert names == {code: close_codes.BY_CODE[code].name for code in names} and len(names) == 12
+    assert names == {code: close_codes.BY_CODE[code].name for code in names} and len(names) == 13
 
 
 @both

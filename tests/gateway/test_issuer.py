@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from engine.limits import ISSUER_DOCUMENT_BYTES_MAX
 from gateway import auth
 from gateway.fetch import FetchError, url_problem
-from gateway.issuer import DOCUMENT_BYTES_MAX, IssuerKeys
+from gateway.issuer import IssuerKeys
 from gateway.revocation import Revoked, RevokedError, mark_of, parse_revoked
 from tests.support.certificates import Authority
 from tests.support.gateway import Device, GatewayProcess, running
@@ -78,7 +79,7 @@ def test_https_with_a_named_authority(tmp_path: Path) -> None:
         (200, {}, b"nothing of the kind", "not a JWKS"),
         (200, {}, b'{"keys": []}', "no key"),
         (200, {}, b'{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}', "symmetric"),
-        (200, {}, b" " * (DOCUMENT_BYTES_MAX + 1), "the limit"),
+        (200, {}, b" " * (ISSUER_DOCUMENT_BYTES_MAX + 1), "the limit"),
         (200, {"Content-Encoding": "gzip"}, b"\x1f\x8b", "compressed"),
         (302, {"Location": "http://example.org/keys"}, b"", "must be https"),
         (302, {"Location": "https://example.org/keys"}, b"", "must stay http"),

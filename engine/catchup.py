@@ -31,16 +31,14 @@ from engine.backlog import (
     read_page,
     slow_hops,
 )
-from engine.errors import EngineError, Trimmed
+from engine.errors import EngineError, EngineUnable, Trimmed
 from engine.fanout import Fanout
 from engine.ports import Door, Gap, LogReader, StateView
 from engine.readers import ReaderPool
 from engine.tombstones import with_tombstones
 
 PLANNED_MAX = 1 << 20  # sequences in all kept backlogs: 8 MiB
-GAPS_HELD_BYTES_MAX = (
-    64 << 20
-)  # of all sessions that have not taken theirs; then resumes get everything instead of gaps
+GAPS_HELD_BYTES_MAX = 64 << 20  # of all sessions, not taken yet: beyond it gaps come bare, beyond twice it not at all
 GAP_BYTES = 400  # what a gap takes beside its events
 INLINE_HOPS_MAX = 48
 INLINE_CHAINS_MAX = 12
@@ -203,6 +201,7 @@ class CatchUp:
             if not self._pages.send_control(origin):
                 return False
             gap = resume.gaps.popleft()
+            self._count_gap(resume, -1, gap)
             self._door.gap(origin, gap._replace(newest=with_tombstones(self._view, gap.newest)))
         return True
 
@@ -233,8 +232,10 @@ class CatchUp:
     def _budget(self, question: Question, resume: Resume | None) -> Budget:
         if resume is not None and not resume.asked:
             resume.asked = True
-            if self._gap_bytes <= GAPS_HELD_BYTES_MAX:
-                return self._resume_budget
+            if self._gap_bytes > 2 * GAPS_HELD_BYTES_MAX:
+                raise EngineUnable(f"{self._gap_bytes} bytes of gaps wait for others to take them")
+            bare = self._gap_bytes > GAPS_HELD_BYTES_MAX
+            return self._resume_budget._replace(gap_events=0) if bare else self._resume_budget
         hops = slow_hops(question.upto - question.after, self._slow_hops_min)
         return Budget(hops, hops, 0, gaps=False)
 
@@ -298,12 +299,16 @@ class CatchUp:
 
     def _note_gaps(self, origin: int, backlog: Backlog) -> None:
         resume = self._resumes.setdefault(origin, Resume(wanted=False))
-        held = sum(GAP_BYTES + sum(map(len, gap.newest)) for gap in backlog.gaps)
-        resume.gap_bytes += held
-        self._gap_bytes += held
+        for gap in backlog.gaps:
+            self._count_gap(resume, 1, gap)
         resume.gaps.extend(backlog.gaps)
         resume.floors.update((gap.conversation, gap.before - 1) for gap in backlog.gaps)
         backlog.gaps = []
+
+    def _count_gap(self, resume: Resume, sign: int, gap: Gap) -> None:
+        size = sign * (GAP_BYTES + sum(map(len, gap.newest)))
+        resume.gap_bytes += size
+        self._gap_bytes += size
 
     # backlogs kept between pages
 

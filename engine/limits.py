@@ -181,7 +181,7 @@ def _reading(config: Config) -> list[Row]:
         Row("history that waits", WAITING_JOBS_MAX, JOB_BYTES, "fixed"),
         Row("sessions that read", gateway.sessions_max, READER_BYTES, "gateway.sessions_max"),
         Row("backlogs", PLANNED_MAX, 8, "fixed"),
-        Row("gaps", 1, GAPS_HELD_BYTES_MAX + GAPS_BYTES_MAX, "fixed"),
+        Row("gaps", 1, 2 * GAPS_HELD_BYTES_MAX + GAPS_BYTES_MAX, "fixed"),
     ]
 
 

@@ -172,10 +172,12 @@ cdef class Poller:
             self.overfull += 1
             if s.flags & F_BLOCKED or not S_OPEN <= s.state <= S_LIVE:
                 self.sockets.drop(index, True)
+                self.sessions.empty(index)
             else:
                 free(s.in_data)
                 s.in_data = NULL
                 s.in_size = s.in_room = 0
+                self.sessions.weigh(index)
                 self.sockets.end_named(index, CLOSE_OVERLOADED)
         self.sessions.overfull_count = 0
         return 0
@@ -248,6 +250,7 @@ cdef class Poller:
         if answers.shape[0]:
             with nogil:  # no Python objects: the answers are pinned by the view
                 self._answer(&answers[0], answers.shape[0])
+                self._end_overfull()
 
     cdef int _answer(self, const uint8_t *data, size_t size) except -1 nogil:
         cdef Answer answer
@@ -300,6 +303,8 @@ cdef class Poller:
         self.sessions.mark_dirty(index, True)
         if s.flags & F_BLOCKED:
             self.sockets.hold_if_full(index)
+        if self.sessions.overfull_count:
+            self._end_overfull()
 
     def respond(self, uint64_t session, bytes answer not None):
         """The answer to a plain request; the connection ends behind it."""

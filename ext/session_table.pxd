@@ -98,6 +98,7 @@ cdef class SessionTable:
     cdef uint32_t acquire(self, int fd) noexcept nogil  # 0 = table full
     cdef void release(self, uint32_t index) noexcept nogil  # frees buffers and slot; the fd is the caller's
     cdef uint64_t origin_of(self, uint32_t index) noexcept nogil  # generation << 32 | index
+    cdef void empty(self, uint32_t index) noexcept nogil  # gives back the buffers of one whose descriptor is closed
     cdef void weigh(self, uint32_t index) noexcept nogil  # whoever may have changed the room of its buffers says so
     cpdef uint32_t resolve(self, uint64_t session) noexcept nogil  # index or origin -> index; 0 = gone or stale
 

@@ -103,6 +103,14 @@ cdef class SessionTable:
         self.free_head = index
         self.open_count -= 1
 
+    cdef void empty(self, uint32_t index) noexcept nogil:
+        cdef Session *s = &self.at[index]
+        _free_output(s)
+        free(s.in_data)
+        s.in_data = NULL
+        s.in_size = s.in_room = 0
+        self.weigh(index)
+
     cdef uint64_t origin_of(self, uint32_t index) noexcept nogil:
         return <uint64_t>self.at[index].generation << 32 | index
 

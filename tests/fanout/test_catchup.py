@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from engine import catchup
 from engine.backlog import Budget, Question, chains_of, gather, read_forward, sequence_of, slow_hops
-from engine.catchup import answer
+from engine.catchup import Resume, answer
+from engine.ports import Gap
 from tests.fanout.world import World
 from tests.support.naive_log import NaiveLog
 from tests.support.naive_view import NaiveView
@@ -40,6 +42,42 @@ def test_a_resume_over_its_budget_of_events_answers_a_gap_for_that_conversation_
     world.commit([(1, "message", 2, b"after the gap")])
     world.settle()
     assert outlet.sequences()[-1] == 43
+
+
+def test_gaps_that_are_not_taken_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond what all sessions may hold a gap names no events; beyond twice that the session is told to come again."""
+    monkeypatch.setattr(catchup, "GAPS_HELD_BYTES_MAX", 900)
+    world = World(1, resume_events_max=20, gap_newest_events=3)
+    world.commit([(1, "conversation.created", 1, created([1, 2, 3]))])
+    for _ in range(30):
+        world.commit([(1, "message", 1, b"x" * 50)])
+    world.settle()
+    others = Resume(wanted=True)
+    gap = Gap(9, 1, 50, [b"y" * 250], None)
+    newest = []
+    for user in (1, 2):
+        world.catchup._count_gap(others, 1, gap)
+        outlet = world.connect(user, 0, position=1)
+        world.settle()
+        newest.append([entry[3:] for entry in told(world, outlet.origin)])
+        assert world.catchup._gap_bytes == others.gap_bytes, "what was taken is held no more"
+    assert newest == [[([31, 30, 29], 29)], [([], 32)]]
+    world.catchup._count_gap(others, 1, gap)
+    world.connect(3, 0, position=1)
+    with pytest.raises(AssertionError, match="bytes of gaps wait for others"):
+        world.settle()
+
+
+def test_a_session_without_room_in_interest_is_closed() -> None:
+    """The event of a join is committed: whoever can't follow comes again, and finds room or is told."""
+    world = World(1, interest_entries_max=2)
+    world.commit([(n, "conversation.created", 1, created([1])) for n in (1, 2)])
+    world.settle()
+    outlet = world.connect(1, 0)
+    assert not world.fanout.has_room(1) and world.fanout.has_room(0)
+    assert world.fanout.take_lost() == []
+    world.fanout.follow(3, outlet.origin)
+    assert world.fanout.take_lost() == [outlet.origin] and world.fanout.take_lost() == []
 
 
 def test_a_resume_over_its_hops_gives_gaps_for_the_rest() -> None:

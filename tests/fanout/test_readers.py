@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from engine.ports import LogReader
-from engine.readers import ReaderPool
+from engine.readers import OUTCOMES_MAX, ReaderPool
 from tests.support.naive_log import NaiveLog
 
 
@@ -85,3 +86,24 @@ def test_nothing_is_answered_after_close() -> None:
     assert answers == []
     with pytest.raises(RuntimeError):
         pool.submit(lambda reader: 7, answers.append)
+
+
+def test_no_job_begins_while_the_loop_has_many_answers_to_take() -> None:
+    """Pages that are ready lie in memory; those that aren't read yet don't."""
+    loop, answers = Loop(), list[int | Exception]()
+    ran: list[int] = []
+
+    def job(_reader: LogReader) -> int:
+        ran.append(1)
+        return len(ran)
+
+    pool = ReaderPool(NaiveLog, loop.post, 2)
+    for _ in range(OUTCOMES_MAX + 20):
+        pool.submit(job, answers.append)
+    while loop.posted.qsize() < OUTCOMES_MAX:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    assert OUTCOMES_MAX <= len(ran) <= OUTCOMES_MAX + 2 and pool.waiting >= 18
+    loop.run(OUTCOMES_MAX + 20)
+    assert len(answers) == len(ran) == OUTCOMES_MAX + 20
+    pool.close()

@@ -47,7 +47,13 @@ class World:
         self.view = NaiveView(self.log)
         self.committed = NaiveView(self.log)  # what admission knows: ahead of the tail
         self.table = SessionTable(64)
-        self.fanout = Fanout(self.table, sequence=0, ring_bytes=ring_bytes, ranges_max=limits.pop("ranges_max", 4096))
+        self.fanout = Fanout(
+            self.table,
+            sequence=0,
+            ring_bytes=ring_bytes,
+            ranges_max=limits.pop("ranges_max", 4096),
+            interest_entries_max=limits.pop("interest_entries_max", 1_000_000),
+        )
         self.router = Router(self.view, self.fanout, self)
         self.tail = Tail(self.log, self.router, 0)
         self.pool = SameThreadPool(self.log)

@@ -14,6 +14,7 @@ import lmdb
 import pytest
 
 from engine import errors
+from engine.log import cursors
 from engine.log.cursors import CursorStore
 from tests.support.held_syncs import HeldSyncs
 from tests.support.log_rig import ROOT, hashes, run_child
@@ -42,6 +43,18 @@ def test_latest_wins_as_in_a_dictionary(tmp_path: Path) -> None:
             store = CursorStore.open(tmp_path / "cursors", interval_s=NEVER_S)
     assert store.write() <= len(model)
     assert store.write() == 0
+    store.close()
+
+
+def test_marks_that_can_not_be_written_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes none lets them gather; then new ones are refused, and known ones still move."""
+    monkeypatch.setattr(cursors, "MARKS_MAX", 3)
+    store = CursorStore.open(tmp_path, interval_s=NEVER_S)
+    assert all(store.put(1, user, 1, 1) for user in range(3))
+    assert not store.put(1, 3, 1, 1) and store.get(1, 3) == (0, 0)
+    assert store.put(1, 2, 2, 2) and store.get(1, 2) == (2, 2)
+    store.write()
+    assert store.put(1, 3, 1, 1) and store.get(1, 3) == (1, 1)
     store.close()
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +18,8 @@ import pytest
 from engine import config as configuration
 from engine import limits
 from engine.options import Config
-from tests.support.gateway import ROOT
+from tests.support.gateway import ROOT, GatewayProcess, running
+from tests.support.hostile import UPGRADE, command, connect, frame, hello, reset
 
 DEFAULT = Config()
 NUMBERS = [
@@ -82,3 +87,95 @@ def test_the_command_prints_the_sum() -> None:
     assert found["total_bytes"] == sums(with_option("fanout.ring_bytes", 256 << 20))[0]
     text = subprocess.run(argv, check=True, capture_output=True, text=True, env=environment).stdout
     assert "fanout.ring_bytes" in text and limits.size_text(found["total_bytes"]) in text
+
+
+# ---- a real process ----
+
+SMALL = {
+    "gateway.buffers_bytes_max": 16 << 20,
+    "gateway.sessions_max": 4_000,
+    "fanout.ring_bytes": 4 << 20,
+    "admission.unknown_sessions_max": 1_000,
+    "gateway.hello_timeout_s": 60,
+}
+PIECE = b"x" * 60_000  # of a message that never becomes whole
+
+
+def bound(*names: str) -> int:
+    """The sum of some rows, with the small limits."""
+    config = configuration.load(None, {}, SMALL).config
+    rows = {row.name: row.total_bytes for row in limits.process_rows(config)}
+    return sum(rows[name] for name in names)
+
+
+def own_bytes(gateway: GatewayProcess) -> int:
+    """Resident memory of the server's process that is no file's."""
+    assert gateway.process is not None
+    lines = Path(f"/proc/{gateway.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+
+
+class Watched:
+    """A server, an honest pair of devices, and the most memory that was seen."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        self.gateway = gateway
+        self.writer, self.reader = gateway.device(1), gateway.device(2)
+        self.before = self.grown = 0
+        self.look()
+        self.before, self.grown = self.grown, 0
+
+    def look(self) -> None:
+        """Honest people are served, whatever the others do; buffers stay within their bound."""
+        receipt = self.writer.write("publish", user=2, payload=b"y" * 40_000)
+        assert receipt["status"] == "appended"
+        self.reader.expect("event", sequence=receipt["sequence"])
+        assert self.gateway.metric("gonets_session_buffers_bytes") <= SMALL["gateway.buffers_bytes_max"]
+        self.grown = max(self.grown, own_bytes(self.gateway) - self.before)
+
+
+def test_messages_that_never_become_whole_stay_within_the_sum(tmp_path: Path) -> None:
+    """A thousand connections without a token hold 60 KB each, four times what all may hold: some are sent away with
+    4004, nobody else notices."""
+    begun = frame(PIECE * 2)[: len(PIECE)]
+    with running(tmp_path / "data", **SMALL) as gateway:
+        watched = Watched(gateway)
+        crowd = []
+        for _ in range(1_000):
+            crowd.append(connect(gateway))
+            crowd[-1].sendall(UPGRADE)
+        for number, one in enumerate(crowd):
+            with suppress(ConnectionError):
+                one.sendall(begun)
+            if number % 100 == 0:
+                watched.look()
+        watched.look()
+        assert gateway.metric("gonets_overfull_sessions_total") > 100
+        most = bound("buffers of sessions", "lost between those", "table of sessions", "doorway", "receiving")
+        assert watched.grown <= most
+        for one in crowd:
+            reset(one)
+
+
+def test_answers_that_nobody_takes_stay_within_the_sum(tmp_path: Path) -> None:
+    """Sixty people ask for long histories and read nothing."""
+    with running(tmp_path / "data", **SMALL) as gateway:
+        watched = Watched(gateway)
+        conversation = watched.writer.group(*range(1_000, 1_060))
+        for _ in range(30):
+            watched.writer.write("publish", conversation=conversation, payload=b"z" * 60_000)
+        ask = b"".join(command("history", conversation=conversation, id=number) for number in range(20))
+        crowd = [connect(gateway, receive_bytes=4_096) for _ in range(60)]
+        for number, one in enumerate(crowd):
+            one.sendall(UPGRADE + hello(gateway, 1_000 + number) + ask)
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            watched.look()
+            time.sleep(0.02)
+            for one in crowd:
+                with suppress(OSError):
+                    one.send(ask, socket.MSG_DONTWAIT)
+        most = bound("buffers of sessions", "lost between those", "ring", "threads that read: what one holds")
+        assert watched.grown <= most
+        for one in crowd:
+            reset(one)

@@ -213,7 +213,7 @@ def session_rows(config: Config) -> list[Row]:
         Row("outbox", RANGES_MAX, 8, "fixed"),
     ]
     if config.tls.certificate:
-        rows.append(Row("TLS", 1, max(native["link"], native["link_opening"]) + native["link_waiting"], "fixed"))
+        rows.append(Row("TLS", 1, native["link"] + native["link_opening"] + native["link_waiting"], "fixed"))
     return rows
 
 

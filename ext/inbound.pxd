@@ -8,6 +8,7 @@ from ext.frames cimport Found
 from ext.gathered cimport Gathered
 from ext.handshake cimport Handshake
 from ext.receipts cimport Answer
+from ext.secured cimport Secured
 from ext.session_table cimport Session, SessionTable
 from ext.sockets cimport Sockets
 
@@ -27,7 +28,7 @@ cdef class Inbound:
     cdef SessionTable sessions
     cdef Session *at  # the table's array
     cdef uint8_t *buffer
-    cdef uint8_t *ciphertext  # as it comes, where a session speaks TLS
+    cdef Secured secured  # reads where a session speaks TLS
     # limits
     cdef uint32_t frame_bytes_max, handshake_bytes_max, unanswered_max
     cdef uint32_t rate_per_s, rate_milli_max, refused_max
@@ -43,14 +44,13 @@ cdef class Inbound:
     cdef bint busy  # every upgrade is answered 503
     cdef uint32_t publish_share, share_step  # the first in SHARE_ALL; what has been let in since the last one refused
     # counters
-    cdef uint64_t received_bytes, received_messages, rate_limited, tls_handshakes, tls_failures
+    cdef uint64_t received_bytes, received_messages, rate_limited
     cdef uint64_t bad_proxied, shed_publishes, shed_connections
 
     # bytes
     cdef int receive(self, uint32_t index) except -1 nogil
     cdef int _proxied(self, uint32_t index) except -1 nogil
-    cdef ssize_t _decrypt(self, uint32_t index, size_t size) except -1 nogil
-    cdef int _no_tls(self, uint32_t index) except -1 nogil
+    cdef int _judge_link(self, uint32_t index) except -1 nogil
     cdef int _handshake(self, uint32_t index, size_t got) except -1 nogil
     cdef int _keep(self, Session *s, const uint8_t *data, size_t size) except -1 nogil
     cdef int _verdict(self, uint32_t index, int verdict, Handshake *found, uint8_t *data, size_t size) except -1 nogil

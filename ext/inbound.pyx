@@ -29,17 +29,18 @@ from ext.frames cimport (
     FrameState, frame_next, server_head_put)
 from ext.gathered cimport SIGNAL_DELIVERED, SIGNAL_READ, SIGNAL_TYPING, Gathered
 from ext.handshake cimport (
-    HANDSHAKE_ANSWER_BYTES_MAX, HS_MORE, HS_REQUEST, HS_UPGRADE, Handshake, busy_answer, handshake_answer, handshake_read,
-    refusal_answer)
+    HANDSHAKE_ANSWER_BYTES_MAX, HS_MORE, HS_REQUEST, HS_UPGRADE, Handshake, busy_answer, handshake_answer,
+    handshake_read)
 from ext.proxied cimport PROXIED_BYTES_MAX, PX_BAD, PX_MORE, Proxied, proxied_read
 from ext.receipts cimport (
     PUSH_FRAME_BYTES_MAX, RECEIPT_FRAME_BYTES_MAX, Answer, hello_first_put, pong_put, rate_limited_put, receipt_put)
+from ext.secured cimport Secured
 from ext.session_table cimport (
     E_JSON, E_MSGPACK, F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_HELLO, F_NO_READ, F_PINGED, F_PROXIED, F_REFUSE,
     F_REQUEST, F_SHUT, S_CLOSING, S_HANDSHAKE, S_LIVE, S_OPEN, TLS_AWAITED, Session)
 from ext.sockets cimport (
     CLOSE_ABUSE, CLOSE_BAD_COMMAND, CLOSE_UNSUPPORTED, OUT_HELD_BYTES, Sockets)
-from ext.tls cimport LINK_BROKEN, LINK_ENDED, LINK_READY, RECORD_HANDSHAKE, TAKE_BYTES_MAX, tls_open, tls_take
+from ext.tls cimport BARREN_MAX, LINK_BARREN, LINK_BROKEN, LINK_ENDED, TAKE_BYTES_MAX
 
 cdef enum:
     HEAD_ROOM_BYTES_MIN = 512
@@ -57,6 +58,7 @@ cdef class Inbound:
                              f" unanswered_max = {unanswered_max} 1 to 64")
         self.sockets = sockets
         self.gathered = gathered
+        self.secured = Secured(sockets)
         self.sessions = sockets.sessions
         self.at = sockets.at
         self.frame_bytes_max = frame_bytes_max
@@ -68,15 +70,13 @@ cdef class Inbound:
         self.any_client = any_client
         self.publish_share = SHARE_ALL
         self.buffer = <uint8_t *>pages_map(RECEIVE_BYTES)
-        self.ciphertext = <uint8_t *>pages_map(TAKE_BYTES_MAX)
         self.held = <uint64_t *>pages_map(<size_t>self.sessions.room * 8)
         self.ending = <uint64_t *>pages_map(<size_t>self.sessions.room * 8)
-        if self.buffer == NULL or self.ciphertext == NULL or self.held == NULL or self.ending == NULL:
+        if self.buffer == NULL or self.held == NULL or self.ending == NULL:
             raise MemoryError(f"no memory to read from {self.sessions.room} sessions")
 
     def __dealloc__(self):
         pages_unmap(self.buffer, RECEIVE_BYTES)
-        pages_unmap(self.ciphertext, TAKE_BYTES_MAX)
         if self.held != NULL:
             pages_unmap(self.held, <size_t>self.sessions.room * 8)
         if self.ending != NULL:
@@ -87,7 +87,7 @@ cdef class Inbound:
     cdef int receive(self, uint32_t index) except -1 nogil:
         """One turn of a session whose socket is readable."""
         cdef Session *s = &self.at[index]
-        cdef uint8_t *room = self.buffer if s.tls == NULL else self.ciphertext
+        cdef uint8_t *room = self.buffer if s.tls == NULL else self.secured.ciphertext
         cdef ssize_t got
         if s.flags & F_PROXIED and not self._proxied(index):
             return 0
@@ -104,7 +104,7 @@ cdef class Inbound:
         if s.flags & (F_SHUT | F_CLOSE_SEEN):
             return 0  # thrown away
         if s.tls != NULL:
-            got = self._decrypt(index, <size_t>got)
+            got = self.secured.take(index, <size_t>got, self.busy or s.flags & F_REFUSE, self.buffer, RECEIVE_BYTES)
         self.received_bytes += <uint64_t>got
         if got == 0:
             pass
@@ -112,8 +112,8 @@ cdef class Inbound:
             self._frames(index, self.buffer, <size_t>got)
         elif not s.flags & F_CLOSE_SENT:
             self._handshake(index, <size_t>got)
-        if <size_t>s.tls > TLS_AWAITED and s.tls.flags & (LINK_ENDED | LINK_BROKEN):
-            self.sockets.drop(index, False)
+        if <size_t>s.tls > TLS_AWAITED and (s.tls.barren or s.tls.flags & (LINK_ENDED | LINK_BROKEN)):
+            self._judge_link(index)
         self.sockets.hold_if_full(index)
         return 0
 
@@ -149,40 +149,26 @@ cdef class Inbound:
             self.sockets.arrived(index, found.address)
         return s.fd >= 0
 
-    cdef ssize_t _decrypt(self, uint32_t index, size_t size) except -1 nogil:
-        """Plain bytes in the buffer, for the ciphertext that has come; the handshake of TLS is made here by the way."""
+    cdef int _judge_link(self, uint32_t index) except -1 nogil:
+        """What TLS itself has brought: its end, or records that cost time and are nothing to us; these count as
+        commands over the rate do, and from a client that has not been upgraded none but a few are taken."""
         cdef Session *s = &self.at[index]
-        cdef ssize_t got
-        cdef uint8_t flags
-        if <size_t>s.tls == TLS_AWAITED:
-            if self.ciphertext[0] != RECORD_HANDSHAKE:
-                self._no_tls(index)
-                return 0
-            s.tls = tls_open(self.sockets.tls_context, s.fd)
-            if s.tls == NULL:
-                with gil:
-                    raise MemoryError("no memory for the TLS of a session")
-        flags = s.tls.flags
-        got = tls_take(s.tls, self.ciphertext, size, self.buffer, RECEIVE_BYTES)
-        if s.tls.flags & LINK_READY and not flags & LINK_READY:
-            self.tls_handshakes += 1
-        elif s.tls.flags & LINK_BROKEN:
-            self.tls_failures += 1
-        if s.tls.waiting_size and not s.flags & F_BLOCKED:
-            self.sessions.arm_writable(index)
-        return got
-
-    cdef int _no_tls(self, uint32_t index) except -1 nogil:
-        """What doesn't begin like TLS gets a plain answer if it may be HTTP, and an end in any case."""
-        cdef uint8_t answer[HANDSHAKE_ANSWER_BYTES_MAX]
-        self.tls_failures += 1
-        self.sockets.refused += 1
-        if not b'A' <= self.ciphertext[0] <= b'Z':
+        cdef uint32_t i
+        cdef bint upgraded = S_OPEN <= s.state <= S_LIVE
+        cdef bint barren = s.tls.flags & LINK_BARREN
+        if s.tls.flags & (LINK_ENDED | LINK_BROKEN):
             self.sockets.drop(index, False)
             return 0
-        self.at[index].tls = NULL
-        return self.sockets.end_http(index, answer, refusal_answer(
-            400, b"this port speaks TLS: connect with wss:// or https://", answer))
+        for i in range(s.tls.barren):
+            if not upgraded or self._over_rate(s):
+                self.rate_limited += 1
+                s.refused += 1
+        if upgraded and (barren or s.refused >= self.refused_max):
+            s.flags |= F_CLOSE_SEEN  # nothing more is heard of it
+            self.sockets.end_named(index, CLOSE_ABUSE)
+        elif not upgraded and (barren or s.refused > BARREN_MAX):
+            self.sockets.drop(index, False)
+        return 0
 
     cdef int _handshake(self, uint32_t index, size_t got) except -1 nogil:
         cdef Session *s = &self.at[index]

@@ -28,7 +28,7 @@ from ext.session_table cimport (
     E_JSON, F_BLOCKED, F_NO_READ, F_REQUEST, RESERVE, S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER,
     SHARE_OF_REST, Session, SessionTable)
 from ext.sockets cimport CLOSE_GOING_AWAY, CLOSE_OVERLOADED, EVENT_LISTENER, EVENT_TIMER, OUT_HELD_BYTES, close_name
-from ext.tls cimport LINK_BYTES, LINK_OPENING_BYTES, TAKE_BYTES_MAX, WAITING_BYTES_MAX, Context, Link
+from ext.tls cimport INSIDE_BYTES, LINK_BYTES, SHAKING_BYTES, TAKE_BYTES_MAX, WAITING_BYTES_MAX, Context, Link
 
 cdef enum:
     CLOCK_EVERY = 8  # sockets between two looks at the clock, and at what has been gathered
@@ -402,10 +402,10 @@ cdef class Poller:
             "put_out_connections": self.sockets.put_out, "address_limited_connections": self.sockets.address_limited,
             "overfull_sessions": self.overfull, "session_buffers_bytes": self.sessions.buffers_bytes,
             "untrusted_connections": self.sockets.untrusted, "bad_proxy_headers": self.inbound.bad_proxied,
-            "shed_connections": self.inbound.shed_connections, "shed_publishes": self.inbound.shed_publishes,
-            "doorway_connections": self.sockets.doorway.used,
+            "shed_connections": self.inbound.shed_connections + self.inbound.secured.shed,
+            "shed_publishes": self.inbound.shed_publishes, "doorway_connections": self.sockets.doorway.used,
             "loop_rounds": self.rounds, "session_bytes": self.sessions.memory_bytes(),
-            "tls_handshakes": self.inbound.tls_handshakes, "tls_failures": self.inbound.tls_failures,
+            "tls_handshakes": self.inbound.secured.handshakes, "tls_failures": self.inbound.secured.failures,
         }
 
 
@@ -416,7 +416,8 @@ def fixed_bytes():
         "slots_reserved": RESERVE, "share_of_rest": SHARE_OF_REST,
         "receive": RECEIVE_BYTES + TAKE_BYTES_MAX, "round": ROUND_BYTES_MAX + RECEIVE_BYTES,
         "cold": COLD_WAITING_BYTES_MOST + RECEIVE_BYTES, "output_held": OUT_HELD_BYTES + RECEIVE_BYTES,
-        "link": sizeof(Link) + LINK_BYTES, "link_opening": LINK_OPENING_BYTES, "link_waiting": WAITING_BYTES_MAX,
+        "link": sizeof(Link) + LINK_BYTES + INSIDE_BYTES, "link_opening": SHAKING_BYTES,  # the second is beside the first
+        "link_waiting": WAITING_BYTES_MAX,
     }
 
 

@@ -22,7 +22,7 @@ from ext.c_socket cimport (
     EAGAIN, EINTR, ENOBUFS, ENOMEM, EPIPE, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, c_send, epoll_ctl,
     epoll_event, errno)
 from ext.c_tls cimport errno_set
-from ext.tls cimport LINK_BYTES, Link, tls_flush, tls_free, tls_say_end, tls_send
+from ext.tls cimport tls_flush, tls_free, tls_held_bytes, tls_say_end, tls_send
 
 cdef enum:
     OUT_ROOM_BYTES_MIN = 128
@@ -460,7 +460,7 @@ cdef class SessionTable:
             s = &self.at[i]
             total += <uint64_t>s.in_room + s.out_room + <uint64_t>s.ref_room * 8 + <uint64_t>s.follow_room * 8
             if <size_t>s.tls > TLS_AWAITED:
-                total += sizeof(Link) + LINK_BYTES + s.tls.waiting_room
+                total += tls_held_bytes(s.tls)
         return total
 
     def held_buffers(self):

@@ -4,18 +4,23 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
+from ext.tlsheaders cimport Headers
+
 cdef enum:
     RECORD_BYTES_MAX = 16384  # plain bytes of one record
     TAKE_BYTES_MAX = 32768  # given to tls_take at once; what comes out is at most a record more
     WAITING_BYTES_MAX = 65536  # that a socket has not taken: one record; or a handshake's answer, alerts
-    LINK_BYTES = 20480  # what OpenSSL holds for a session at rest: an estimate from above, for the sum of memory
-    LINK_OPENING_BYTES = 163840  # ... and until its handshake has ended, likewise
-    RECORD_HANDSHAKE = 22  # the first byte of a client that speaks TLS
+    LINK_BYTES = 20480  # what OpenSSL holds for a session at rest: from above, as the next two, for the sum of memory
+    SHAKING_BYTES = 36864  # ... more until the handshake is complete
+    INSIDE_BYTES = 17408  # ... more while a record is not whole
+    BARREN_MAX = 32  # records without a byte for us, in one take: after so many it is no mistake any more
+    ALERT_BYTES = 7
 
 cdef enum:  # flags of a link
     LINK_READY = 0x01  # the handshake is complete
     LINK_ENDED = 0x02  # the peer sends no more
     LINK_BROKEN = 0x04  # nothing more can be read or sent
+    LINK_BARREN = 0x08  # too many records without a byte: no more is taken
 
 cdef struct Link:
     void *ssl
@@ -23,6 +28,8 @@ cdef struct Link:
     uint32_t waiting_size, waiting_sent, waiting_room
     const uint8_t *input  # what tls_take was given, during the call
     uint32_t input_size
+    uint32_t barren  # records of the last take, after the handshake, that held not one plain byte: KeyUpdates, say
+    Headers headers
     int fd
     int error  # errno of the socket that broke it
     uint8_t flags
@@ -37,4 +44,6 @@ cdef void tls_free(Link *link) noexcept nogil
 cdef ssize_t tls_take(Link *link, const uint8_t *data, size_t size, uint8_t *to, size_t room) noexcept nogil
 cdef ssize_t tls_send(Link *link, const uint8_t *data, size_t size) noexcept nogil  # as send(2), errno too
 cdef int tls_flush(Link *link) noexcept nogil  # 1 all gone, 0 would block, -1 connection lost
+cdef size_t tls_held_bytes(const Link *link) noexcept nogil
 cdef void tls_say_end(Link *link) noexcept nogil  # close_notify, if it can go at once
+cdef void tls_alert(uint8_t why, uint8_t *to) noexcept nogil  # ALERT_BYTES: a fatal alert in the clear

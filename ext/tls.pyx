@@ -26,9 +26,12 @@ from ext.c_tls cimport (
     SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_TICKET,
     SSL_OP_PRIORITIZE_CHACHA, SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_OK, errno_set, tls_library,
     tls_library_load)
+from ext.tlsheaders cimport TH_WHOLE, headers_inside, headers_next
 
 cdef enum:
     WAITING_ROOM_MIN = 512
+    RECORD_ALERT = 21
+    ALERT_FATAL = 2
 
 VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 
@@ -235,15 +238,39 @@ cdef void tls_free(Link *link) noexcept nogil:
 
 
 cdef ssize_t tls_take(Link *link, const uint8_t *data, size_t size, uint8_t *to, size_t room) noexcept nogil:
-    """Ciphertext in, plain bytes out; how many. Shakes hands by itself; flags say when it is through, and ends."""
+    """Ciphertext in, plain bytes out; how many. Shakes hands by itself; flags say when it is through, and ends.
+
+    OpenSSL gets a record at a time, so that one without a plain byte is seen: a KeyUpdate costs many times a command."""
+    cdef size_t fill = 0, part
+    cdef ssize_t got
+    cdef int verdict
+    cdef bint ready
+    link.barren = 0
+    while size and not link.flags & (LINK_ENDED | LINK_BROKEN | LINK_BARREN):
+        ready = link.flags & LINK_READY
+        verdict = headers_next(&link.headers, not ready, data, size, &part)
+        if verdict > TH_WHOLE:
+            _refuse(link, <uint8_t>verdict)
+            break
+        got = _take(link, data, part, to + fill, room - fill)
+        fill += <size_t>got
+        data += part
+        size -= part
+        if ready and got == 0 and verdict == TH_WHOLE:
+            link.barren += 1
+            if link.barren > BARREN_MAX:
+                link.flags |= LINK_BARREN
+    return <ssize_t>fill
+
+
+cdef ssize_t _take(Link *link, const uint8_t *data, size_t size, uint8_t *to, size_t room) noexcept nogil:
+    """At most one record, and room for all of it: nothing stays with OpenSSL."""
     cdef size_t fill = 0
     cdef int got, error
-    if link.flags & (LINK_ENDED | LINK_BROKEN):
-        return 0
     link.input = data
     link.input_size = <uint32_t>size
     lib.ERR_clear_error()
-    while fill < room:
+    while link.input_size:
         got = lib.SSL_read(link.ssl, to + fill, <int>(room - fill))
         if got > 0:
             fill += <size_t>got
@@ -260,6 +287,20 @@ cdef ssize_t tls_take(Link *link, const uint8_t *data, size_t size, uint8_t *to,
     if not link.flags & LINK_READY and lib.SSL_is_init_finished(link.ssl):
         link.flags |= LINK_READY
     return <ssize_t>fill
+
+
+cdef void _refuse(Link *link, uint8_t why) noexcept nogil:
+    """What OpenSSL is not to see: the peer is told, if it can be at once."""
+    cdef uint8_t alert[ALERT_BYTES]
+    tls_alert(why, alert)
+    if link.waiting_size == 0:
+        _send(link, alert, ALERT_BYTES)
+    _break(link, EPIPE)
+
+
+cdef void tls_alert(uint8_t why, uint8_t *to) noexcept nogil:
+    to[0], to[1], to[2], to[3], to[4] = RECORD_ALERT, 3, 3, 0, 2
+    to[5], to[6] = ALERT_FATAL, why
 
 
 cdef ssize_t tls_send(Link *link, const uint8_t *data, size_t size) noexcept nogil:
@@ -299,6 +340,16 @@ cdef int tls_flush(Link *link) noexcept nogil:
         link.waiting = NULL
         link.waiting_size = link.waiting_sent = link.waiting_room = 0
     return 1
+
+
+cdef size_t tls_held_bytes(const Link *link) noexcept nogil:
+    """The session's share of memory, OpenSSL's by what it was measured to take (tests/tls/test_memory.py)."""
+    cdef size_t held = sizeof(Link) + link.waiting_room + LINK_BYTES
+    if not link.flags & LINK_READY:
+        held += SHAKING_BYTES
+    if headers_inside(&link.headers):
+        held += INSIDE_BYTES
+    return held
 
 
 cdef void tls_say_end(Link *link) noexcept nogil:

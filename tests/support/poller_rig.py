@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -190,7 +190,7 @@ class Rig:
         self._readable = select.poll()
         self._readable.register(self.poller.fileno(), select.POLLIN)
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ssl
 import tempfile
@@ -15,6 +16,8 @@ from ext.tls import Context
 from tests.support.certificates import Authority
 from tests.support.poller_rig import MSGPACK, Peer, Rig
 
+TURNED_AWAY = "TLSV1_ALERT_INTERNAL_ERROR"  # OpenSSL's name for the alert of a server that takes nobody in
+
 
 @functools.cache
 def authority() -> Authority:
@@ -23,9 +26,9 @@ def authority() -> Authority:
 
 
 @functools.cache
-def server_context() -> Context:
+def server_context(minimum: str = "1.3") -> Context:
     """A certificate for the rigs of a process."""
-    return Context(*authority().pair("rig"))
+    return Context(*authority().pair("rig"), minimum)
 
 
 class SecureRig(Rig):
@@ -34,6 +37,12 @@ class SecureRig(Rig):
     def __init__(self, sessions_max: int = 64, send_bytes: int = 0, **options: Any) -> None:
         super().__init__(sessions_max, send_bytes, **options)
         self.poller.use_tls(server_context())
+        self.trust = authority().client()
+
+    def use_only(self, version: ssl.TLSVersion) -> None:
+        """From now on the port takes 1.2 as well, and devices speak only this one."""
+        self.poller.use_tls(server_context("1.2"))
+        self.trust = authority().client(version)
 
     def peer(self, encoding: str = MSGPACK, **more: int) -> Peer:
         """A connection after the handshake of TLS."""
@@ -45,11 +54,11 @@ class SecureRig(Rig):
 class SecurePeer(Peer):
     """The client's half of TLS between two buffers; `pieces` is how many bytes of ciphertext go into one send."""
 
-    def __init__(self, rig: Rig, encoding: str = MSGPACK, receive_bytes: int = 0, pieces: int = 1 << 30) -> None:
+    def __init__(self, rig: SecureRig, encoding: str = MSGPACK, receive_bytes: int = 0, pieces: int = 1 << 30) -> None:
         super().__init__(rig, encoding, receive_bytes)
         self.rig, self.pieces = rig, pieces
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = authority().client().wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.tls = rig.trust.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
         self.kept = b""  # ciphertext that the kernel has not taken
         self.said_end = False  # close_notify has come
         self.shaken = False
@@ -64,6 +73,10 @@ class SecurePeer(Peer):
                 self.pump()
                 self._fetch(1 << 18)
                 return bool(self.ended)  # by a deadline of the server, say
+            except ssl.SSLError as error:
+                if error.reason != TURNED_AWAY:
+                    raise
+                self.ended = "alert"
             self.pump()
             return True
 
@@ -132,3 +145,12 @@ class SecurePeer(Peer):
                 plain = b""
             self.data += plain
             self.said_end = not plain
+
+
+def client_hello() -> bytes:
+    """The first record of an ordinary client."""
+    outgoing = ssl.MemoryBIO()
+    tls = authority().client().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()

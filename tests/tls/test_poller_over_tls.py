@@ -20,6 +20,7 @@ LEFT_OUT = {
     "test_idle_sessions_hold_no_buffer",
     "test_unlisten_takes_no_more_and_keeps_the_others",
     "test_closing_a_connection_that_is_no_session_yet",
+    "test_over_the_limit_connections_are_told_so_and_health_is_still_answered",  # an alert: see test_shut_door.py
 }
 
 

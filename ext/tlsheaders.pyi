@@ -1,0 +1,3 @@
+from collections.abc import Iterable
+
+def read_clear(pieces: Iterable[bytes]) -> tuple[int, int]: ...

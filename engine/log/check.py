@@ -32,6 +32,7 @@ from engine.log.format import SegmentHeader
 from engine.log.reader import Reader
 from engine.log.resume import Point, Work, seen
 from engine.log.segments import Segments
+from engine.log.structure import look
 from engine.log.verbs import opened
 from engine.ports import OnProgress
 from engine.state.replay import differences, replay
@@ -186,6 +187,8 @@ class _Check:
     # Segments.
 
     def _segment(self, first: int, following: int | None) -> None:
+        if not self._structure(first, following):
+            return
         try:
             header = self._segments.header(first)
             self._join(first, header)
@@ -203,6 +206,23 @@ class _Check:
         except DataUntrusted as error:
             self.note(first, None, "", f"L1: {error.detail}")
             self._pass_over(following)
+
+    def _structure(self, first: int, following: int | None) -> bool:
+        """Whether LMDB can be let read a segment: its pages are judged before it has to believe them."""
+        path = self._segments.path(first)
+        try:
+            with self._segments.reading(first, believe=True):  # what a writer may not use again meanwhile
+                problem = look(path)
+        except DataUntrusted as error:
+            problem = error.detail
+        except OSError as error:
+            problem = f"it can't be read: {error.strerror}"
+        if not problem:
+            return True
+        events = f"from {self.last + 1} on" if following is None else f"{self.last + 1}–{following - 1}"
+        self.note(first, None, events, f"L1: {problem}")
+        self._pass_over(following)
+        return False
 
     def _goes_on(self, first: int) -> bool:
         """Whether a segment whose header can't be read has the blocks that are due."""

@@ -17,6 +17,8 @@ from engine.log import format as fmt
 from engine.log.segments import Segments
 from ext import block as blocks
 
+LAST = (1 << 64) - 2  # a key beyond all sequences
+
 _CONVERSATION = slice(11, 19)  # engine/LOG_FORMAT.md, Record
 _PREVIOUS = slice(29, 37)
 
@@ -39,10 +41,11 @@ class Reader:
         while (following := segments.after(first)) is not None:
             first = following
         with segments.reading(first) as txn:
+            segments.seek(first, LAST)
             cursor = txn.cursor()
             if not cursor.last() or bytes(cursor.key()) == fmt.HEADER_KEY:
                 return first - 1
-            return self._end(first, cursor) - 1
+            return self._end(first, int.from_bytes(cursor.key(), "big"), cursor.value()) - 1
 
     def blocks_after(self, sequence: int, limit_bytes: int = 1 << 20) -> list[bytes]:
         """Contiguous blocks, the first one holding sequence + 1, until they hold limit_bytes; [] at the end.
@@ -54,19 +57,13 @@ class Reader:
         while True:
             first = self._segments.at(wanted)
             with self._segments.reading(first) as txn:
-                cursor = txn.cursor()
-                there = _seek(cursor, wanted)
-                while there:
-                    block = self._checked(first, cursor, wanted, exactly=bool(found))
-                    if block is None:
-                        break
+                while (block := self._block_in(txn, first, wanted, exactly=bool(found))) is not None:
                     found.append(block)
                     held += len(block)
                     head = blocks.header(block)
                     wanted = head.first_sequence + head.count
                     if held >= limit_bytes:
                         return found
-                    there = cursor.next()
             following = self._segments.after(first)
             if following is None:
                 return found
@@ -78,32 +75,40 @@ class Reader:
 
     def _ends_at(self, first: int, wanted: int) -> bool:
         with self._segments.reading(first) as txn:
-            return not _seek(cursor := txn.cursor(), wanted) or not blocks.holds(cursor.value(), wanted)
+            value, _, _ = self._found(txn, first, wanted)
+            return value is None or not blocks.holds(value, wanted)
 
-    def _checked(self, first: int, cursor: Any, wanted: int, exactly: bool) -> bytes | None:
-        """The block at the cursor if `wanted` lies in it (exactly: begins it); None where the segment ends before."""
-        key, name = int.from_bytes(cursor.key(), "big"), self._segments.path(first).name
-        if exactly and key != wanted:
-            raise LogDamaged(f"segment {name}: after sequence {wanted - 1} the next block begins with {key}")
-        if not exactly and not blocks.holds(cursor.value(), wanted):
-            self._end(first, cursor)
-            if cursor.next():
-                raise LogDamaged(
-                    f"segment {name}: block {key} does not hold sequence {wanted}, the next one begins with"
-                    f" {int.from_bytes(cursor.key(), 'big')}"
-                )
-            return None
-        block, fault, index = blocks.copy_checked(cursor.value())
+    def _found(self, txn: Any, first: int, sequence: int) -> tuple[Any, int, int | None]:
+        """The last block that begins up to a sequence, its key, and the key that follows; None: there is none."""
+        key, following = self._segments.seek(first, sequence)
+        if not key:
+            return None, 0, following
+        value = txn.get(fmt.key_of(key))
+        return value, key, None if value is None else following  # None: committed after this transaction began
+
+    def _block_in(self, txn: Any, first: int, wanted: int, exactly: bool) -> bytes | None:
+        """The block of a segment with `wanted` (exactly: that begins with it); None where the segment ends before."""
+        value, key, following = self._found(txn, first, wanted)
+        name = self._segments.path(first).name
+        if value is None or (exactly and key != wanted) or not blocks.holds(value, wanted):
+            if value is not None and not exactly:
+                self._end(first, key, value)
+            if following is None:
+                return None
+            words = (
+                f"after sequence {wanted - 1} the" if exactly else f"block {key} does not hold sequence {wanted}, the"
+            )
+            raise LogDamaged(f"segment {name}: {words} next block begins with {following}")
+        block, fault, index = blocks.copy_checked(value)
         if block is None:
             raise LogDamaged(fmt.fault_text(name, key, fault, index))
         if (begins := blocks.header(block).first_sequence) != key:
             raise LogDamaged(f"segment {name}, block {key}: it says that it begins with {begins}")
         return block
 
-    def _end(self, first: int, cursor: Any) -> int:
-        """The sequence after the block at the cursor, whose header is checked for that: a damaged count must not look
-        like the end of the log."""
-        key, value = int.from_bytes(cursor.key(), "big"), cursor.value()
+    def _end(self, first: int, key: int, value: Any) -> int:
+        """The sequence after a block, whose header is checked for that: a damaged count must not look like the end of
+        the log."""
         name = self._segments.path(first).name
         if fault := blocks.check_header(value):
             raise RecordDamaged(fmt.fault_text(name, key, fault))
@@ -133,12 +138,12 @@ class Reader:
     def _record_in(self, first: int, sequence: int) -> bytes | None:
         """One record of a segment; None where that ends before."""
         with self._segments.reading(first) as txn:
-            cursor = txn.cursor()
-            if _seek(cursor, sequence):
-                if blocks.holds(cursor.value(), sequence):
-                    return self._found(first, cursor, sequence)
-                self._end(first, cursor)
-            if cursor.next():
+            value, key, following = self._found(txn, first, sequence)
+            if value is not None:
+                if blocks.holds(value, sequence):
+                    return self._record(first, key, value, sequence)
+                self._end(first, key, value)
+            if following is not None:
                 raise self._no_block(first, sequence)
             return None
 
@@ -146,10 +151,9 @@ class Reader:
         name = self._segments.path(first).name
         return RecordDamaged(f"segment {name}: no block holds sequence {sequence}, though later ones are there")
 
-    def _found(self, first: int, cursor: Any, sequence: int) -> bytes:
-        record, fault = blocks.find(cursor.value(), sequence)
+    def _record(self, first: int, key: int, value: Any, sequence: int) -> bytes:
+        record, fault = blocks.find(value, sequence)
         if record is None:
-            key = int.from_bytes(cursor.key(), "big")
             raise RecordDamaged(fmt.fault_text(self._segments.path(first).name, key, fault, sequence - key))
         return record
 
@@ -174,16 +178,14 @@ class Reader:
         self, txn: Any, first: int, head: int, conversation: int, after: int, limit: int, found: list[bytes]
     ) -> int:
         """Walks inside one segment; where to go on."""
-        cursor = txn.cursor()
         value: Any = None
+        key = 0
         while head > after and len(found) < limit:
             if value is None or not blocks.holds(value, head):
-                if not _seek(cursor, head):
+                value, key, _ = self._found(txn, first, head)
+                if value is None or not blocks.holds(value, head):
                     break
-                value = cursor.value()
-                if not blocks.holds(value, head):
-                    break
-            record = self._found(first, cursor, head)
+            record = self._record(first, key, value, head)
             previous = int.from_bytes(record[_PREVIOUS], "big")
             if int.from_bytes(record[_CONVERSATION], "big") != conversation or previous >= head:
                 raise RecordDamaged(
@@ -192,15 +194,3 @@ class Reader:
             found.append(record)
             head = previous
         return head
-
-
-def _seek(cursor: Any, sequence: int) -> bool:
-    """Puts the cursor on the last block that begins at or before a sequence; False if there is none."""
-    key = fmt.key_of(sequence)
-    if cursor.set_range(key):
-        if bytes(cursor.key()) == key:
-            return True
-        there = cursor.prev()
-    else:
-        there = cursor.last()
-    return bool(there) and len(cursor.key()) == 8

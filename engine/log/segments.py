@@ -29,8 +29,9 @@ from engine.errors import EngineClosed, EngineUnable, LogDamaged, LogVersion, Tr
 from engine.lmdbfile import cut_off
 from engine.log import format as fmt
 from engine.log.format import SegmentHeader
+from engine.log.structure import Broken, Pages
 
-OPEN_MAX: Final = 64  # environments kept open beside those in use: three descriptors each
+OPEN_MAX: Final = 64  # environments kept open beside those in use: four descriptors each
 READERS_MAX: Final = 1024
 SPARE_TRANSACTIONS: Final = 8
 CLOCK_TICK_NS: Final = 100_000_000
@@ -43,7 +44,11 @@ META_BYTES: Final = 32
 def open_environment(path: Path, *, write: bool, map_bytes: int = 0, create: bool = False) -> lmdb.Environment:
     """One segment's file with LMDB's default syncs; LogVersion, LogDamaged. A map of 0 is as large as the file says."""
     if not create:
-        _look(path)
+        look_for_foreign(path)
+        try:
+            pages_of(path).glance()
+        except Broken as broken:
+            raise LogDamaged(f"segment {path} can't be opened: {broken}") from None
     try:
         env = lmdb.open(
             str(path),
@@ -74,7 +79,7 @@ def not_permitted(what: str) -> EngineUnable:
     )
 
 
-def _look(path: Path) -> None:
+def look_for_foreign(path: Path) -> None:
     """What LMDB can't be asked: an empty file it takes for a new one and fills, another engine's it calls damaged."""
     try:
         with path.open("rb") as file:
@@ -94,13 +99,23 @@ def _look(path: Path) -> None:
             )
 
 
+def pages_of(path: Path) -> Pages:
+    """A segment's pages as they lie in its file. Raises LogDamaged."""
+    try:
+        return Pages(path)
+    except PermissionError as error:
+        raise not_permitted(f"segment {path}") from error
+    except OSError as error:
+        raise LogDamaged(f"segment {path} can't be opened: {error.strerror}") from error
+
+
 class _Open:
     """An environment, how many are reading in it, and what is known of it."""
 
-    __slots__ = ("believed", "env", "leaving", "pins")
+    __slots__ = ("believed", "env", "leaving", "pages", "pins")
 
-    def __init__(self, env: lmdb.Environment, pins: int) -> None:
-        self.env, self.pins = env, pins
+    def __init__(self, env: lmdb.Environment, pins: int, pages: Pages) -> None:
+        self.env, self.pins, self.pages = env, pins, pages
         self.believed = False  # its header has been found right
         self.leaving = False  # closes as soon as nobody reads in it
 
@@ -167,7 +182,7 @@ class Segments:
         """The writer's environment of a segment that it has made or opened: everybody reads in it, it stays open."""
         with self._lock:
             self._close_some()
-            self._open[first] = _Open(env, 1)
+            self._open[first] = _Open(env, 1, pages_of(self.path(first)))
             self._written.add(first)
             if first not in self.firsts:
                 insort(self.firsts, first)
@@ -210,12 +225,21 @@ class Segments:
             with self._lock:
                 self._unpin(held)
 
+    def seek(self, first: int, sequence: int) -> tuple[int | None, int | None]:
+        """Inside `reading`: the key up to a sequence, whose way there LMDB can be let go (0: the header's), and the
+        next key. May show a block that the transaction does not. Raises LogDamaged."""
+        try:
+            return self._open[first].pages.seek(sequence)
+        except Broken as broken:
+            raise LogDamaged(f"segment {self.path(first).name}: {broken}") from None
+
     def header(self, first: int) -> SegmentHeader:
         """The checked header of a segment."""
         with self.reading(first, believe=True) as txn:
             return self._unpacked(first, txn)
 
     def _unpacked(self, first: int, txn: Any) -> SegmentHeader:
+        self.seek(first, 0)
         data = txn.get(fmt.HEADER_KEY)
         return fmt.unpack_header(None if data is None else bytes(data), self.path(first), self.shard)
 
@@ -245,17 +269,19 @@ class Segments:
                 self._unpinned.wait()
             if held is None:
                 self._close_some()
-                held = self._open[first] = _Open(self._opened(first), 0)
+                env, pages = self._opened(first)
+                held = self._open[first] = _Open(env, 0, pages)
             self._open.move_to_end(first)
             held.pins += 1
             return held
 
     # With the lock held.
 
-    def _opened(self, first: int) -> lmdb.Environment:
+    def _opened(self, first: int) -> tuple[lmdb.Environment, Pages]:
         """Another reader's environment. Raises Trimmed where the file is gone, and all before it."""
         try:
-            return open_environment(self.path(first), write=False)
+            pages = pages_of(self.path(first))
+            return open_environment(self.path(first), write=False), pages
         except LogDamaged:
             self._drop_trimmed()
             if first not in self.firsts:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -25,13 +26,17 @@ from engine.errors import BadArgument, EngineClosed, EngineUnable, LogDamaged, L
 from engine.log import format as fmt
 from engine.log.format import SegmentHeader
 from engine.log.place import RESTORING, durability_of, filesystem_of, make_directory, sync_directory
-from engine.log.reader import Reader
-from engine.log.segments import Segments, open_environment
+from engine.log.reader import LAST, Reader
+from engine.log.segments import Segments, look_for_foreign, open_environment
+from engine.log.structure import Broken, Pages, look, mend
 from ext import block as blocks
 
 SEGMENT_BYTES: Final = 1 << 30
 MAP_SPARE_BYTES: Final = 64 << 20
 SETTLE_BYTES: Final = 64 << 10  # a full segment opens too, and opening commits
+MEND_HINT: Final = "nothing was changed; `gonets log check` names the damage; restore a backup into another directory"
+
+_log = logging.getLogger(__name__)
 
 
 class Log:
@@ -90,6 +95,7 @@ class Log:
             self._remove_unnamed()
             self._create(SegmentHeader(self.shard, 1, fmt.NO_HASH, ((1, 1),)))
         self._first = self._segments.firsts[-1] if self._segments.firsts else 1
+        self._judge_pages()
         header = self._take_segment()
         self._take_stock()
         self.epochs = list(header.epochs)
@@ -108,6 +114,21 @@ class Log:
         """Segments in the making, which have no block; once the log is believed: what is refused stays as it is."""
         for left in self.folder.glob(f"[0-9]*{fmt.SUFFIX}{fmt.MAKING_SUFFIX}*"):
             left.unlink()
+
+    def _judge_pages(self) -> None:
+        """What LMDB would believe of its own pages; a free list that names a page in use would have it written over."""
+        path = self._segments.path(self._first)
+        look_for_foreign(path)
+        try:
+            if done := mend(path):
+                _log.warning("segment %s: %s; the last commit would have been hidden", path.name, done)
+            problem = look(path)
+        except Broken as broken:
+            problem = str(broken)
+        except OSError as error:
+            raise EngineUnable(f"segment {path} can't be read or mended: {error.strerror}") from error
+        if problem:
+            raise LogDamaged(f"segment {path} can't be opened: {problem}", hint=MEND_HINT)
 
     def _take_segment(self) -> SegmentHeader:
         """Opens the newest segment for writing."""
@@ -128,9 +149,16 @@ class Log:
         try:
             self._env.sync(True)
             with self._env.begin(write=True) as txn:
+                number = txn.id()
                 txn.abort()
         except lmdb.Error as error:
             raise self._not_synced(error) from error
+        path = self._segments.path(self._first)
+        if number != Pages(path).newest_transaction() + 1:
+            raise EngineUnable(
+                f"segment {path} is open in another process, which does not know its last commit",
+                hint="end the readers of this log (its workers, `gonets log` verbs), then open it again",
+            )
         self._used_bytes = used_bytes(self._env)
 
     def _settle(self) -> None:
@@ -155,6 +183,7 @@ class Log:
         """The last block of a segment, wholly checked."""
         name = self._segments.path(first).name
         with self._segments.reading(first) as txn:
+            self._segments.seek(first, LAST)
             cursor = txn.cursor()
             if not cursor.last() or bytes(cursor.key()) == fmt.HEADER_KEY:
                 return None

@@ -28,7 +28,7 @@ def test_the_newest_segment(tmp_path: Path) -> None:
     naive.close()
     (segment,) = segment_files(tmp_path)
     halve(segment)
-    with pytest.raises(LogDamaged, match=r"0001\.lmdb was cut off: it has \d+ bytes"):
+    with pytest.raises(LogDamaged, match=r"0001\.lmdb can.t be opened: it was cut off: it has \d+ bytes"):
         Log.open(tmp_path)
     problems = check_log(tmp_path)["problems"]
     assert any("was cut off" in row["problem"] for row in problems)

@@ -1,0 +1,323 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The trees of an LMDB 0.9 file judged page by page: what LMDB would follow blindly, and crash or show less of the log.
+
+Asked by engine/log/structure.py, which knows the meta pages and says what a finding means. Checksums cover blocks, not
+LMDB's own pages, so these are judged by what they must be beside each other: each page has its number and kind, nodes
+fill it without gap or overlap, keys ascend inside what the page above says, a page has one use.
+
+Invariants: nothing is read outside of the file or of a page, whatever the bytes are; the file is only read. A free page
+of the list may be any page, once. Bytes that LMDB never looks at are not judged.
+Cost: 0.1 µs a page and a few ns a node; of a block with pages of its own only the first is touched.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from ext.c_maps cimport MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, close, dup, lseek, mmap, munmap
+from ext.c_prefetch cimport load_u16, load_u32, load_u64, swap_u64
+
+FAULTS = (
+    "sound", "it lies outside of the file", "it says that it is another page", "it is a page of another kind",
+    "its nodes do not fill it", "a key is out of order", "a key is no sequence", "a node of an unknown kind",
+    "it is in use twice, or in use and free", "a list of free pages that is none", "it is not as deep as it should be",
+)
+
+cdef uint64_t NONE = 0xFFFFFFFFFFFFFFFF
+
+
+cdef inline uint16_t _count(const uint8_t *page) noexcept:
+    return (load_u16(page + 12) - PAGE_HEAD) // 2
+
+
+cdef inline const uint8_t *_node(const uint8_t *page, uint32_t index) noexcept:
+    return page + load_u16(page + PAGE_HEAD + 2 * index)
+
+
+cdef inline uint64_t _child(const uint8_t *node) noexcept:
+    return load_u32(node) | <uint64_t>load_u16(node + 4) << 32
+
+
+cdef class Trees:
+    """Over a file's descriptor, of which it keeps a duplicate."""
+
+    def __cinit__(self, int descriptor):
+        self._descriptor = dup(descriptor)
+        if self._descriptor < 0:
+            raise OSError("no descriptor is left")
+
+    def __dealloc__(self):
+        if self._base is not NULL:
+            munmap(<void *>self._base, self._mapped)
+        if self._descriptor >= 0:
+            close(self._descriptor)
+
+    def size(self):
+        """Bytes of the file by now; all of them can be looked at."""
+        cdef long size = lseek(self._descriptor, 0, SEEK_END)
+        cdef void *base
+        if size < 0:
+            raise OSError("the file's size can't be asked")
+        if <size_t>size > self._mapped:
+            base = mmap(NULL, size, PROT_READ, MAP_SHARED, self._descriptor, 0)
+            if base == MAP_FAILED:
+                raise OSError("the file can't be mapped")
+            if self._base is not NULL:
+                munmap(<void *>self._base, self._mapped)
+            self._base, self._mapped = <const uint8_t *>base, size
+        return size
+
+    def part(self, uint64_t at, uint64_t size):
+        """A copy of some bytes; b"" where the file does not have all of them."""
+        cdef uint64_t there = self.size()
+        return self._base[at:at + size] if at <= there and size <= there - at else b""
+
+    cdef Fault _page(self, Walk *walk, uint64_t number, uint16_t kind) noexcept:
+        cdef uint8_t starts[WORDS_MAX]
+        cdef const uint8_t *page
+        cdef const uint8_t *node
+        cdef uint32_t lower, upper, at, i, count, size
+        walk.page = number
+        if number < 2 or number > walk.last_page or number >= walk.file_pages:
+            return OUTSIDE
+        page = walk.base + number * walk.page_bytes
+        if load_u64(page) != number:
+            return NUMBER
+        if load_u16(page + 10) != kind:
+            return KIND
+        lower, upper = load_u16(page + 12), load_u16(page + 14)
+        if lower <= PAGE_HEAD or lower & 1 or upper & 1 or lower > upper or upper > walk.page_bytes:
+            return NODES
+        count = _count(page)
+        memset(starts + upper // 2, 0, (walk.page_bytes - upper) // 2)
+        for i in range(count):
+            at = load_u16(page + PAGE_HEAD + 2 * i)
+            if at < upper or at & 1 or at + NODE_HEAD > walk.page_bytes or starts[at // 2]:
+                return NODES
+            starts[at // 2] = 1
+        at = upper
+        for i in range(count):
+            if at + NODE_HEAD > walk.page_bytes or not starts[at // 2]:
+                return NODES
+            node = page + at
+            size = NODE_HEAD + load_u16(node + 6)
+            if kind == LEAF_PAGE:
+                if load_u16(node + 4) == BIG_NODE:
+                    size += 8
+                elif load_u16(node + 4) != 0:
+                    return NODE_KIND
+                elif load_u32(node) > walk.page_bytes:
+                    return NODES
+                else:
+                    size += load_u32(node)
+            at += size + (size & 1)
+            if at > walk.page_bytes:
+                return NODES
+        return SOUND if at == walk.page_bytes else NODES
+
+    cdef Fault _use(self, Walk *walk, uint64_t number, uint64_t count) noexcept:
+        cdef uint64_t i
+        walk.page = number
+        if number < 2 or number > walk.last_page or count > walk.last_page - number + 1:
+            return OUTSIDE
+        if walk.used is not NULL:
+            for i in range(number, number + count):
+                if walk.used[i]:
+                    walk.page = i
+                    return TWICE
+                walk.used[i] = 1
+        return SOUND
+
+    cdef Fault _key(self, Walk *walk, const uint8_t *node, uint64_t *key) noexcept:
+        cdef uint16_t size = load_u16(node + 6)
+        if size == 8:
+            key[0] = load_u64(node + NODE_HEAD) if walk.is_free else swap_u64(load_u64(node + NODE_HEAD))
+            return SOUND if key[0] != 0 and key[0] != NONE else KEY
+        key[0] = 0  # the header's key sorts before all sequences
+        return SOUND if size == 1 and node[NODE_HEAD] == 0 and not walk.is_free else KEY
+
+    cdef Fault _value(self, Walk *walk, const uint8_t *node, const uint8_t **value, uint64_t *size) noexcept:
+        # Where a leaf's value lies; all of it is in the file.
+        cdef uint64_t first, count, leaf = walk.page
+        cdef const uint8_t *page
+        cdef Fault fault
+        value[0], size[0] = node + NODE_HEAD + load_u16(node + 6), load_u32(node)
+        if load_u16(node + 4) != BIG_NODE:
+            return SOUND
+        first, count = load_u64(value[0]), (PAGE_HEAD + size[0] + walk.page_bytes - 1) // walk.page_bytes
+        fault = self._use(walk, first, count)
+        if fault != SOUND:
+            return fault
+        if first + count > walk.file_pages:
+            return OUTSIDE
+        page = walk.base + first * walk.page_bytes
+        if load_u64(page) != first:
+            return NUMBER
+        if load_u16(page + 10) != VALUE_PAGE or load_u32(page + 12) != count:
+            return KIND
+        walk.values += count
+        value[0] = page + PAGE_HEAD
+        walk.page = leaf
+        return SOUND
+
+    cdef Fault _list(self, Walk *walk, const uint8_t *node) noexcept:
+        # The free pages of one transaction: their count, and their numbers, descending.
+        cdef const uint8_t *value = NULL
+        cdef uint64_t size = 0, count, i, number, before = NONE, leaf = walk.page
+        cdef Fault fault = self._value(walk, node, &value, &size)
+        if fault != SOUND:
+            return fault
+        count = load_u64(value) if size >= 8 else NONE
+        if size < 8 or count > size // 8 - 1:
+            return LIST
+        for i in range(count):
+            number = load_u64(value + 8 + 8 * i)
+            if number >= before:
+                walk.page = leaf
+                return LIST
+            before = number
+            fault = self._use(walk, number, 1)
+            if fault != SOUND:
+                return fault
+        walk.page = leaf
+        return SOUND
+
+    cdef Fault _leaf(self, Walk *walk, uint64_t number, uint64_t low, uint64_t high) noexcept:
+        cdef const uint8_t *page = walk.base + number * walk.page_bytes
+        cdef const uint8_t *value = NULL
+        cdef uint64_t key = 0, before = 0, size = 0
+        cdef uint32_t i, count = _count(page)
+        cdef Fault fault
+        walk.leaves += 1
+        walk.entries += count
+        for i in range(count):
+            fault = self._key(walk, _node(page, i), &key)
+            if fault != SOUND:
+                return fault
+            if key < low or key >= high or (i > 0 and key <= before):
+                return ORDER
+            before = key
+            if walk.used is NULL:
+                continue
+            if walk.is_free:
+                fault = self._list(walk, _node(page, i))
+            else:
+                fault = self._value(walk, _node(page, i), &value, &size)
+            if fault != SOUND:
+                return fault
+        return SOUND
+
+    cdef Fault _found(self, Walk *walk, uint64_t number, uint64_t key, uint64_t high) noexcept:
+        # In a leaf that is right: the greatest key up to `key`, its value, and the key that follows.
+        cdef const uint8_t *page = walk.base + number * walk.page_bytes
+        cdef const uint8_t *value = NULL
+        cdef uint64_t size = 0
+        cdef uint32_t begin = 0, end = _count(page), middle
+        walk.found, walk.following = NONE, high
+        while begin < end:
+            middle = (begin + end) // 2
+            self._key(walk, _node(page, middle), &size)
+            if size <= key:
+                walk.found, begin = size, middle + 1
+            else:
+                walk.following, end = size, middle
+        return self._value(walk, _node(page, begin - 1), &value, &size) if begin > 0 else SOUND
+
+    cdef Fault _branch(self, Walk *walk, uint64_t number, uint32_t level, uint64_t low, uint64_t high) noexcept:
+        cdef const uint8_t *page = walk.base + number * walk.page_bytes
+        cdef uint64_t key = low, following = 0
+        cdef uint32_t i, count = _count(page)
+        cdef Fault fault
+        walk.branches += 1
+        for i in range(count):
+            following = high
+            if i + 1 < count:
+                fault = self._key(walk, _node(page, i + 1), &following)
+                if fault != SOUND:
+                    return fault
+                if following <= key or following >= high:
+                    return ORDER
+            fault = self._tree(walk, _child(_node(page, i)), level + 1, key, following)
+            if fault != SOUND:
+                return fault
+            walk.page = number
+            key = following
+        return SOUND
+
+    cdef Fault _tree(self, Walk *walk, uint64_t number, uint32_t level, uint64_t low, uint64_t high) noexcept:
+        cdef Fault fault = self._use(walk, number, 1)
+        if fault == SOUND:
+            fault = self._page(walk, number, LEAF_PAGE if level == walk.depth else BRANCH_PAGE)
+        if fault != SOUND:
+            return fault
+        return self._leaf(walk, number, low, high) if level == walk.depth else self._branch(walk, number, level, low, high)
+
+    cdef Fault _path(self, Walk *walk, uint64_t root, uint64_t key) noexcept:
+        # From the root to the leaf where a key would lie: what LMDB looks at to find it.
+        cdef uint64_t number = root, low = 0, high = NONE, before, found
+        cdef uint32_t level, i, count, chosen
+        cdef const uint8_t *page
+        cdef Fault fault
+        for level in range(1, walk.depth):
+            fault = self._page(walk, number, BRANCH_PAGE)
+            if fault != SOUND:
+                return fault
+            page = walk.base + number * walk.page_bytes
+            count, chosen, before, found = _count(page), 0, low, 0
+            for i in range(1, count):
+                fault = self._key(walk, _node(page, i), &found)
+                if fault != SOUND:
+                    return fault
+                if found <= before or found >= high:
+                    return ORDER
+                before = found
+                if found <= key:
+                    chosen, low = i, found
+            if chosen + 1 < count:
+                self._key(walk, _node(page, chosen + 1), &high)
+            number = _child(_node(page, chosen))
+        fault = self._page(walk, number, LEAF_PAGE)
+        if fault == SOUND:
+            fault = self._leaf(walk, number, low, high)
+        return self._found(walk, number, key, high) if fault == SOUND else fault
+
+    def seek(self, uint64_t page_bytes, uint64_t key):
+        """`path` in the tree of keys that the newer meta page names."""
+        cdef uint64_t size = self.size()
+        cdef const uint8_t *meta
+        if size < page_bytes + META_END:
+            return <int>OUTSIDE, 0, None, None
+        meta = self._base
+        if load_u64(meta + META_TRANSACTION) < load_u64(meta + page_bytes + META_TRANSACTION):
+            meta += page_bytes
+        return self.path(page_bytes, load_u64(meta + META_ROOT), load_u16(meta + META_DEPTH),
+                         load_u64(meta + META_LAST_PAGE), key, False)
+
+    def path(self, uint64_t page_bytes, uint64_t root, uint32_t depth, uint64_t last_page, uint64_t key, bint is_free):
+        """(fault, page, greatest key up to `key`, the one that follows): of the pages that lead there. The header's key
+        is 0; None: there is no such key, or, of the one that follows, none."""
+        cdef Walk walk
+        cdef Fault fault
+        memset(&walk, 0, sizeof(Walk))
+        walk.file_pages = <uint64_t>self.size() // page_bytes
+        walk.base, walk.page_bytes, walk.last_page, walk.depth = self._base, page_bytes, last_page, depth
+        walk.is_free = is_free
+        if depth < 1 or depth > DEPTH_MAX:
+            return <int>DEEP, root, None, None
+        fault = self._path(&walk, root, key)
+        if fault != SOUND:
+            return <int>fault, walk.page, None, None
+        return 0, 0, None if walk.found == NONE else walk.found, None if walk.following == NONE else walk.following
+
+    def tree(self, uint64_t page_bytes, uint64_t root, uint32_t depth, uint64_t last_page, bint is_free,
+             uint8_t[::1] used not None):
+        """(fault, page, branches, leaves, pages of values, entries) of a whole tree. `used` has a byte a page, set for
+        each that is met."""
+        cdef Walk walk
+        cdef Fault fault
+        if <uint64_t>used.shape[0] <= last_page:
+            raise ValueError("a byte for each page")
+        memset(&walk, 0, sizeof(Walk))
+        walk.file_pages = <uint64_t>self.size() // page_bytes
+        walk.base, walk.page_bytes, walk.last_page, walk.depth = self._base, page_bytes, last_page, depth
+        walk.used, walk.is_free = &used[0], is_free
+        fault = DEEP if depth < 1 or depth > DEPTH_MAX else self._tree(&walk, root, 1, 0, NONE)
+        return <int>fault, walk.page, walk.branches, walk.leaves, walk.values, walk.entries

@@ -24,7 +24,7 @@ from math import isqrt
 from typing import NamedTuple
 
 from engine.access import may_see
-from engine.errors import RecordDamaged, Trimmed
+from engine.errors import LogDamaged, RecordDamaged, Trimmed
 from engine.ports import Gap, LogReader, StateView
 from engine.state.rows import Membership
 from ext.record import decode
@@ -143,12 +143,12 @@ def walk(reader: LogReader, conversation: int, head: int, after: int, limit: int
     """LogReader.walk; where it meets trimmed or damaged records, ChainBroken with all that could be read."""
     try:
         return reader.walk(head, conversation, after, limit)
-    except (Trimmed, RecordDamaged):
+    except (Trimmed, LogDamaged):
         found: list[bytes] = []
         while head > after and len(found) < limit:
             try:
                 record = reader.record(head)
-            except (Trimmed, RecordDamaged) as error:
+            except (Trimmed, LogDamaged) as error:
                 raise ChainBroken(found, head, isinstance(error, Trimmed)) from None
             if record is None:
                 raise ChainBroken(found, head, trimmed=False) from None

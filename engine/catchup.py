@@ -31,7 +31,7 @@ from engine.backlog import (
     read_page,
     slow_hops,
 )
-from engine.errors import EngineError, EngineUnable, Trimmed
+from engine.errors import EngineError, EngineUnable, LogDamaged, Trimmed
 from engine.fanout import Fanout
 from engine.ports import Door, Gap, LogReader, StateView
 from engine.readers import ReaderPool
@@ -286,9 +286,9 @@ class CatchUp:
         self._keep(origin, backlog)
 
     def _failed(self, origin: int, error: Exception) -> None:
-        """Trimmed below its position: the next question may answer with gaps. Anything else ends the session."""
+        """Trimmed or damaged where it reads: the next question may answer with gaps. Anything else ends the session."""
         resume = self._resumes.get(origin)
-        if isinstance(error, Trimmed) and (resume is None or resume.asked):
+        if isinstance(error, (Trimmed, LogDamaged)) and (resume is None or resume.asked):
             if resume is None:
                 resume = self._resumes[origin] = Resume(wanted=False)
             resume.asked = False

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.admitter import Admitter
 from engine.conversations import GROUP_MEMBERS_MAX
-from engine.errors import EngineClosed, EngineUnable, StateDamaged
+from engine.errors import EngineClosed, EngineUnable, LogDamaged, StateDamaged
 from engine.limits import TABLES_BYTES_MAX, VIEW_BYTES_MAX
 from engine.log import Log
 from engine.log.retention import INTERVAL_S, Retention
@@ -139,6 +139,8 @@ class Engine:
             "retention_held_segments": 0 if retention is None else retention.held_segments,
             "retention_failures": 0 if retention is None else retention.failures,
             "log_sequence": self.log.last_sequence,
+            "damage_places": self.log.damage.places,
+            "damage_reads": self.log.damage.reads,
             "state_saved_sequence": self.saver.position,
             "log_commits": self.sequencer.commits,
             "log_bytes": self.sequencer.committed_bytes,
@@ -178,6 +180,11 @@ def _saved_once_more(log: Log, saved: SavedState, sequencer: Sequencer) -> None:
 def _catch_up(saver: Saver, path: Path) -> None:
     try:
         saver.catch_up()
+    except LogDamaged as error:
+        raise LogDamaged(
+            f"the state was saved at {saver.position}, and what follows can't be folded into it: {error.detail}",
+            hint="`gonets log check` names all damage, `gonets log dump` gives the rest; to go on, restore a backup",
+        ) from error
     except NO_SPACE as error:
         raise EngineUnable(
             f"no space to save the state in {path}: {error}", hint="make room on this file system"

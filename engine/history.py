@@ -6,6 +6,7 @@ Asked by the gateway for the `history` command. Put together on the loop (`ask`)
 Invariants: only what the user may see, hidden intervals are jumped; `next` is the sequence of an event of the
 conversation, from which going on costs one look-up, or None at the beginning. A page may hold fewer events than asked
 for, even none, and still have a `next`: where a channel's member events are hidden, looking ends after HOPS_MAX.
+Damage ends a page, which says so; the next one begins beneath it.
 Cost: a hop an event. A `before` that is no event of the conversation is searched from the newest one back.
 """
 
@@ -24,13 +25,15 @@ from engine.backlog import (
     visible,
     walk,
 )
-from engine.errors import BadArgument, RecordDamaged, Trimmed
+from engine.beneath import beneath
+from engine.errors import BadArgument, LogDamaged, Trimmed
 from engine.ports import LogReader, StateView
 from engine.readers import Again
 from engine.tombstones import with_tombstones
 
 HOPS_MAX = 5_000
 SEARCH_HOPS_MAX = 500_000
+BENEATH_TURNS_MAX = 256  # of looking for what lies beneath damage: 2 GiB of log
 SEARCH_TURN_HOPS = 10_000  # of a search, before others have their turn at the thread
 BYTES_MAX = 256 << 10
 
@@ -44,10 +47,13 @@ class HistoryQuestion(NamedTuple):
     limit: int
     searched: int = 0  # hops of the search for `before` so far, and where it stands
     search_head: int = 0
+    beneath: int = 0  # everything from here up to `before` was searched beneath damage, in so many turns
+    turns: int = 0
 
 
 class HistoryPage(NamedTuple):
-    """Stored records, newest first. `trimmed`: older ones were removed by retention; `damaged`: can't be read."""
+    """Stored records, newest first. `trimmed`: older ones were removed by retention; `damaged`: the next older ones
+    can't be read, and `next` leads to what lies beneath them."""
 
     events: list[bytes]
     next: int | None
@@ -94,7 +100,10 @@ def read(reader: LogReader, question: HistoryQuestion) -> HistoryPage | Again:
             for record in broken.found
             if sequence_of(record) < question.before and visible(chain.membership, record)
         )
-        return HistoryPage(events[: question.limit], None, broken.trimmed, not broken.trimmed)
+        following = None if broken.trimmed or broken.sequence <= older[-1].after else broken.sequence
+        return HistoryPage(events[: question.limit], following, broken.trimmed, not broken.trimmed)
+    except Trimmed:  # while looking beneath damage
+        return HistoryPage(events, None, trimmed=True, damaged=False)
     return HistoryPage(events, None, False, False)
 
 
@@ -103,11 +112,15 @@ def _start(reader: LogReader, question: HistoryQuestion, chain: Chain) -> int | 
     with which the search goes on: only in the first chain, the others lie before it."""
     if chain.head < question.before:
         return chain.head
+    if question.beneath:
+        return _beneath(reader, question, chain)
     if not question.searched:
         try:
             record = reader.record(question.before)
-        except (Trimmed, RecordDamaged):
+        except Trimmed:
             record = None
+        except LogDamaged:
+            return _beneath(reader, question, chain)
         if record is not None and int.from_bytes(record[11:19]) == question.conversation:
             return previous_of(record)
     head = question.search_head or chain.head
@@ -116,7 +129,13 @@ def _start(reader: LogReader, question: HistoryQuestion, chain: Chain) -> int | 
         if hops >= SEARCH_TURN_HOPS:
             return question._replace(searched=question.searched + hops, search_head=head)
         hops += WALK_RECORDS
-        for found in walk(reader, question.conversation, head, chain.after, WALK_RECORDS):
+        try:
+            records = walk(reader, question.conversation, head, chain.after, WALK_RECORDS)
+        except ChainBroken as broken:
+            if broken.trimmed:
+                raise
+            return _beneath(reader, question, chain)
+        for found in records:
             head = previous_of(found)
             if head < question.before:
                 return head
@@ -127,6 +146,18 @@ def _start(reader: LogReader, question: HistoryQuestion, chain: Chain) -> int | 
         f" {SEARCH_HOPS_MAX} events older than its newest",
         hint="page from the newest event, or give the sequence of one of its events",
     )
+
+
+def _beneath(reader: LogReader, question: HistoryQuestion, chain: Chain) -> int | HistoryQuestion:
+    """`_start` where damage lies between the chain's newest event and `before`."""
+    found, searched = beneath(reader, question.conversation, question.beneath or question.before, chain.after)
+    if found is not None:
+        return found
+    if searched <= chain.after + 1:
+        return chain.after
+    if question.turns >= BENEATH_TURNS_MAX:
+        raise ChainBroken([], chain.after, trimmed=False)
+    return question._replace(beneath=searched, turns=question.turns + 1)
 
 
 def finish(view: StateView, page: HistoryPage) -> HistoryPage:

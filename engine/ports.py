@@ -27,15 +27,19 @@ class LogReader(Protocol):
     """Committed blocks and records; one thread at a time."""
 
     def blocks_after(self, sequence: int, limit_bytes: int = 1 << 20) -> list[bytes]:
-        """Contiguous blocks, the first one holding sequence + 1; [] at the end. Copies."""
+        """Contiguous blocks, the first one holding sequence + 1; [] at the end. Copies. Raises Trimmed, LogDamaged."""
+        ...
+
+    def stretch(self, sequence: int) -> tuple[int, int | None]:
+        """Where the block of a sequence begins, readable or not, and the next one, None if that is not known."""
         ...
 
     def record(self, sequence: int) -> bytes | None:
-        """One record, checked; None beyond the end. Raises Trimmed, RecordDamaged."""
+        """One record, checked; None beyond the end. Raises Trimmed, LogDamaged."""
         ...
 
     def walk(self, head: int, conversation: int, after: int, limit: int) -> list[bytes]:
-        """The chain from head back while sequence > after, newest first. Raises Trimmed, RecordDamaged."""
+        """The chain from head back while sequence > after, newest first. Raises Trimmed, LogDamaged."""
         ...
 
 

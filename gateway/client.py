@@ -245,11 +245,11 @@ class Client:
         """Fetches what the gap left out and puts it where iteration takes from, oldest first."""
         least = max(gap.after, self._ahead.get(gap.conversation, 0))
         found = [event for event in gap.newest if least < event.sequence < gap.before]
-        before, trimmed = gap.next, False
+        before, trimmed, damaged = gap.next, False, False
         while before is not None and before > least + 1 and len(found) <= self._gap_events_max:
             page = await self.history(gap.conversation, before=before, limit=HISTORY_PAGE_MAX)
             found += [event for event in page.events if least < event.sequence < gap.before]
-            trimmed = trimmed or page.trimmed
+            trimmed, damaged = trimmed or page.trimmed, damaged or page.damaged
             before = page.next
             if page.events and page.events[-1].sequence <= least:
                 trimmed = False  # what was trimmed is older than the gap
@@ -258,8 +258,8 @@ class Client:
         self._filled.extend(found)
         if found:
             self._ahead[gap.conversation] = found[-1].sequence
-        if len(found) > self._gap_events_max or trimmed:
-            raise Incomplete(gap, "trimmed" if trimmed else "gap_too_large")
+        if len(found) > self._gap_events_max or trimmed or damaged:
+            raise Incomplete(gap, "damaged" if damaged else "trimmed" if trimmed else "gap_too_large")
 
     # ---- publishing ----------------------------------------------------------------------------------------------
 

@@ -155,7 +155,11 @@ def event(encoding: Encoding, body: Any) -> Event:
 def history_page(encoding: Encoding, body: Mapping[str, Any]) -> HistoryPage:
     """The answer to `history`."""
     return HistoryPage(
-        body["conversation"], tuple(event(encoding, one) for one in body["events"]), body["next"], bool(body["trimmed"])
+        body["conversation"],
+        tuple(event(encoding, one) for one in body["events"]),
+        body["next"],
+        bool(body["trimmed"]),
+        bool(body.get("damaged", False)),
     )
 
 

@@ -151,6 +151,7 @@ class HistoryPage:
     events: tuple[Event, ...]
     next: int | None
     trimmed: bool  # older events existed and were removed by retention
+    damaged: bool = False  # the next older events can't be read; `next` leads beneath them
 
 
 def positions_of(given: Iterable[Mapping[str, int]] | None) -> Positions | None:
@@ -237,8 +238,8 @@ class HistoryReplaced(ClientError):
 
 
 class Incomplete(ClientError):
-    """A gap could be filled only in part: `trimmed` (older events are gone) or `gap_too_large`; iterating goes on
-    with what there is of it."""
+    """A gap could be filled only in part: `trimmed` (older events are gone), `damaged` (some can't be read) or
+    `gap_too_large`; iterating goes on with what there is of it."""
 
     def __init__(self, gap: Gap, code: str) -> None:
         super().__init__(

@@ -89,7 +89,8 @@ def read(
     if as_json:
         print_json({"events": events})
         return
-    print_table(f"Events from {from_sequence}", COLUMNS, ([event[name] for name in COLUMNS] for event in events))
+    rows = ([event.get(name, "damaged" if name == "type" else "") for name in COLUMNS] for event in events)
+    print_table(f"Events from {from_sequence}", COLUMNS, rows)
 
 
 @app.command

@@ -1,7 +1,8 @@
 """`gonets log dump`: every event as a line of JSON, for whatever reads lines of JSON. Also beside a running server.
 
 A line holds shard, epoch, sequence and the other fields of a record by name; the payload in base64 (`payload`), and of
-control events, whose schema is the engine's, also as data (`data`). Numbers are below 2^53. It is the whole content
+control events, whose schema is the engine's, also as data (`data`). Numbers are below 2^53. An event that can't be
+read has a line with `damaged` and why. It is the whole content
 of the log: keep it as the log is kept.
 
 Invariants: into a file, every line that ends is whole; cut short and run again, the dump goes on behind the last one,
@@ -19,11 +20,11 @@ from typing import IO, Any, Final
 import msgspec
 
 from engine.errors import BadArgument
+from engine.log.damage import events_after, last_known
 from engine.log.reader import Reader
 from engine.log.readers import pinned
 from engine.log.verbs import opened
 from engine.ports import OnProgress
-from ext import block as blocks
 from ext.record import decode
 
 SEQUENCE_MAX: Final = 2**53 - 1
@@ -44,7 +45,8 @@ def dump_log(
 ) -> dict[str, Any]:
     """Writes events up to `to_sequence` (0: the last one now); what was written. A path is gone on with, or made.
 
-    Raises BadArgument, Trimmed where the log begins later than `from_sequence`, and DataUntrusted at damage.
+    Raises BadArgument, Trimmed where the log begins later than `from_sequence`, and, behind all that can be read,
+    LogDamaged at damage whose end is not known.
     """
     for name, value in (("from", from_sequence), ("to", to_sequence)):
         if not 0 <= value <= SEQUENCE_MAX or (name == "from" and value < 1):
@@ -55,7 +57,7 @@ def dump_log(
         raise BadArgument(f"{out} is no regular file", hint="name a file, or none and redirect stdout")
     with pinned(data, "dump", from_sequence - 1), opened(data) as segments:
         reader = Reader(segments)
-        last = min(to_sequence or SEQUENCE_MAX, reader.last_sequence())
+        last = min(to_sequence or SEQUENCE_MAX, last_known(reader))
         if not isinstance(out, Path):
             count = _write(reader, out, from_sequence, last, on_progress)
             return {"events": count, "first_sequence": from_sequence, "last_sequence": last, "resumed_after": 0}
@@ -90,18 +92,17 @@ def _write(reader: Reader, out: IO[bytes], first: int, last: int, on_progress: O
 
 
 def lines(reader: Reader, first: int, last: int) -> Iterator[tuple[int, bytes]]:
-    """(sequence, line) of the events `first` to `last`, ascending."""
-    position = first - 1
-    while position < last and (found := reader.blocks_after(position, READ_BYTES)):
-        for block in found:
-            header = blocks.header(block)
-            for record in blocks.records(block):
-                event = decode(record)
-                if event.sequence > last:
-                    return
-                if event.sequence > position:
-                    position = event.sequence
-                    yield position, _line(header.shard, header.epoch, event._asdict())
+    """(sequence, line) of the events `first` to `last`, ascending; of one that can't be read, a line that says so."""
+    shard, epoch = reader.shard(), 0
+    for event in events_after(reader, first - 1, last, READ_BYTES):
+        if event.record is None:
+            yield (
+                event.sequence,
+                _encode({"shard": shard, "sequence": event.sequence, "damaged": event.problem}) + b"\n",
+            )
+            continue
+        epoch = event.epoch or epoch
+        yield event.sequence, _line(shard, epoch, decode(event.record)._asdict())
 
 
 def _line(shard: int, epoch: int, event: dict[str, Any]) -> bytes:

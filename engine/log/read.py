@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import BadArgument
+from engine.errors import BadArgument, LogDamaged
+from engine.log.damage import events_after, last_known
 from engine.log.reader import Reader
 from engine.log.verbs import opened
-from ext import block as blocks
 from ext.record import decode
 
 SEQUENCE_MAX = 2**53 - 1
@@ -23,7 +23,8 @@ SHOWN = ("conversation.", "member.")
 
 
 def read_log(data: Path, from_sequence: int, limit: int) -> Iterator[dict[str, Any]]:
-    """At most `limit` events, ascending, as fields by name. Raises EngineError."""
+    """At most `limit` events, ascending, as fields by name; of one that can't be read, why (`damaged`). Raises
+    EngineError."""
     if from_sequence < 1:
         raise BadArgument(f"--from {from_sequence}: sequences begin at 1")
     if from_sequence > SEQUENCE_MAX:
@@ -33,14 +34,17 @@ def read_log(data: Path, from_sequence: int, limit: int) -> Iterator[dict[str, A
     with opened(data) as segments:
         reader = Reader(segments)
         position, left = from_sequence - 1, limit
-        while left and (found := reader.blocks_after(position, 1)):
-            for block in found:
-                for record in blocks.records(block):
-                    event = decode(record)
-                    if event.sequence <= position or not left:
-                        continue
-                    position, left = event.sequence, left - 1
-                    yield _shown(event._asdict(), len(record))
+        try:
+            for found in events_after(reader, position, last_known(reader), 1):
+                if found.record is None:
+                    yield {"sequence": found.sequence, "damaged": found.problem}
+                else:
+                    yield _shown(decode(found.record)._asdict(), len(found.record))
+                position, left = found.sequence, left - 1
+                if not left:
+                    return
+        except LogDamaged as error:  # and nothing that is known follows
+            yield {"sequence": position + 1, "damaged": error.detail}
 
 
 def _shown(event: dict[str, Any], size: int) -> dict[str, Any]:

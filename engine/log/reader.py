@@ -48,11 +48,21 @@ class Reader:
             return self._end(first, int.from_bytes(cursor.key(), "big"), cursor.value()) - 1
 
     def blocks_after(self, sequence: int, limit_bytes: int = 1 << 20) -> list[bytes]:
-        """Contiguous blocks, the first one holding sequence + 1, until they hold limit_bytes; [] at the end.
+        """Contiguous blocks, the first one holding sequence + 1, until they hold limit_bytes or the next is damaged; []
+        at the end.
 
-        Raises Trimmed, LogDamaged.
+        Raises Trimmed, LogDamaged where the first is damaged: `stretch` says what to pass over.
         """
         found: list[bytes] = []
+        try:
+            self._blocks_after(sequence, limit_bytes, found)
+        except LogDamaged as error:
+            self._segments.damage.note(error)
+            if not found:
+                raise
+        return found
+
+    def _blocks_after(self, sequence: int, limit_bytes: int, found: list[bytes]) -> None:
         wanted, held = sequence + 1, 0
         while True:
             first = self._segments.at(wanted)
@@ -63,10 +73,10 @@ class Reader:
                     head = blocks.header(block)
                     wanted = head.first_sequence + head.count
                     if held >= limit_bytes:
-                        return found
+                        return
             following = self._segments.after(first)
             if following is None:
-                return found
+                return
             if following > wanted and self._ends_at(first, wanted):  # else it grew between the two looks: look again
                 raise LogDamaged(
                     f"segment {self._segments.path(first).name} ends before sequence {wanted}, the next"
@@ -118,7 +128,15 @@ class Reader:
         return key + head.count
 
     def record(self, sequence: int) -> bytes | None:
-        """One record, checked by itself; None beyond the end. Raises Trimmed, RecordDamaged."""
+        """One record, checked by itself; None beyond the end. Raises Trimmed, RecordDamaged, or LogDamaged where its
+        segment can't be read."""
+        try:
+            return self._one(sequence)
+        except LogDamaged as error:
+            self._segments.damage.note(error)
+            raise
+
+    def _one(self, sequence: int) -> bytes | None:
         if sequence < 1:
             raise Trimmed(f"sequence {sequence}: sequences begin at 1")
         is_sealed = False
@@ -157,10 +175,33 @@ class Reader:
             raise RecordDamaged(fmt.fault_text(self._segments.path(first).name, key, fault, sequence - key))
         return record
 
+    def stretch(self, sequence: int) -> tuple[int, int | None]:
+        """Where the block in which a sequence lies begins, and the next one, whether it can be read or not; the same of
+        its segment where no block can be found there. None: nothing that is known follows."""
+        first = self._segments.at(sequence)
+        begins, following = first, self._segments.after(first)
+        try:
+            with self._segments.reading(first, believe=True):
+                key, next_key = self._segments.seek(first, sequence)
+                begins = key or first
+                following = next_key or following
+        except LogDamaged:
+            pass
+        return begins, following
+
+    def shard(self) -> int:
+        """The log's, by the first segment that says one; 0 where none can."""
+        for first in self._segments.firsts:
+            try:
+                return self._segments.header(first).shard
+            except LogDamaged:
+                continue
+        return 0
+
     def walk(self, head: int, conversation: int, after: int, limit: int) -> list[bytes]:
         """The chain from head back while sequence > after, newest first, at most `limit`.
 
-        Raises Trimmed where it leads below what is kept, RecordDamaged.
+        Raises Trimmed where it leads below what is kept, LogDamaged.
         """
         found: list[bytes] = []
         while head > after and len(found) < limit:

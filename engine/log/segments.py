@@ -28,6 +28,7 @@ import lmdb
 from engine.errors import EngineClosed, EngineUnable, LogDamaged, LogVersion, Trimmed
 from engine.lmdbfile import cut_off
 from engine.log import format as fmt
+from engine.log.damage import Damage
 from engine.log.format import SegmentHeader
 from engine.log.structure import Broken, Pages
 
@@ -126,6 +127,7 @@ class Segments:
     def __init__(self, folder: Path, *, shard: int | None, written_here: bool) -> None:
         self._written_here = written_here
         self.folder, self.shard = folder, shard
+        self.damage = Damage()  # that readers have met
         self.firsts: list[int] = []  # ascending; replaced or grown, never shrunk in place
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._written: set[int] = set()  # segments whose environments are the writer's

@@ -24,6 +24,7 @@ import lmdb
 
 from engine.errors import BadArgument, EngineClosed, EngineUnable, LogDamaged, LogFenced, LogInUse, Trimmed
 from engine.log import format as fmt
+from engine.log.damage import Damage
 from engine.log.format import SegmentHeader
 from engine.log.place import RESTORING, durability_of, filesystem_of, make_directory, sync_directory
 from engine.log.reader import LAST, Reader
@@ -200,17 +201,21 @@ class Log:
         return block
 
     def _check_join(self, header: SegmentHeader) -> None:
-        """Each segment goes on where the one before it ends; one look at a header and a last block each."""
+        """Each segment goes on where the one before it ends; one look at a header and a last block each. One that is
+        damaged is named and passed over: nothing is written there any more."""
         for older, newer in pairwise(self._segments.firsts):
             try:
                 block = self._last_block(older)
+                previous_hash = (header if newer == self._first else self._segments.header(newer)).previous_hash
             except Trimmed:  # by another process, since the look at the directory
+                continue
+            except LogDamaged as error:
+                self._segments.damage.note(error)
                 continue
             names = self._segments.path(older).name, self._segments.path(newer).name
             if block is None or _last_of(block) + 1 != newer:
                 ends = "nowhere" if block is None else _last_of(block)
                 raise LogDamaged(f"segment {names[1]} begins with {newer}, but {names[0]} ends with {ends}")
-            previous_hash = (header if newer == self._first else self._segments.header(newer)).previous_hash
             if hashlib.sha256(block).digest() != previous_hash:
                 raise LogDamaged(f"the hash chain is broken between segments {names[0]} and {names[1]}")
 
@@ -228,6 +233,11 @@ class Log:
     def reader(self) -> Reader:
         """A reader for one thread."""
         return Reader(self._segments)
+
+    @property
+    def damage(self) -> Damage:
+        """What this process has met of it."""
+        return self._segments.damage
 
     def drop_trimmed(self) -> int:
         """Notices segments that trimming has removed, and frees their space; how many."""

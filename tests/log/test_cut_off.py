@@ -35,14 +35,25 @@ def test_the_newest_segment(tmp_path: Path) -> None:
 
 
 def test_an_older_segment(tmp_path: Path) -> None:
-    """It is looked at when the log is opened: a client's history must not be what finds it."""
+    """It is looked at when the log is opened: a client's history must not be what finds it. The rest is served."""
     naive = Naive(tmp_path, segment_bytes=1 << 18)
     while len(segment_files(tmp_path)) < 3:
         naive.append(10, 4_000)
     naive.close()
-    halve(segment_files(tmp_path)[0])
+    oldest, middle, _ = segment_files(tmp_path)
+    halve(oldest)
+    naive.open()
+    assert naive.log.damage.places == 1
+    reader = naive.log.reader()
     with pytest.raises(LogDamaged, match="was cut off"):
-        Log.open(tmp_path)
+        reader.record(1)
+    assert reader.stretch(1) == (1, int(middle.stem))
+    assert reader.record(int(middle.stem)) == naive.chain.record(int(middle.stem))
+    naive.append()
+    assert reader.record(naive.chain.last) == naive.chain.record(naive.chain.last)
+    naive.close()
+    (problem,) = check_log(tmp_path)["problems"]
+    assert problem["segment"] == oldest.name and problem["events"] == f"1–{int(middle.stem) - 1}"
 
 
 def test_the_state(tmp_path: Path) -> None:

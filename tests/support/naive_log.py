@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import RecordDamaged, Trimmed
+from engine.errors import LogDamaged, RecordDamaged, Trimmed
 
 
 def record_bytes(
@@ -110,12 +110,22 @@ class NaiveLog:
         """As the port says."""
         if sequence + 1 < self.trimmed_below:
             raise Trimmed(f"sequence {sequence + 1} is below {self.trimmed_below}")
+        begins, following = self.stretch(sequence + 1)
+        if sequence < len(self.events) and self.damaged.intersection(range(begins, following or begins)):
+            raise LogDamaged(f"block {begins}")
         found: list[bytes] = []
         for place, (_first, block) in enumerate(self.blocks):
             end = self.blocks[place + 1][0] if place + 1 < len(self.blocks) else len(self.events) + 1
+            if found and self.damaged.intersection(range(_first, end)):
+                break
             if end > sequence + 1 and (not found or sum(map(len, found)) < limit_bytes):
                 found.append(block)
         return found
+
+    def stretch(self, sequence: int) -> tuple[int, int | None]:
+        """As the port says."""
+        begins = max((first for first, _ in self.blocks if first <= sequence), default=1)
+        return begins, min((first for first, _ in self.blocks if first > sequence), default=len(self.events) + 1)
 
     def record(self, sequence: int) -> bytes | None:
         """As the port says."""

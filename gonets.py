@@ -8,6 +8,7 @@ one line on stderr and exit code 1.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import time
@@ -20,12 +21,13 @@ from cyclopts import App, Parameter
 
 from engine import Config
 from engine import config as configuration
-from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, print_json, print_table
+from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, os_error, print_json, print_table
 
 DEMO_USERS = (1, 2)
 DEMO_TOKEN_S = 30 * 86_400
 TOKEN_MAX_S = 3_650 * 86_400
 INTERRUPTED = 130  # what shells expect of a program that SIGINT ended
+PIPE_CLOSED = 141  # or SIGPIPE
 LISTEN_DEVICE, SEND_DEVICE = 1, 2  # a session each, so that `send` doesn't replace `listen`
 
 
@@ -352,9 +354,19 @@ def _connect(work: Callable[[], Any], what: str, url: str, data: Path, own_token
 def main() -> None:
     """Entry point of the `gonets` command."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        if error.errno == errno.EPIPE:  # whoever read has enough
+            raise SystemExit(PIPE_CLOSED) from None
+        fail(os_error(error, Path("stdout")))
 
 
 if __name__ == "__main__":

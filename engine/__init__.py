@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from engine.answers import pack_proposal
     from engine.catchup import CatchUp
     from engine.config import ConfigError, config_changes, split_address
-    from engine.config_admission import Admission, networks
     from engine.conversations import Right, may
     from engine.engine import Engine
     from engine.errors import OVERLOADED, CallerError, DataUntrusted, EngineError
     from engine.fanout import Fanout
     from engine.log import CursorStore, Log, saved_position
     from engine.options import Config
+    from engine.options_admission import Admission, networks
     from engine.ports import Gap, LogReader
     from engine.readers import ReaderPool
     from engine.router import Router
@@ -59,7 +59,7 @@ __all__ = [
 
 _HOMES = {
     "OVERLOADED": "engine.errors",
-    "Admission": "engine.config_admission",
+    "Admission": "engine.options_admission",
     "CallerError": "engine.errors",
     "CatchUp": "engine.catchup",
     "Config": "engine.options",
@@ -81,7 +81,7 @@ _HOMES = {
     "View": "engine.state.view",
     "config_changes": "engine.config",
     "may": "engine.conversations",
-    "networks": "engine.config_admission",
+    "networks": "engine.options_admission",
     "pack_proposal": "engine.answers",
     "saved_position": "engine.log",
     "split_address": "engine.config",

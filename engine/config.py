@@ -21,8 +21,8 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-from engine.config_admission import wrong_proxies
 from engine.options import ADDRESS_OR_NONE, Config
+from engine.options_admission import wrong_proxies
 
 ENVIRONMENT_PREFIX = "GONETS_"
 # Of the command line (address, token) and of the build (setup.py): no options of the server.

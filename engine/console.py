@@ -6,15 +6,18 @@ that is said on the way, progress bars too, goes to stderr.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
+import lmdb
 import msgspec
 from cyclopts import Parameter
 from rich.console import Console
@@ -22,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from engine import config as configuration
+from engine.lmdbfile import system_error
 from engine.ports import OnProgress
 
 ConfigFile = Annotated[Path | None, Parameter(help="TOML file; see `gonets config check` for what it may hold")]
@@ -36,6 +40,35 @@ def fail(message: str) -> NoReturn:
     """One clear line, exit code 1."""
     print(f"gonets: {message}", file=sys.stderr)
     raise SystemExit(1)
+
+
+WHAT_TO_DO: Final = {
+    errno.EACCES: "run this as the user of the server, or name a place that this user may read and write",
+    errno.EPERM: "name a place where this user may make directories",
+    errno.EROFS: "name a place on a file system that can be written",
+    errno.ENOSPC: "make room there, or name a place on another file system; run again, it goes on",
+    errno.ENOENT: "name a directory that is there, or can be made",
+    errno.ENOTDIR: "a file lies where a directory should be: name another place",
+    errno.EEXIST: "something else lies there, a link that leads nowhere perhaps: name another place",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ELOOP: "a link leads to itself: name another place",
+    errno.EIO: "look at the disk and the kernel's messages",
+}
+WHAT_TO_DO[errno.EDQUOT] = WHAT_TO_DO[errno.ENOSPC]
+
+
+def os_error(error: OSError, place: Path | None = None) -> str:
+    """What the system refused, where, and what to do; `place` where the system doesn't say."""
+    where = error.filename or place
+    words = f"{where}: {error.strerror or error}" if where else f"{error.strerror or error}"
+    advice = WHAT_TO_DO.get(error.errno or 0)
+    return f"{words} ({advice})" if advice else words
+
+
+def lmdb_error(error: lmdb.Error, place: Path) -> str:
+    """The same where LMDB met it."""
+    refused = system_error(error)
+    return f"{place}: {error} (run `gonets log check`)" if refused is None else os_error(refused, place)
 
 
 def load(config: Path | None, **flags: object) -> configuration.Loaded:
@@ -78,6 +111,14 @@ def print_fields(found: dict[str, Any]) -> None:
             print_table(name, value[0], (row.values() for row in value))
         else:
             print(f"{name}: {value if value != [] else 'none'}")
+
+
+def moment(time_us: int) -> str:
+    """µs since 1970 for people; "" for 0, which is no moment."""
+    try:
+        return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC" if time_us else ""
+    except (OverflowError, ValueError, OSError):  # of a damaged record
+        return f"{time_us} µs"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Asked by everything that opens an environment: segments of the log, the saved st
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -39,6 +40,14 @@ def make_whole(path: Path, engine: int) -> None:
     sync_path(making)
     os.rename(making, path)
     sync_path(path.parent)
+
+
+def system_error(error: lmdb.Error) -> OSError | None:
+    """What the system refused, where LMDB passes that on: in words behind its own, without a number."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ENOENT):
+        if str(error).endswith(os.strerror(number)):
+            return OSError(number, os.strerror(number))
+    return None
 
 
 def sync_path(path: Path) -> None:

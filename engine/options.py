@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Struct
 
-from engine.config_admission import Admission, option
+from engine.options_admission import Admission, option
 
 PAYLOAD_BYTES_MAX = 65_536  # fixed by the record format, not an option
 ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$"

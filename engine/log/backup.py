@@ -23,7 +23,7 @@ import lmdb
 import msgspec
 
 from engine.errors import BadArgument, DataUntrusted, LogDamaged
-from engine.lmdbfile import cut_off
+from engine.lmdbfile import cut_off, sync_path
 from engine.log import format as fmt
 from engine.log.files import (
     Pace,
@@ -33,7 +33,6 @@ from engine.log.files import (
     remove_directory,
     require_space,
     sha256_of,
-    sync_file,
     write_json,
 )
 from engine.log.format import MAKING_SUFFIX
@@ -51,7 +50,7 @@ from engine.log.manifest import (
     manifest_path,
     read_manifest,
 )
-from engine.log.place import make_directory, sync_directory
+from engine.log.place import lie_in_one_another, make_directory, sync_directory
 from engine.log.reader import Reader
 from engine.log.readers import ENTRY, FOLDER, note_reader, pinned
 from engine.log.resume import FOLDER as VERIFYING
@@ -82,8 +81,7 @@ def backup_log(data: Path, target: Path, options: Options, on_progress: OnProgre
     """What was made and copied; `problems` names what is damaged in the log. Raises EngineError, OSError."""
     if options.bytes_per_s < 0 or options.keep < 1:
         raise BadArgument(f"--bytes-per-s {options.bytes_per_s}, --keep {options.keep}: at least 0, at least 1")
-    inside = target.resolve()
-    if inside == data.resolve() or data.resolve() in inside.parents or inside in data.resolve().parents:
+    if lie_in_one_another(target, data):
         raise BadArgument(f"{target} and {data} lie in one another: name a directory elsewhere, on another disk")
     _make_target(target)
     with (
@@ -119,7 +117,7 @@ def backup_log(data: Path, target: Path, options: Options, on_progress: OnProgre
 def _make_target(target: Path) -> None:
     """An empty directory, or one of backups; anything else is a mistake."""
     if target.exists() and not target.is_dir():
-        raise BadArgument(f"{target} is no directory")
+        raise BadArgument(f"{target} is no directory", hint="name an empty or new one, or one of earlier backups")
     make_directory(target)
     ours = {LOCK_NAME, SEGMENTS, SNAPSHOTS, CURSORS, VERIFYING, "lost+found"}
     strange = sorted(p.name for p in target.iterdir() if p.name not in ours and not p.name.startswith("backup-"))
@@ -314,7 +312,7 @@ class _Backup:
                 if len(waiting) == PART_BLOCKS:
                     self._append(env, waiting)
             self._append(env, waiting)
-        sync_file(making)
+        sync_path(making)
         digest = sha256_of(making)
         name_file(making, target)
         entry = SegmentEntry(
@@ -375,7 +373,7 @@ class _Backup:
             self._problem(f"the marks in {source.parent} can't be copied: {error}; clients say theirs again")
             shutil.rmtree(making, ignore_errors=True)
             return None
-        sync_file(making / DATA)
+        sync_path(making / DATA)
         name_file(making / DATA, target)
         shutil.rmtree(making)
         size_bytes = target.stat().st_size

@@ -14,6 +14,7 @@ Cost: about a second for a million events, and the memory of their state.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -27,6 +28,7 @@ from typing import Any, Final
 import lmdb
 
 from engine.errors import DataUntrusted
+from engine.lmdbfile import system_error
 from engine.log import format as fmt
 from engine.log.format import SegmentHeader
 from engine.log.reader import Reader
@@ -49,6 +51,7 @@ BAD_RECORD, BAD_SEQUENCE = 6, 8  # ext/block.pxd, Fault: from the first on, head
 INVARIANTS: Final = ("", "L5", "L5", "L7", "L6", "L8", "L5")  # of ext/verify.pxd, Disagreement
 STRAYED: Final = (2, 4, 6)  # what disagrees so may not be of its conversation at all
 SKIPPED: Final = 6
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 Problem = dict[str, Any]
 
@@ -65,7 +68,7 @@ def check_log(
             state = _check_state(data, folder, segments, check, saved, on_progress)
         return {
             "data": str(data),
-            "resumed_after": resumed_after,
+            **({} if work is None else {"resumed_after": resumed_after}),
             "shard": check.shard,
             "segments": len(segments.firsts),
             "blocks": check.blocks,
@@ -140,6 +143,7 @@ class _Check:
             self._segment(first, following)
             if work is not None and work.is_kept and following is not None:
                 self._keep(work, paths[:place])
+        self._on_progress("check", self._total_bytes, self._total_bytes)
         return resumed_after
 
     # An earlier run.
@@ -417,6 +421,9 @@ def _copied_state(data: Path, folder: Path, check: _Check) -> Iterator[SavedStat
                     running.close()
         saved = SavedState.open(target, shard=check.shard, read_only=True)
     except (DataUntrusted, lmdb.Error) as error:
+        refused = system_error(error) if isinstance(error, lmdb.Error) else None
+        if refused is not None and refused.errno in NO_ROOM:  # for the copy: nothing is said against the state
+            raise refused from error
         check.note(None, None, "", f"the saved state can't be opened: {error}")
         yield None
         return

@@ -12,11 +12,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import lmdb
 from cyclopts import App, Parameter
 
-from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, print_fields, print_json, print_table
+from engine.console import (
+    AsJson,
+    ConfigFile,
+    DataDirectory,
+    fail,
+    lmdb_error,
+    load,
+    moment,
+    os_error,
+    print_fields,
+    print_json,
+    print_table,
+)
 from engine.console import progress_bars as bars
 from engine.errors import EngineError
+from engine.log.place import RESTORING
 
 app = App(name="log", help="What the log holds, and what an operator does with it.")
 Result = TypeVar("Result")
@@ -38,22 +52,32 @@ def log_directory(config: Path | None, data: str | None) -> Path:
     """The data directory, which must hold a log."""
     path = Path(load(config, server__data=data).config.server.data)
     try:
+        is_half = (path / RESTORING).exists()
         is_there = (path / "log").is_dir()
+        if is_there:
+            os.scandir(path / "log").close()
     except OSError as error:
-        fail(f"--data {str(path)!r}: {error.strerror}; run this as the user of the server")
+        fail(os_error(error, path))
+    if is_half:
+        fail(f"{path} is half restored: {RESTORING} is in it (let `gonets log restore` end, or run it again)")
     if not is_there:
-        fail(f"{path} holds no log: expected a directory made by `gonets serve`")
+        what = "is a file, no directory" if path.is_file() else "holds no log" if path.is_dir() else "is not there"
+        fail(f"--data {path} {what}: name the directory that `gonets serve --data` was given")
     return path
 
 
-def done(call: Callable[[], Result]) -> Result:
-    """Runs a function of engine/log; what it refuses is one line."""
+def done(call: Callable[[], Result], place: Path) -> Result:
+    """Runs a function of engine/log; what it refuses is one line. `place`: what it works on."""
     try:
         return call()
     except BrokenPipeError:
         raise
-    except (EngineError, OSError) as error:
+    except EngineError as error:
         fail(str(error))
+    except OSError as error:
+        fail(os_error(error, place))
+    except lmdb.Error as error:
+        fail(lmdb_error(error, place))
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:
@@ -69,7 +93,7 @@ def stat(*, data: DataDirectory = None, config: ConfigFile = None, as_json: AsJs
     from engine.log.stat import stat_log
 
     directory = log_directory(config, data)
-    show(done(lambda: stat_log(directory)), as_json)
+    show(done(lambda: stat_log(directory), directory), as_json)
 
 
 @app.command
@@ -85,10 +109,13 @@ def read(
     from engine.log.read import read_log
 
     directory = log_directory(config, data)
-    events = done(lambda: list(read_log(directory, from_sequence, limit)))
+    events = done(lambda: list(read_log(directory, from_sequence, limit)), directory)
     if as_json:
         print_json({"events": events})
         return
+    for event in events:
+        if "time" in event:
+            event["time"] = moment(event["time"])
     rows = ([event.get(name, "damaged" if name == "type" else "") for name in COLUMNS] for event in events)
     print_table(f"Events from {from_sequence}", COLUMNS, rows)
 
@@ -102,10 +129,10 @@ def check(*, data: DataDirectory = None, config: ConfigFile = None, as_json: AsJ
     directory = log_directory(config, data)
 
     def work() -> dict[str, Any]:
-        with pinned(directory, "check"):
-            return check_log(directory)
+        with pinned(directory, "check"), bars() as on_progress:
+            return check_log(directory, None, on_progress)
 
-    show(done(work), as_json)
+    show(done(work, directory), as_json)
 
 
 @app.command
@@ -121,7 +148,7 @@ def snapshot(
 
     directory = log_directory(config, data)
     with bars() as on_progress:
-        found = done(lambda: snapshot_log(directory, only_list, on_progress))
+        found = done(lambda: snapshot_log(directory, only_list, on_progress), directory)
     show(found, as_json)
 
 
@@ -149,7 +176,7 @@ def backup(
     directory = log_directory(config, data)
     options = Options(bytes_per_s, hold, take_snapshot, keep, drop_trimmed)
     with bars() as on_progress:
-        found = done(lambda: backup_log(directory, target, options, on_progress))
+        found = done(lambda: backup_log(directory, target, options, on_progress), target)
     show(found, as_json)
 
 
@@ -176,7 +203,8 @@ def restore(
                 segment_bytes=loaded.log.segment_bytes,
                 bytes_per_s=bytes_per_s,
                 on_progress=on_progress,
-            )
+            ),
+            Path(loaded.server.data),
         )
     show(found, as_json)
 
@@ -195,7 +223,7 @@ def verify(
     from engine.log.verify import verify_log
 
     with bars() as on_progress:
-        found = done(lambda: verify_log(place, number, on_progress))
+        found = done(lambda: verify_log(place, number, on_progress), place)
     show(found, as_json)
 
 
@@ -220,7 +248,9 @@ def trim(
     directory = log_directory(config, data)
     wanted = Wanted(below or 0, keep_bytes or 0, keep_days or 0)
     with bars() as on_progress:
-        found = done(lambda: trim_log(directory, wanted, dry_run=dry_run, force=force, on_progress=on_progress))
+        found = done(
+            lambda: trim_log(directory, wanted, dry_run=dry_run, force=force, on_progress=on_progress), directory
+        )
     show(found, as_json)
 
 
@@ -242,7 +272,8 @@ def dump(
     with bars() as on_progress:
         try:
             found = done(
-                lambda: dump_log(directory, output or sys.stdout.buffer, from_sequence, to_sequence or 0, on_progress)
+                lambda: dump_log(directory, output or sys.stdout.buffer, from_sequence, to_sequence or 0, on_progress),
+                output or Path("stdout"),
             )
             sys.stdout.flush()
         except BrokenPipeError:  # whoever read has enough
@@ -268,6 +299,13 @@ def readers(
 
     directory = log_directory(config, data)
     if forget is not None:
-        done(lambda: forget_reader(directory, forget))
-    rows = done(lambda: listed(directory))
-    show({"data": str(directory), "readers": msgspec.to_builtins(rows)}, as_json)
+        done(lambda: forget_reader(directory, forget), directory)
+    rows = done(lambda: listed(directory), directory)
+    if as_json:
+        print_json({"data": str(directory), "readers": msgspec.to_builtins(rows)})
+        return
+    print_table(
+        f"Durable readers of {directory}" if rows else f"{directory} has no durable readers",
+        ("name", "kind", "has everything up to", "last word", "detail"),
+        ((row.name, row.kind, row.position, moment(row.time), row.detail) for row in rows),
+    )

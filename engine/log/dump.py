@@ -11,6 +11,7 @@ and only if that is an event of this log. Cost: decoding each record, 100,000 to
 
 from __future__ import annotations
 
+import fcntl
 import os
 from base64 import b64encode
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from engine.errors import BadArgument
+from engine.errors import BadArgument, EngineUnable
 from engine.log.damage import events_after, last_known
 from engine.log.reader import Reader
 from engine.log.readers import pinned
@@ -55,6 +56,8 @@ def dump_log(
         raise BadArgument(f"--to {to_sequence}: must not be below --from {from_sequence}")
     if isinstance(out, Path) and out.exists() and not out.is_file():  # a device may have no end to look for
         raise BadArgument(f"{out} is no regular file", hint="name a file, or none and redirect stdout")
+    if isinstance(out, Path) and data.resolve() in out.resolve().parents:
+        raise BadArgument(f"{out} lies in the data directory {data}", hint="name a file elsewhere")
     with pinned(data, "dump", from_sequence - 1), opened(data) as segments:
         reader = Reader(segments)
         last = min(to_sequence or SEQUENCE_MAX, last_known(reader))
@@ -62,6 +65,7 @@ def dump_log(
             count = _write(reader, out, from_sequence, last, on_progress)
             return {"events": count, "first_sequence": from_sequence, "last_sequence": last, "resumed_after": 0}
         with out.open("ab+") as file:
+            _take(file, out)
             done = _resume(file, reader, out)
             if done and not from_sequence - 1 <= done <= last:
                 raise BadArgument(
@@ -78,6 +82,16 @@ def dump_log(
             "last_sequence": last,
             "resumed_after": done,
         }
+
+
+def _take(file: IO[bytes], path: Path) -> None:
+    """Nobody else may write it meanwhile: the kernel lets go when the process ends, however it ends."""
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise EngineUnable(
+            f"another dump is writing {path}", hint="wait until it has ended, or name another file"
+        ) from None
 
 
 def _write(reader: Reader, out: IO[bytes], first: int, last: int, on_progress: OnProgress) -> int:

@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from engine.errors import EngineUnable, LogDamaged
+from engine.lmdbfile import sync_path
 from engine.log.format import MAKING_SUFFIX
 from engine.log.place import sync_directory
 from engine.log.space import free_bytes_of
@@ -85,7 +86,7 @@ def copy_file(
     if noted is not None:
         note = noted.with_name(noted.name + MAKING_SUFFIX)
         note.write_text(f"{found}  {target.name}\n")
-        sync_file(note)
+        sync_path(note)
         name_file(note, noted)
     name_file(making, target)
     return found
@@ -97,20 +98,11 @@ def name_file(making: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
-def sync_file(path: Path) -> None:
-    """Makes a file's bytes survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, value: Any) -> None:
     """A small file of JSON, new or in the place of the old one."""
     making = path.with_name(f"{path.name}.{os.getpid()}{MAKING_SUFFIX}")
     making.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
-    sync_file(making)
+    sync_path(making)
     name_file(making, path)
 
 

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from engine.errors import BadArgument, LogDamaged, LogVersion
 from engine.log.format import segment_name
+from engine.log.place import not_a_directory
 
 FORMAT_VERSION: Final = 1
 LOCK_NAME: Final = "lock"
@@ -92,7 +93,7 @@ def manifest_numbers(folder: Path) -> list[int]:
 def read_manifest(folder: Path, number: int | None = None) -> BackupManifest:
     """The newest manifest of a backup directory, or the one of a number. Raises BadArgument, LogVersion, LogDamaged."""
     if not folder.is_dir():
-        raise BadArgument(f"{folder} is no directory", hint="name the directory that `gonets log backup` was given")
+        raise BadArgument(not_a_directory(folder), hint="name the directory that `gonets log backup` was given")
     numbers = manifest_numbers(folder)
     if not numbers:
         raise BadArgument(

@@ -53,3 +53,19 @@ def make_directory(path: Path) -> None:
     for directory in reversed(missing):
         directory.mkdir(exist_ok=True)
         sync_directory(directory.parent)
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether the file system that holds a path can't be written by anybody."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def lie_in_one_another(one: Path, two: Path) -> bool:
+    """Whether a path is another one, or below or above it, links followed."""
+    first, second = one.resolve(), two.resolve()
+    return first == second or first in second.parents or second in first.parents
+
+
+def not_a_directory(path: Path) -> str:
+    """Why a path isn't one, for people."""
+    return f"{path} is no directory" if path.exists() else f"{path} is not there"

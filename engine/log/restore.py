@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.errors import BadArgument, LogDamaged, StateDamaged
+from engine.lmdbfile import sync_path
 from engine.log import format as fmt
 from engine.log.files import (
     Pace,
@@ -33,12 +34,11 @@ from engine.log.files import (
     locked,
     name_file,
     require_space,
-    sync_file,
     write_json,
 )
 from engine.log.format import SegmentHeader
 from engine.log.manifest import CURSORS, SNAPSHOTS, BackupManifest, SnapshotEntry, read_manifest
-from engine.log.place import RESTORING, make_directory, sync_directory
+from engine.log.place import RESTORING, lie_in_one_another, make_directory, sync_directory
 from engine.log.reader import Reader
 from engine.log.segments import Segments
 from engine.log.verbs import opened
@@ -71,6 +71,8 @@ def restore_log(
     if bytes_per_s < 0:
         raise BadArgument(f"--bytes-per-s {bytes_per_s}: must be at least 0")
     manifest = read_manifest(folder, number)
+    if lie_in_one_another(folder, data):
+        raise BadArgument(f"{data} and {folder} lie in one another: name a data directory elsewhere")
     base = _base(manifest)
     making = data / RESTORING
     _check_target(data)
@@ -124,7 +126,7 @@ def _check_target(data: Path) -> None:
     if not data.exists():
         return
     if not data.is_dir():
-        raise BadArgument(f"{data} is no directory")
+        raise BadArgument(f"{data} is no directory", hint="name a new or empty one")
     held = sorted(path.name for path in data.iterdir() if path.name != "lost+found")
     if held and RESTORING not in held:
         raise BadArgument(
@@ -260,7 +262,7 @@ class _Restore:
                     if max(delivered, read) > head:
                         txn.put(bytes(key), MARK.pack(min(delivered, head), min(read, head)))
                         ahead += 1
-        sync_file(copied)
+        sync_path(copied)
         name_file(copied, target)
         return ahead
 

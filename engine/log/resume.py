@@ -24,7 +24,8 @@ import msgspec
 from msgspec import Struct
 
 from engine.errors import EngineError
-from engine.log.files import locked, name_file, sync_file
+from engine.lmdbfile import sync_path
+from engine.log.files import locked, name_file
 from engine.log.format import MAKING_SUFFIX
 
 FOLDER: Final = "verify.new"
@@ -113,7 +114,7 @@ class Work:
             for part in chain([msgspec.msgpack.encode(point)], parts):
                 file.write(len(part).to_bytes(SIZE_BYTES, "little"))
                 file.write(part)
-        sync_file(making)
+        sync_path(making)
         name_file(making, target)
 
     def load(self, segments: list[Path]) -> tuple[Point, Iterator[bytes]] | None:

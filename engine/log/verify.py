@@ -19,6 +19,7 @@ from engine.log import format as fmt
 from engine.log.check import check_log
 from engine.log.files import sha256_of
 from engine.log.manifest import SNAPSHOTS, BackupManifest, manifest_numbers, read_manifest
+from engine.log.place import not_a_directory
 from engine.log.readers import pinned
 from engine.log.resume import Work, seen, work_in
 from engine.log.verbs import opened
@@ -32,13 +33,16 @@ LAID_OUT: Final = "laid-out"
 def verify_log(place: Path, number: int | None, on_progress: OnProgress) -> dict[str, Any]:
     """What was looked at and `problems`, as `gonets log check` gives them. Raises EngineError."""
     if not place.is_dir():
-        raise BadArgument(f"{place} is no directory", hint="name a backup's directory, or a data directory")
+        raise BadArgument(not_a_directory(place), hint="name a backup's directory, or a data directory")
     if manifest_numbers(place):
         manifest = read_manifest(place, number)
         with work_in(place, hashlib.sha256(msgspec.json.encode(manifest)).hexdigest()) as work:
             return _verify_backup(place, manifest, work, on_progress)
     if not (place / fmt.FOLDER).is_dir():
-        raise BadArgument(f"{place} holds neither a complete backup (backup-….json) nor a log")
+        raise BadArgument(
+            f"{place} holds neither a complete backup (backup-….json) nor a log",
+            hint="name the directory of `gonets log backup`, run that again if it was cut short, or a data directory",
+        )
     if number is not None:
         raise BadArgument(f"--number {number}: {place} is a data directory, not a directory of backups")
     with pinned(place, "verify"), work_in(place, _what(place)) as work:

@@ -59,6 +59,7 @@ def replay(
     replayed = SavedState.open(folder, shard=shard)
     try:
         Saver(replayed, _Until(reader, position, on_progress), events_max=EVENTS_A_SAVE, interval_s=1).catch_up()
+        on_progress("fold", position, position)
     except BaseException:
         replayed.close()
         raise

@@ -11,7 +11,6 @@ Cost: the disk space of the state twice while it is taken; a second for a millio
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +21,7 @@ from msgspec import Struct
 
 from engine.errors import BadArgument, StateDamaged
 from engine.lmdbfile import sync_path
+from engine.log.files import sha256_of
 from engine.ports import OnProgress
 from engine.state.replay import Blocks, differences, replay
 from engine.state.saved import SavedState
@@ -31,7 +31,6 @@ MANIFEST: Final = "manifest.json"
 DATA: Final = "data.mdb"
 MAKING: Final = ".new"
 FORMAT_VERSION: Final = 1
-COPY_BYTES: Final = 1 << 20
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -79,7 +78,7 @@ def take_snapshot(
         if named.exists():
             return row_of(named, shard)
         _verify(making, position, data, reader, shard, on_progress)
-        manifest = Manifest(format=FORMAT_VERSION, shard=shard, position=position, sha256=_sha256(making / DATA))
+        manifest = Manifest(format=FORMAT_VERSION, shard=shard, position=position, sha256=sha256_of(making / DATA))
         (making / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         for name in (DATA, MANIFEST):
             sync_path(making / name)
@@ -147,7 +146,7 @@ def row_of(path: Path, shard: int) -> SnapshotRow:
             problem = f"its format is {manifest.format}, not {FORMAT_VERSION}"
         elif manifest.shard != shard or manifest.position != position:
             problem = f"its manifest is of shard {manifest.shard}, position {manifest.position}"
-        elif _sha256(path / DATA) != manifest.sha256:
+        elif sha256_of(path / DATA) != manifest.sha256:
             problem = f"{DATA} has another SHA-256 than its manifest says"
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         problem = str(error)
@@ -199,11 +198,3 @@ def restore_state(data: Path, shard: int, first_sequence: int, last_sequence: in
     os.rename(making, state)
     sync_path(data)
     return row.position
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(COPY_BYTES):
-            digest.update(part)
-    return digest.hexdigest()

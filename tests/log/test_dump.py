@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from base64 import b64decode
@@ -18,7 +19,7 @@ from engine.log.dump import dump_log
 from engine.log.snapshot import snapshot_log
 from engine.log.trim import Wanted, trim_log
 from ext import block as blocks
-from ext.record import decode
+from ext.record import Record, decode
 from tests.support.grown_log import grow
 from tests.support.log_rig import ROOT, only_reading
 
@@ -58,6 +59,24 @@ def test_every_event_is_a_line(data: Path) -> None:
     part = io.BytesIO()
     dump_log(data, part, 20, 29)
     assert part.getvalue().splitlines() == out.getvalue().splitlines()[19:29]
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="no jq here")
+def test_a_foreign_tool_reads_every_line(data: Path, tmp_path: Path) -> None:
+    """jq: numbers exact, payloads whole, control events as data."""
+    dump_log(data, tmp_path / "dump")
+    program = "[.sequence, .conversation_sequence, .time, .type, (.payload | @base64d | length), .data.kind]"
+    run = subprocess.run(
+        ["jq", "-c", program, str(tmp_path / "dump")], check=True, capture_output=True, text=True, timeout=30
+    )
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    expected = [Record(**event) for event in stored(data)]
+    assert len(rows) == len(expected)
+    for row, event in zip(rows, expected, strict=True):
+        assert row[:4] == [event.sequence, event.conversation_sequence, event.time, event.type]
+        if event.type == "message":
+            assert row[4:] == [len(event.payload), None]
+    assert [row[5] for row in rows if row[3] == "conversation.created"] == ["dialog"] * 5
 
 
 def test_cut_short_anywhere_it_goes_on(data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,13 @@ class Told:
         self.end = self.sent[-1]
 
     def _large(self, device: Any) -> int:
-        return int(device.write("publish", conversation=self.group, text=LARGE)["sequence"])
+        """One large message; a server that is busy asks for it again."""
+        receipt = device.write("publish", conversation=self.group, text=LARGE)
+        while receipt["status"] in ("overloaded", "rate_limited"):
+            time.sleep(receipt["extra"] / 1_000)
+            receipt = device.write("publish", conversation=self.group, text=LARGE, counter=device.counter)
+        assert receipt["status"] == "appended", receipt
+        return int(receipt["sequence"])
 
     def _verb(self, *arguments: str) -> dict[str, Any]:
         ran = log_command(*arguments, "--data", self.data, "--json")

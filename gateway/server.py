@@ -134,7 +134,7 @@ class Gateway:
         config, engine, door = self._config, self.engine, self.door
 
         def post(job: Callable[[], None]) -> None:
-            loop.call_soon_threadsafe(job)
+            loop.call_soon_threadsafe(self._from_pool, job)
 
         self.pool = ReaderPool(engine.log.reader, post, config.fanout.pool_threads)
         self.catchup = door.catchup = CatchUp(
@@ -193,6 +193,16 @@ class Gateway:
             self.door.counters.answers += len(answers) // proposals.ANSWER.size
             self.poller.answer(answers)
         self._advance()
+
+    def _from_pool(self, job: Callable[[], None]) -> None:
+        """On the loop: an answer of a thread that reads; it is sent, and the next page asked for, without a wait."""
+        job()
+        self._soon()
+
+    def _soon(self) -> None:
+        if not self._scheduled and not self.stopping:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._advance)
 
     def _on_sockets(self) -> None:
         began = time.perf_counter()
@@ -253,9 +263,8 @@ class Gateway:
         if self.door.cursors.waiting and not self._telling:
             self._telling = True
             asyncio.get_running_loop().call_later(TELL_INTERVAL_S, self._tell)
-        if more and not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._advance)
+        if more:
+            self._soon()
 
     def _run_cold(self) -> bool:
         """Cold commands for one slice; True if some are left."""

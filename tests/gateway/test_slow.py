@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -82,8 +83,10 @@ def test_a_slow_reader_costs_no_more_than_an_idle_one_and_misses_nothing(tmp_pat
         assert gateway.metric("gonets_reader_sessions") == 1, "the socket took everything: nothing was tested"
         # At most the rest of the one frame that had begun, in a buffer that may be half as large again.
         assert held <= 1.5 * FRAME_BYTES_MAX + IDLE_BYTES
+        began = time.monotonic()
         while len(slow.events) < MESSAGES:
             assert slow.read(65_536), "the connection ended"
+        assert time.monotonic() - began < 0.03 * MESSAGES, "a page waits for no tick of a timer (64 ms)"
         assert [event[0] for event in slow.events] == sequences
         dialog = sender.write("publish", user=3, text="and live again")
         while slow.events[-1][0] != dialog["sequence"]:

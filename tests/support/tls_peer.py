@@ -68,10 +68,10 @@ class SecurePeer(Peer):
 
         def shaken() -> bool:
             try:
+                self._fetch(1 << 18)
                 self.tls.do_handshake()
             except ssl.SSLWantReadError:
                 self.pump()
-                self._fetch(1 << 18)
                 return bool(self.ended)  # by a deadline of the server, say
             except ssl.SSLError as error:
                 if error.reason != TURNED_AWAY:

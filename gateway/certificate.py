@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography import x509
@@ -31,8 +32,9 @@ class CertificateError(Exception):
 class Certificate:
     """The pair in force: `context` is for the poller."""
 
-    def __init__(self, certificate: str, key: str, minimum: str) -> None:
+    def __init__(self, certificate: str, key: str, minimum: str, now: Callable[[], float] = time.time) -> None:
         self._certificate, self._key, self._minimum = Path(certificate), Path(key), minimum
+        self._now = now
         self._stamp: _Stamp | None = None
         self.context: Context
         self.expires_s = 0
@@ -68,7 +70,7 @@ class Certificate:
     @property
     def left_s(self) -> float:
         """Time until it expires; below zero it has."""
-        return self.expires_s - time.time()
+        return self.expires_s - self._now()
 
     # ---- looking at files ------------------------------------------------------------------------------------------
 
@@ -126,7 +128,7 @@ class Certificate:
         found = []
         if mode & (stat.S_IROTH | stat.S_IWOTH):
             found.append(f"tls.key = {str(self._key)!r} can be read by everybody on this machine: chmod o-rwx")
-        now = datetime.datetime.now(datetime.UTC)
+        now = datetime.datetime.fromtimestamp(self._now(), datetime.UTC)
         if certificate.not_valid_before_utc > now:
             found.append(f"the certificate is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
         if self.left_s < 0:

@@ -40,8 +40,8 @@ class TrustError(Exception):
 class Trust:
     """Keys, revocations and certificate; `open` before there is a loop, `begin` on it."""
 
-    def __init__(self, config: Config, data: Path) -> None:
-        self._auth, self._tls, self._data = config.auth, config.tls, data
+    def __init__(self, config: Config, data: Path, now: Callable[[], float] = time.time) -> None:
+        self._auth, self._tls, self._data, self._now = config.auth, config.tls, data, now
         self.keys: KeySet | IssuerKeys
         self.revoked = Revoked()
         self.certificate: Certificate | None = None
@@ -60,7 +60,7 @@ class Trust:
             self.keys = self._open_keys()
             self._open_revoked()
             if self._tls.certificate:
-                self.certificate = Certificate(self._tls.certificate, self._tls.key, self._tls.minimum)
+                self.certificate = Certificate(self._tls.certificate, self._tls.key, self._tls.minimum, self._now)
         except (KeysError, RevokedError, CertificateError, FetchError) as error:
             raise TrustError(str(error)) from None
 
@@ -233,7 +233,7 @@ class Trust:
         except CertificateError as error:
             self.certificate_failures += 1
             log.error("certificate unusable, the old one stays", reason=str(error))
-        if time.monotonic() - self._reminded_s > REMIND_S:  # one that was sound when it was read runs out too
+        if abs(self._now() - self._reminded_s) > REMIND_S:  # one that was sound when it was read runs out too
             certificate.load_warnings()
             self._warn(certificate)
 
@@ -245,7 +245,7 @@ class Trust:
             self._warn(self.certificate)
 
     def _warn(self, certificate: Certificate) -> None:
-        self._reminded_s = time.monotonic()
+        self._reminded_s = self._now()
         for warning in certificate.warnings:
             log.warning(warning)
 

@@ -11,15 +11,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from msgspec.structs import replace as replaced
+from structlog.testing import capture_logs
 
+from engine import Config
 from gateway.certificate import Certificate, CertificateError
 from gateway.client import Client
+from gateway.session import Door
+from gateway.trust import Trust
 from tests.support.certificates import Authority, replace
 from tests.support.gateway import ROOT, GatewayProcess
+from tests.support.tls_peer import SecureRig
 from tests.tls.conftest import secured
 
 
@@ -140,3 +148,31 @@ def test_the_command_line_over_wss(gateway: GatewayProcess, signer: Authority) -
     ):
         failed = gonets(*send, *more)
         assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and words in failed.stderr, failed.stderr
+
+
+def test_one_that_was_sound_when_it_was_read_is_warned_about_later(tmp_path: Path) -> None:
+    """Nobody touches a certificate of 20 days; the clock goes on, and what is said is said once a day."""
+    certificate, key = Authority(tmp_path).pair(days=20)
+    config = Config()
+    config = replaced(config, tls=replaced(config.tls, certificate=str(certificate), key=str(key)))
+    passed_s = 0.0
+    trust = Trust(config, tmp_path, lambda: time.time() + passed_s)
+    with SecureRig() as rig:
+        trust.open()
+        door = SimpleNamespace(poller=rig.poller, sessions=rig.table, end=None)
+        trust.begin(cast(Door, door), lambda: None)
+        said: dict[float, list[str]] = {}
+        for day in (0, 1.5, 5, 7, 7.5, 8.5, 19.5, 21):
+            passed_s = day * 86_400
+            with capture_logs() as lines:
+                for _ in range(3):
+                    trust.second()
+            said[day] = [line["event"] for line in lines if line["log_level"] == "warning"]
+        assert said[0] == said[1.5] == said[5] == said[7.5] == []
+        assert "expires in 13.0 days: renew it" in said[7][0] and len(said[7]) == 1
+        assert "11.5 days" in said[8.5][0] and "0.5 days" in said[19.5][0] and "has expired" in said[21][0]
+        assert trust.values()["tls_certificate_left_seconds"] < 0
+        passed_s = 0.0
+        with capture_logs() as lines:  # a clock that was wrong and is put right
+            trust.second()
+        assert not any("expire" in line["event"] for line in lines)

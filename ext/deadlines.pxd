@@ -23,5 +23,6 @@ cdef class Deadlines:
     cdef int _look_before_hello(self, uint32_t index) except -1 nogil
     cdef int _look_at_end(self, uint32_t index) except -1 nogil
     cdef uint32_t _unfinished_ms(self, Session *s) noexcept nogil
+    cdef uint32_t _since(self, Session *s, uint32_t *seen_ms) noexcept nogil
     cdef uint32_t _look_blocked(self, uint32_t index) except? 0 nogil
     cdef uint32_t _look_silent(self, uint32_t index) except? 0 nogil

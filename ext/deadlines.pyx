@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Deadlines: hello that doesn't come, silence, messages that don't end, output that doesn't move, tokens, slow ends.
+"""Deadlines: hello that doesn't come, silence, messages and records that don't end, output that doesn't move, tokens, slow ends.
 
 Turns ext/wheel for ext/poller. Traffic moves no deadline: a session is looked at when its old one comes, and what has
 happened since (heard_ms, flags) decides. A session that is blocked is known by its look only; then it counts whether
@@ -19,9 +19,11 @@ from ext.frames cimport FR_PING, SERVER_HEAD_BYTES_MAX, FrameState, server_head_
 from ext.gathered cimport Gathered
 from ext.handshake cimport HANDSHAKE_ANSWER_BYTES_MAX, refusal_answer
 from ext.session_table cimport (
-    F_BLOCKED, F_CLOSE_SENT, F_NO_READ, F_PINGED, F_REQUEST, F_SHUT, S_CLOSING, S_FREE, S_HANDSHAKE, S_OPEN, Session)
+    F_BLOCKED, F_CLOSE_SENT, F_NO_READ, F_PINGED, F_REQUEST, F_SHUT, S_CLOSING, S_FREE, S_HANDSHAKE, S_OPEN, TLS_AWAITED,
+    Session)
 from ext.sockets cimport (
     CLOSE_EXPIRED, CLOSE_HELLO_TIMEOUT, CLOSE_IDLE, CLOSE_SLOW, Sockets)
+from ext.tlsheaders cimport headers_inside
 
 cdef enum:
     HELLO_RETRY_MS = 1000  # while Python has the hello
@@ -81,7 +83,7 @@ cdef class Deadlines:
             return self._look_before_hello(index)
         if s.expires_s and self.sockets.real_s >= s.expires_s:
             return self.sockets.end_named(index, CLOSE_EXPIRED)
-        if s.in_data != NULL and self._unfinished_ms(s) >= self.slow_timeout_ms:
+        if self._unfinished_ms(s) >= self.slow_timeout_ms:
             return self.sockets.end_named(index, CLOSE_SLOW)
         due = self._look_blocked(index) if s.flags & F_BLOCKED else self._look_silent(index)
         if s.state != S_CLOSING and s.fd >= 0:
@@ -127,15 +129,23 @@ cdef class Deadlines:
         return 0
 
     cdef uint32_t _unfinished_ms(self, Session *s) noexcept nogil:
-        """How long a message is known to be under way. While we don't read, that is not the peer's fault."""
-        cdef FrameState *message = <FrameState *>s.in_data
+        """How long a message, or a record of TLS, is known to be under way."""
+        cdef uint32_t waited = 0
+        if s.in_data != NULL:
+            waited = self._since(s, &(<FrameState *>s.in_data).seen_ms)
+        if <size_t>s.tls > TLS_AWAITED and headers_inside(&s.tls.headers):
+            waited = max(waited, self._since(s, &s.tls.begun_ms))
+        return waited
+
+    cdef uint32_t _since(self, Session *s, uint32_t *seen_ms) noexcept nogil:
+        """How long it has been known. While we don't read, it is not the peer's fault."""
         cdef uint32_t now = <uint32_t>self.sockets.now_ms
         if s.flags & F_NO_READ:
-            message.seen_ms = 0
-        elif message.seen_ms:
-            return now - message.seen_ms
+            seen_ms[0] = 0
+        elif seen_ms[0]:
+            return now - seen_ms[0]
         else:
-            message.seen_ms = max(now, <uint32_t>1)
+            seen_ms[0] = max(now, <uint32_t>1)
         return 0
 
     cdef uint32_t _look_blocked(self, uint32_t index) except? 0 nogil:

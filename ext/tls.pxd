@@ -30,6 +30,7 @@ cdef struct Link:
     uint32_t input_size
     uint32_t barren  # records of the last take, after the handshake, that held not one plain byte: KeyUpdates, say
     Headers headers
+    uint32_t begun_ms  # when a record was first seen unfinished (ext/deadlines), 0: none is
     int fd
     int error  # errno of the socket that broke it
     uint8_t flags

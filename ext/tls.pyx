@@ -256,6 +256,8 @@ cdef ssize_t tls_take(Link *link, const uint8_t *data, size_t size, uint8_t *to,
         fill += <size_t>got
         data += part
         size -= part
+        if verdict == TH_WHOLE:
+            link.begun_ms = 0
         if ready and got == 0 and verdict == TH_WHOLE:
             link.barren += 1
             if link.barren > BARREN_MAX:

@@ -23,9 +23,19 @@ from ext.handshake import read_head
 from ext.jsonevent import json_event
 from ext.proxied import read_header
 from ext.record import decode, encode
+from ext.tlsheaders import read_clear
 from gateway import requests
 from gateway.auth import KeysError, TokenRefused, Verifier, open_keys, parse_jwks
-from tests.support import naive_block, naive_commands, naive_frames, naive_handshake, naive_proxied, poller_rig
+from tests.support import (
+    naive_block,
+    naive_commands,
+    naive_frames,
+    naive_handshake,
+    naive_proxied,
+    naive_tls,
+    poller_rig,
+    tls_peer,
+)
 from tests.support.command_checks import check as check_command
 from tests.support.naive_block import crc32c, mended
 from tests.support.naive_handshake import REFUSED, REQUEST, UPGRADE
@@ -131,6 +141,30 @@ def proxied(data: bytes) -> None:
             assert found == expected
 
 
+def tls(data: bytes) -> None:
+    """What comes before TLS is spoken: the model's verdict in any pieces; then a real port, which holds no more for it
+    than is written, and what the model refuses has no handshake begun for it."""
+    if len(data) < 2:
+        return
+    verdict = naive_tls.read(data[1:])
+    assert read_clear(pieces(data[1:], data[0]))[0] == verdict
+    rig = _secure_rig()
+    before = rig.poller.counters()["tls_handshakes"]
+    peer = poller_rig.Peer(rig)
+    for piece in pieces(data[1:], data[0]):
+        try:
+            peer.send(piece)
+        except OSError:
+            break
+        if rig.ready(0):
+            rig.turn()
+    rig.quiet(0)
+    assert rig.table.memory_bytes() < 90_000 and rig.poller.counters()["tls_handshakes"] == before
+    if verdict > naive_tls.WHOLE and data[1] == naive_tls.HANDSHAKE:
+        rig.until(lambda: rig.table.open_count == 0 or rig.turn() is None)
+    _leave(rig, peer)
+
+
 def block(data: bytes) -> None:
     """A value of the log, as it is and with its checksums made right: what passes the check is read without harm."""
     _block(data)
@@ -227,6 +261,27 @@ def _rig() -> poller_rig.Rig:
     return poller_rig.Rig(64, connects_per_s_max=1_000_000, rate_per_s=1_000_000, rate_burst=1_000_000)
 
 
+@cache
+def _secure_rig() -> poller_rig.Rig:
+    return tls_peer.SecureRig(64, connects_per_s_max=1_000_000, close_timeout_ms=1)
+
+
+def _leave(rig: poller_rig.Rig, peer: poller_rig.Peer) -> None:
+    """Gone at once, and the rig as it was."""
+    peer.socket.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER 0
+    peer.socket.close()
+    rig.peers.clear()
+    for _ in range(20):
+        if rig.table.open_count == 0:
+            break
+        if rig.ready(1):
+            rig.turn()
+    rig.commands.clear()
+    rig.requests.clear()
+    rig.closed.clear()
+    rig.proposals = rig.signals = b""
+
+
 def session(data: bytes) -> None:
     """A whole connection, from its first byte on, in pieces and through a real socket: it ends, or is served on."""
     if len(data) < 2:
@@ -250,18 +305,7 @@ def session(data: bytes) -> None:
     for number, head in rig.requests:
         assert head
         rig.poller.respond(number, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-    peer.socket.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER 0: gone at once
-    peer.socket.close()
-    rig.peers.clear()
-    for _ in range(20):
-        if rig.table.open_count == 0:
-            break
-        if rig.ready(1):
-            rig.turn()
-    rig.commands.clear()
-    rig.requests.clear()
-    rig.closed.clear()
-    rig.proposals = rig.signals = b""
+    _leave(rig, peer)
 
 
 TARGETS: dict[str, Target] = {
@@ -270,6 +314,7 @@ TARGETS: dict[str, Target] = {
     "commands": commands,
     "tokens": tokens,
     "proxied": proxied,
+    "tls": tls,
     "block": block,
     "record": record,
     "segment_header": segment_header,

@@ -27,6 +27,7 @@ app.command(
     "bench.simulate:simulate", name="simulate", help="The engine against a naive model, in one thread, under seeds."
 )
 app.command("bench.torture.run:torture", name="torture", help="Power cuts and kill -9, and what is left of the log.")
+app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
 
 
 Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]

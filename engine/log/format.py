@@ -79,6 +79,8 @@ def unpack_header(data: bytes | None, path: Path, shard: int | None) -> SegmentH
     """The header of stored bytes; `shard` None takes any. Raises LogVersion, LogDamaged."""
     if data is None or len(data) < _HEADER.size + _CRC.size or data[:4] != SEGMENT_MAGIC:
         raise LogDamaged(f"segment {path} has no header: it is no segment of a Gonets log, or damaged")
+    if crc32c(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
+        raise LogDamaged(f"the header of segment {path} is damaged: its checksum is wrong")
     _, version, engine, found_shard, _, first, previous_hash, count, _ = _HEADER.unpack_from(data)
     if version != SEGMENT_VERSION or engine != LMDB_ENGINE:
         raise LogVersion(
@@ -86,8 +88,10 @@ def unpack_header(data: bytes | None, path: Path, shard: int | None) -> SegmentH
             f" format {SEGMENT_VERSION} on engine {LMDB_ENGINE}"
         )
     body_bytes = _HEADER.size + count * _EPOCH.size
-    if len(data) != body_bytes + _CRC.size or crc32c(data[:body_bytes]) != _CRC.unpack_from(data, body_bytes)[0]:
-        raise LogDamaged(f"the header of segment {path} is damaged: its checksum is wrong")
+    if len(data) != body_bytes + _CRC.size:
+        raise LogDamaged(
+            f"the header of segment {path} has {len(data)} bytes, its epochs take {body_bytes + _CRC.size}"
+        )
     if shard is not None and found_shard != shard:
         raise LogVersion(
             f"segment {path} belongs to shard {found_shard}, not {shard}",

@@ -93,7 +93,8 @@ def look_for_foreign(path: Path) -> None:
         raise LogDamaged(f"segment {path} is an empty file")
     for at in META_AT:
         magic, version = begin[at : at + 4], int.from_bytes(begin[at + 4 : at + 8], "little")
-        if magic == META_MAGIC and (at, version) != (META_AT[0], META_VERSION):
+        is_other = magic == META_MAGIC and (at, version) != (META_AT[0], META_VERSION)
+        if is_other and not pages_of(path).is_second_ours():  # else it is damage of one page
             raise LogVersion(
                 f"segment {path} was written by another engine of LMDB (data format {version}); this program"
                 f" reads and writes data format {META_VERSION}"
@@ -283,7 +284,10 @@ class Segments:
         """Another reader's environment. Raises Trimmed where the file is gone, and all before it."""
         try:
             pages = pages_of(self.path(first))
-            return open_environment(self.path(first), write=False), pages
+            env = open_environment(self.path(first), write=False)
+            if words := pages.hidden():
+                self.damage.note(LogDamaged(f"segment {self.path(first).name}: {words}"))
+            return env, pages
         except LogDamaged:
             self._drop_trimmed()
             if first not in self.firsts:

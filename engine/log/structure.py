@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -73,6 +75,13 @@ class Hidden(Exception):
     """Nothing is lost, but LMDB would not show the last commit, in words."""
 
 
+def _hidden(meta: Meta, number: int) -> str:
+    return (
+        f"meta page {meta.place} says that it is of transaction {meta.transaction}, its pages were written by {number}:"
+        " LMDB would hide the last commit; opening it for writing mends that number"
+    )
+
+
 def _expect(is_right: bool, words: str) -> None:
     if not is_right:
         raise Broken(words)
@@ -117,6 +126,9 @@ class Pages:
         wrong = [meta for meta, number in zip(metas, true, strict=True) if meta.transaction != number]
         if len(wrong) != 1 or None in true or abs(int(true[0] or 0) - int(true[1] or 0)) != 1:
             return None
+        earlier, later = sorted(metas, key=lambda meta: int(true[meta.place] or 0))
+        if earlier.main.entries >= later.main.entries:  # each commit adds a block: a witness is damaged, not a number
+            return None
         (meta,) = wrong
         other = metas[1 - meta.place]
         number = int(true[meta.place] or 0)
@@ -130,14 +142,33 @@ class Pages:
             return None
         return meta, number
 
+    def hidden(self) -> str:
+        """Words, where LMDB would not show the last commit though all of it is there; "" elsewhere. Raises Broken."""
+        words = ""
+
+        def judge() -> None:
+            nonlocal words
+            found, words = self.mended(), ""
+            if found is not None:
+                words = _hidden(*found)
+                raise Hidden(words)
+
+        with suppress(Hidden):
+            self._settled(judge)
+        return words
+
+    def is_second_ours(self) -> bool:
+        """Whether the second meta page, for itself, is of the LMDB that we write with."""
+        begin = self._trees.part(self._page_bytes + PAGE_HEAD, 8)
+        return bool(self._page_bytes) and begin == struct.pack("<II", MAGIC, DATA_VERSION)
+
     def newest_transaction(self) -> int:
         """Of the meta page that LMDB believes."""
         return max(meta.transaction for meta in self._read_metas())
 
     # Judging.
 
-    def _settled(self, judge: object) -> None:
-        assert callable(judge)
+    def _settled(self, judge: Callable[[], None]) -> None:
         for turn in range(TRIES):
             before = self._metas()
             try:
@@ -156,10 +187,7 @@ class Pages:
         self._whole(self._newest())
         found = self.mended()
         if found is not None:
-            raise Hidden(
-                f"meta page {found[0].place} says that it is of transaction {found[0].transaction}, its pages were"
-                f" written by {found[1]}: LMDB would hide the last commit; opening it for writing mends that number"
-            )
+            raise Hidden(_hidden(*found))
 
     def _metas(self) -> tuple[bytes, bytes]:
         return self._trees.part(0, META_END), self._trees.part(self._page_bytes, META_END)
@@ -179,8 +207,8 @@ class Pages:
         _expect(page == number and kind == META_PAGE, f"{name}: it says that it is page {page} of kind {kind:#x}")
         _expect((magic, version) == (MAGIC, DATA_VERSION), f"{name}: magic {magic:#x}, data format {version}")
         _expect(free.pad == self._page_bytes, f"{name}: a page size of {free.pad}")
-        is_flags = free.flags & ~NO_FOLDER == INTEGER_KEYS and main.flags == 0
-        _expect(is_flags, f"{name}: flags {free.flags:#x} and {main.flags:#x}")
+        is_flags = free.flags & ~NO_FOLDER == INTEGER_KEYS and main.flags == 0 and main.pad == 0
+        _expect(is_flags, f"{name}: flags {free.flags:#x} and {main.flags:#x}, padding {main.pad:#x}")
         _expect(map_bytes <= MAP_MAX, f"{name}: a map of {map_bytes} bytes")
         return Meta(number, map_bytes, free, main, last_page, transaction)
 

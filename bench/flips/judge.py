@@ -66,7 +66,7 @@ def _read(made: Made) -> tuple[str, bool]:
 def _write(made: Made, flip: Flip, changed: bytes, original: bytes, block: bytes) -> str:
     """What a writer makes of it: refused, or right to the end and behind it."""
     try:
-        log = Log.open(made.data, segment_bytes=made.segment_bytes)
+        log = Log.open(made.data)  # its segments are larger: the next block goes where the others are
     except EngineError:
         return "" if flip.file.read_bytes() == changed else "changed"
     try:
@@ -128,9 +128,9 @@ class Files:
         self.bytes = {path: path.read_bytes() for path in made.files}
 
     def restore(self) -> None:
-        """Also what a flip made LMDB or the writer add."""
+        """Also what a flip made the writer add; locks stay."""
         for path in self._folder.iterdir():
-            if path not in self.bytes:
+            if path not in self.bytes and not path.name.endswith("lock"):
                 path.unlink()
         for path, data in self.bytes.items():
             if not path.exists() or path.stat().st_size != len(data) or path.read_bytes() != data:

@@ -21,7 +21,7 @@ class Made:
     """A log, and the records that it holds in the order of their sequences."""
 
     def __init__(self, data: Path, segment_bytes: int, seed: int) -> None:
-        self.data, self.segment_bytes = data, segment_bytes
+        self.data = data
         self.records: list[bytes] = []
         self._log = Log.open(data, segment_bytes=segment_bytes)
         self._hash = fmt.NO_HASH

@@ -57,6 +57,12 @@ def serve(
     listen: Annotated[str | None, Parameter(help="clients' address, host:port")] = None,
     admin: Annotated[str | None, Parameter(help="operator's address, host:port; empty = none")] = None,
     config: ConfigFile = None,
+    workers: Annotated[
+        int | None, Parameter(help="processes that serve clients, beside a sequencer and a supervisor; 0 = one process")
+    ] = None,
+    take_over: Annotated[
+        bool, Parameter(negative="", help="with workers: take the place of the one that runs on this data directory")
+    ] = False,
     demo: Annotated[bool, Parameter(negative="", help="print tokens of two test users and a command to try")] = False,
     as_json: Annotated[
         bool, Parameter(name="--json", negative="", help="print the addresses as one line of JSON once ready")
@@ -64,9 +70,11 @@ def serve(
 ) -> None:
     """Runs the log and the gateway until SIGTERM or Ctrl-C; then drains and stops."""
     from gateway import StartError
-    from gateway import serve as run
 
-    loaded = load(config, server__data=data, server__listen=listen, server__admin=admin)
+    flags = {"server.data": data, "server.listen": listen, "server.admin": admin, "server.gateway_workers": workers}
+    loaded = load(config, **{name.replace(".", "__"): value for name, value in flags.items()})
+    if take_over and not loaded.config.server.gateway_workers:
+        fail("--take-over needs --workers N (or server.gateway_workers): one process has nobody to hand its sockets to")
 
     def ready(addresses: dict[str, str]) -> None:
         if as_json:
@@ -80,22 +88,18 @@ def serve(
                 _print_demo(loaded.config, addresses)
         sys.stdout.flush()
 
+    def reload() -> Config:
+        return configuration.load(config, os.environ, flags).config
+
     try:
-        run(
-            loaded.config,
-            ready,
-            reload=lambda: (
-                configuration.load(
-                    config,
-                    os.environ,
-                    {
-                        "server.data": data,
-                        "server.listen": listen,
-                        "server.admin": admin,
-                    },
-                ).config
-            ),
-        )
+        if loaded.config.server.gateway_workers:
+            from gateway import serve_processes
+
+            serve_processes(loaded.config, ready, reload, take_over=take_over)
+        else:
+            from gateway import serve as serve_alone
+
+            serve_alone(loaded.config, ready, reload)
     except StartError as error:
         fail(str(error))
 

@@ -69,7 +69,7 @@ def _killed(data: Path, *numbers: int) -> None:
         raise RuntimeError("the process that fills the log failed; its error is above")
 
 
-def _opened(data: Path) -> tuple[float, float, dict[str, int], str, str]:
+def _opened(data: Path) -> tuple[float, float, dict[str, float], str, str]:
     """Seconds to open, seconds to the first receipt, counters then, durability, file system."""
     listener = Listener()
     start = time.perf_counter()

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from engine.engine import Engine
     from engine.errors import OVERLOADED, CallerError, DataUntrusted, EngineError
     from engine.fanout import Fanout
+    from engine.follower import Follower, SequencerAway
+    from engine.hub import Hub
     from engine.log import CursorStore, Log, saved_position
     from engine.options import Config
     from engine.options_admission import Admission, networks
@@ -36,13 +38,16 @@ __all__ = [
     "Engine",
     "EngineError",
     "Fanout",
+    "Follower",
     "Gap",
+    "Hub",
     "Log",
     "LogReader",
     "Membership",
     "ReaderPool",
     "Right",
     "Router",
+    "SequencerAway",
     "Tail",
     "View",
     "config_changes",
@@ -70,13 +75,16 @@ _HOMES = {
     "Engine": "engine.engine",
     "EngineError": "engine.errors",
     "Fanout": "engine.fanout",
+    "Follower": "engine.follower",
     "Gap": "engine.ports",
     "Log": "engine.log",
+    "Hub": "engine.hub",
     "LogReader": "engine.ports",
     "Membership": "engine.state.rows",
     "ReaderPool": "engine.readers",
     "Right": "engine.conversations",
     "Router": "engine.router",
+    "SequencerAway": "engine.follower",
     "Tail": "engine.tail",
     "View": "engine.state.view",
     "config_changes": "engine.config",

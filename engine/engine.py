@@ -131,10 +131,12 @@ class Engine:
             self._retention = Retention(path, Wanted(keep_bytes=keep_bytes, keep_days=keep_days), interval_s)
             self._retention.start()
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, float]:
         """Counters for the metrics."""
         retention = self._retention
+        free_bytes = self.space.free_bytes()
         return {
+            **({} if free_bytes is None else {"data_free_bytes": free_bytes}),
             "retention_removed_bytes": 0 if retention is None else retention.removed_bytes,
             "retention_held_segments": 0 if retention is None else retention.held_segments,
             "retention_failures": 0 if retention is None else retention.failures,
@@ -144,6 +146,7 @@ class Engine:
             "state_saved_sequence": self.saver.position,
             "log_commits": self.sequencer.commits,
             "log_bytes": self.sequencer.committed_bytes,
+            "log_sync_seconds": self.sequencer.sync_ns / 1e9,
             "intake_bytes": self.sequencer.intake_bytes,
             "writer_fenced": int(self.sequencer.failure is not None),
             "disk_short": int(self.space.look()),

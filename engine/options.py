@@ -32,6 +32,16 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "address of /metrics, /healthz, /readyz; empty = none; never public", "host:port", pattern=ADDRESS_OR_NONE
         ),
     ] = "127.0.0.1:8801"
+    gateway_workers: Annotated[
+        int,
+        option(
+            "processes that serve clients, beside one that writes the log and one that supervises them; 0 = one process"
+            " does it all. Limits of [gateway] and [admission] hold for each of them",
+            "workers",
+            ge=0,
+            le=256,
+        ),
+    ] = 0
     drain_s: Annotated[
         int,
         option(

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gateway.client import Client
     from gateway.listener import StartError
+    from gateway.processes import serve_processes
     from gateway.serve import serve
 
-__all__ = ["Client", "StartError", "serve"]
+__all__ = ["Client", "StartError", "serve", "serve_processes"]
 
-_HOMES = {"Client": "gateway.client", "StartError": "gateway.listener", "serve": "gateway.serve"}
+_HOMES = {
+    "Client": "gateway.client",
+    "StartError": "gateway.listener",
+    "serve": "gateway.serve",
+    "serve_processes": "gateway.processes.serve",
+}
 
 
 def __getattr__(name: str) -> Any:

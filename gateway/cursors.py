@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine import Conversation
 from gateway import pushes
+from gateway.bus import Told
 
 if TYPE_CHECKING:
     from gateway.session import Door
@@ -28,6 +29,7 @@ class Store(Protocol):
 
     def get(self, conversation: int, user: int) -> tuple[int, int]: ...
     def put(self, conversation: int, user: int, delivered: int, read: int) -> bool: ...
+    def hear(self, conversation: int, user: int, delivered: int, read: int) -> None: ...
 
 
 class Cursors:
@@ -72,10 +74,16 @@ class Cursors:
             delivered, read = self.store.get(conversation, user)
             body = {"conversation": conversation, "user": user, "delivered": delivered, "read": read}
             msgpack, json = pushes.both(pushes.CURSOR, body)
-            if self.shown(row):
+            shown = self.shown(row)
+            if shown:
                 door.fanout.signal(conversation, msgpack, json, session)
             else:
                 door.fanout.signal_to(door.sessions.of_user(user), msgpack, json, session)
+            door.bus.mark(conversation, user, delivered, read, Told(shown, msgpack, json))
+
+    def hear(self, conversation: int, user: int, delivered: int, read: int) -> None:
+        """A mark that another worker has taken and stores."""
+        self.store.hear(conversation, user, delivered, read)
 
     def shown(self, conversation: Conversation) -> bool:
         """Whether members see each other's marks."""

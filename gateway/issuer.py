@@ -99,7 +99,7 @@ def _later_ms(pause_s: float) -> int:
 
 
 class Waiting:
-    """Messages of sessions whose hello waits for the issuer, by origin, in order."""
+    """Messages of sessions whose hello waits (for the issuer, for the tail), by origin, in order."""
 
     def __init__(self) -> None:
         self._held: dict[int, list[bytes]] = {}
@@ -127,6 +127,12 @@ class Waiting:
     def forget(self, origin: int) -> None:
         """Its session is gone."""
         self._bytes -= sum(map(len, self._held.pop(origin, ())))
+
+    def take_of(self, origin: int) -> list[bytes]:
+        """Those of one session, to be handled now."""
+        held = self._held.pop(origin, [])
+        self._bytes -= sum(map(len, held))
+        return held
 
     def take(self) -> list[tuple[int, list[bytes]]]:
         """All of them, to be handled now."""

@@ -11,17 +11,21 @@ import sys
 
 import structlog
 
+_process: dict[str, str] = {}  # who this is among several
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def configure(level: str, form: str) -> None:
-    """Sets level and form; may be called again by a reload."""
+def configure(level: str, form: str, process: str = "") -> None:
+    """Sets level and form; may be called again by a reload. `process` names one of several in each of its lines."""
+    if process:
+        _process["process"] = process
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
+            lambda logger, method, line: {**_process, **line},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

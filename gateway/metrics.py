@@ -27,14 +27,15 @@ class MetricRow(NamedTuple):
     unit: str
     kind: Literal["counter", "gauge"]
     help: str
+    across: Literal["sum", "max", "min"] = "sum"  # of the processes of a node that has several
 
 
 def _c(key: str, unit: str, help: str) -> MetricRow:
     return MetricRow(key, f"gonets_{key}_total", unit, "counter", help)
 
 
-def _g(key: str, unit: str, help: str) -> MetricRow:
-    return MetricRow(key, f"gonets_{key}", unit, "gauge", help)
+def _g(key: str, unit: str, help: str, across: Literal["sum", "max", "min"] = "sum") -> MetricRow:
+    return MetricRow(key, f"gonets_{key}", unit, "gauge", help, across)
 
 
 TABLE: tuple[MetricRow, ...] = (
@@ -48,8 +49,15 @@ TABLE: tuple[MetricRow, ...] = (
     _c("address_limited_connections", "connections", "Connections over the rate or number of their address."),
     _c("untrusted_connections", "connections", "Connections that came past the proxies of admission.proxy_from."),
     _c("bad_proxy_headers", "headers", "Connections whose PROXY header was none."),
-    _g("load_level", "level", "What is shed: 1 typing, 2 presence, 3 questions, 4 new connections, 5 publishes."),
-    _g("load_pressure_ratio", "ratio", "The longest wait by what it may be; levels begin at 0.15, 0.2, 0.3, 0.4, 0.5."),
+    _g(
+        "load_level", "level", "What is shed: 1 typing, 2 presence, 3 questions, 4 new connections, 5 publishes.", "max"
+    ),
+    _g(
+        "load_pressure_ratio",
+        "ratio",
+        "The longest wait by what it may be; levels begin at 0.15, 0.2, 0.3, 0.4, 0.5.",
+        "max",
+    ),
     _c("shed_typing_signals", "signals", "Typing dropped under load."),
     _c("shed_presence_signals", "signals", "Presence dropped under load."),
     _c("shed_question_commands", "commands", "history, conversations and members refused under load."),
@@ -77,44 +85,55 @@ TABLE: tuple[MetricRow, ...] = (
     _c("cursor_moves", "cursors", "Delivered and read marks taken."),
     _c("rate_limited_commands", "commands", "Commands over a session's rate."),
     _c("loop_rounds", "rounds", "Rounds of the poller."),
-    _g("loop_slice_max_seconds", "seconds", "Longest slice on the loop in the last 30 to 60 s."),
+    _g("loop_slice_max_seconds", "seconds", "Longest slice on the loop in the last 30 to 60 s.", "max"),
     _g("ring_bytes", "bytes", "Memory of the ring of frames."),
     _g("interest_entries", "entries", "Pairs of conversation and session in the interest table."),
     _g("interest_bytes", "bytes", "Memory of the interest table."),
     _g("session_buffers_bytes", "bytes", "Of it, buffers: at most gateway.buffers_bytes_max."),
     _c("overfull_sessions", "sessions", "Sessions ended for the memory that their buffers held."),
     _g("session_bytes", "bytes", "Memory of the session table with its buffers."),
-    _g("log_sequence", "events", "Last sequence of the log."),
-    _g("damage_places", "places", "Damaged places of the log that reading has met; `gonets log check` names all."),
+    _g("log_sequence", "events", "Last sequence of the log.", "max"),
+    _g("damage_places", "places", "Damaged places of the log that reading has met; `gonets log check` names all.", "max"),
     _c("damage_reads", "reads", "Reads that met damage; the rest was served."),
-    _g("delivered_sequence", "events", "Last sequence handed to live sessions."),
-    _g("state_saved_sequence", "events", "Last sequence of the saved state."),
+    _g("delivered_sequence", "events", "Last sequence handed to live sessions.", "min"),
+    _g("state_saved_sequence", "events", "Last sequence of the saved state.", "max"),
     _c("log_commits", "commits", "Blocks committed and synced."),
     _c("log_bytes", "bytes", "Bytes of committed blocks."),
     _c("log_sync_seconds", "seconds", "Time that writing and syncing blocks took."),
-    _g("data_free_bytes", "bytes", "Bytes that the file system of the data directory has left for this process."),
-    _g("disk_short", "boolean", "1 while publishes are refused because less than log.free_bytes_min is free."),
+    _g(
+        "data_free_bytes", "bytes", "Bytes that the file system of the data directory has left for this process.", "min"
+    ),
+    _g("disk_short", "boolean", "1 while publishes are refused because less than log.free_bytes_min is free.", "max"),
     _c("retention_removed_bytes", "bytes", "Log trimmed by log.keep_bytes and log.keep_days."),
     _g("retention_held_segments", "segments", "Segments that should be trimmed and are held, see the log for by whom."),
     _c("retention_failures", "runs", "Runs of retention that failed; see the log."),
-    _g("writer_fenced", "boolean", "1 if the writer has stopped after a failure; see the log and /readyz."),
-    _g("saver_failed", "boolean", "1 while the state can't be saved; far behind, publishes are refused. See the log."),
-    _g("token_keys", "keys", "Public keys that tokens are checked with."),
+    _g("writer_fenced", "boolean", "1 if the writer has stopped after a failure; see the log and /readyz.", "max"),
+    _g(
+        "saver_failed",
+        "boolean",
+        "1 while the state can't be saved; far behind, publishes are refused. See the log.",
+        "max",
+    ),
+    _g("token_keys", "keys", "Public keys that tokens are checked with.", "min"),
     _c("token_key_reload_failures", "failures", "Times that the keys could not be read or fetched; the old ones stay."),
-    _g("token_keys_age_seconds", "seconds", "Time since the issuer's URL last confirmed the keys."),
-    _g("revoked_entries", "entries", "Tokens, users and devices that are revoked."),
-    _g("revoked_age_seconds", "seconds", "Time since the URL of revocations last confirmed them."),
+    _g("token_keys_age_seconds", "seconds", "Time since the issuer's URL last confirmed the keys.", "max"),
+    _g("revoked_entries", "entries", "Tokens, users and devices that are revoked.", "min"),
+    _g("revoked_age_seconds", "seconds", "Time since the URL of revocations last confirmed them.", "max"),
     _c(
         "revoked_reload_failures", "failures", "Times that revocations could not be read or fetched; the old ones stay."
     ),
     _c("revoked_sessions", "sessions", "Sessions ended because their token was revoked."),
     _c("tls_handshakes", "handshakes", "TLS handshakes completed."),
     _c("tls_failures", "failures", "TLS connections broken off: no TLS, no common version, a bad record."),
-    _g("tls_certificate_left_seconds", "seconds", "Time until the certificate of the clients' port expires."),
+    _g("tls_certificate_left_seconds", "seconds", "Time until the certificate of the clients' port expires.", "min"),
     _c("tls_certificate_reload_failures", "failures", "Times that a changed certificate could not be used."),
+    _g("unanswered_publishes", "publishes", "Proposals of workers that the sequencer's process has not answered."),
+    _g("link_waiting_bytes", "bytes", "What workers have for the sequencer's process, and it has not taken."),
+    _g("processes", "processes", "Processes of this node: 1, or supervisor, sequencer and workers."),
+    _c("restarted_processes", "processes", "Processes that ended by themselves and were started anew."),
     _g("resident_memory_bytes", "bytes", "Resident memory of the process."),
     _c("cpu_seconds", "seconds", "Processor time of the process."),
-    _g("start_time_seconds", "seconds", "UNIX time at which the process started."),
+    _g("start_time_seconds", "seconds", "UNIX time at which the process started.", "min"),
 )
 
 _STARTED_S = time.time()
@@ -133,14 +152,14 @@ def process_values() -> dict[str, float]:
 
 
 class Collector:
-    """Turns one reading into the metric families of the table."""
+    """Turns one reading (with `process_values` in it) into the metric families of the table."""
 
     def __init__(self, read: Callable[[], Mapping[str, float]]) -> None:
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus-client for each scrape."""
-        values = {**self._read(), **process_values()}
+        values = self._read()
         for row in TABLE:
             if row.key not in values:
                 continue

@@ -6,8 +6,10 @@ Used by server.py when it puts the gateway together and by a reload. Hot code re
 from __future__ import annotations
 
 import resource
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -15,19 +17,82 @@ from engine import Admission, Config, Engine, networks
 from ext.doorway import Doorway
 from ext.poller import Poller
 from ext.session_table import SessionTable
+from gateway import listener
 from gateway.auth import KeySource, Verifier
+from gateway.bus import Alone as Nobody
+from gateway.bus import Bus
+from gateway.listener import StartError
 from gateway.load import Load, Progress
+
+if TYPE_CHECKING:
+    from engine import Follower
+    from gateway.session import Door
 
 SPARE_DESCRIPTORS = 512  # segments, state, threads, the admin's connections
 
 
-def open_engine(config: Config, data: Path, wake: Callable[[bytes | None], None]) -> Engine:
-    """The engine of the data directory; `wake` is called from its committer's thread."""
+class Surroundings(Protocol):
+    """What a gateway finds around it: alone in its process, or a worker among others (processes/worker.py)."""
+
+    follows: bool
+    """Whether the log is written elsewhere: then it may be ahead of what the tail was woken for."""
+
+    def sockets(self) -> tuple[socket.socket, socket.socket | None]:
+        """Listening ones: the clients', the operators'. Raises StartError."""
+        ...
+
+    def engine(self, data: Path, wake: Callable[[bytes | None], None]) -> Engine | Follower:
+        """What reads the log and takes publishes."""
+        ...
+
+    def bus(self, door: Door) -> Bus:
+        """To the other workers."""
+        ...
+
+    def second(self) -> None:
+        """Called once a second."""
+        ...
+
+
+class Alone:
+    """One process does it all."""
+
+    follows = False
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def sockets(self) -> tuple[socket.socket, socket.socket | None]:
+        """Bound as configured."""
+        server = self._config.server
+        clients = listener.bind("server.listen", server.listen)
+        try:
+            return clients, listener.bind("server.admin", server.admin) if server.admin else None
+        except StartError:
+            clients.close()
+            raise
+
+    def engine(self, data: Path, wake: Callable[[bytes | None], None]) -> Engine:
+        """The log with its writer."""
+        return open_engine(self._config, data, on_answers=wake, on_committed=lambda sequence: wake(None))
+
+    def bus(self, door: Door) -> Bus:
+        """Nobody else."""
+        return Nobody()
+
+    def second(self) -> None:
+        """Nothing to do."""
+
+
+def open_engine(
+    config: Config, data: Path, *, on_answers: Callable[[bytes], None], on_committed: Callable[[int], None]
+) -> Engine:
+    """The engine of the data directory; it calls from its committer's thread."""
     log = config.log
     engine = Engine.open(
         data,
-        on_answers=wake,
-        on_committed=lambda sequence: wake(None),
+        on_answers=on_answers,
+        on_committed=on_committed,
         shard=log.shard,
         segment_bytes=log.segment_bytes,
         intake_bytes_max=log.intake_bytes_max,

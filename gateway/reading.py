@@ -6,9 +6,10 @@ the engine's and those of session.py.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
+
+from engine import SequencerAway
 
 if TYPE_CHECKING:
     from gateway.server import Gateway
@@ -46,14 +47,21 @@ def readiness(gateway: Gateway) -> tuple[bool, str]:
     if gateway.draining or gateway.stopping:
         return False, "draining: this process is ending; send clients elsewhere"
     failure = gateway.engine.sequencer.failure
+    if isinstance(failure, SequencerAway):
+        return False, str(failure)
     if failure is not None:
-        return False, (
-            f"the writer has stopped ({type(failure).__name__}): publishes are answered `unavailable`, reading goes on."
-            " Look at the disk and at stderr, then restart; `gonets log check` verifies the log"
-        )
+        return False, stopped(failure)
     if gateway.engine.space.look():
         return False, gateway.engine.space.words()
     return True, "ok" + gateway.load.text
+
+
+def stopped(failure: BaseException) -> str:
+    """What /readyz says of a writer that is fenced."""
+    return (
+        f"the writer has stopped ({type(failure).__name__}): publishes are answered `unavailable`, reading goes on."
+        " Look at the disk and at stderr, then restart; `gonets log check` verifies the log"
+    )
 
 
 def readings(gateway: Gateway) -> dict[str, float]:
@@ -71,16 +79,9 @@ def readings(gateway: Gateway) -> dict[str, float]:
             "reader_sessions": gateway.sessions.reader_count,
             "ring_bytes": gateway.fanout.ring.bytes_room,
             "delivered_sequence": gateway.fanout.sequence,
-            "log_sync_seconds": gateway.engine.sequencer.sync_ns / 1e9,
             "load_level": gateway.load.level,
             "load_pressure_ratio": gateway.load.pressure,
-            "writer_fenced": float(gateway.engine.sequencer.failure is not None),
         }
     )
     values.update(door.trust.values())
-    try:
-        space = os.statvfs(gateway.data)
-    except OSError:
-        return values  # the metric is left out; the log says by itself when it can't write
-    values["data_free_bytes"] = space.f_bavail * space.f_frsize
     return values

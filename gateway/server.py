@@ -1,4 +1,4 @@
-"""The gateway as a process: puts engine, native sockets and fan-out together, and turns the loop.
+"""The gateway of a process: puts engine, native sockets and fan-out together, and turns the loop.
 
 The composition of the data path: poller → proposals → sequencer → (sync) → answers and tail → router → outboxes →
 flush. Two descriptors wake the loop: the poller's epoll set, and an event counter that the committer's thread writes
@@ -6,6 +6,8 @@ after a sync. A wake-up means "look again": both sides may be merged or early wi
 
 Invariants: everything here runs on the loop's thread, except `_from_engine`, which only stores and wakes; a slice of
 Python is bounded (cold commands, routing and flushing each end when their time is over and go on in the next round).
+A worker among others (gateway/processes) is the same gateway in other surroundings: what is committed may then be ahead
+of what its tail has seen, and a hello waits until the tail is where the log was when it came.
 Cost: a few calls a round, whatever the number of sessions in it.
 """
 
@@ -42,10 +44,10 @@ from gateway.hello import IssuerAsked
 from gateway.issuer import Waiting
 from gateway.listener import StartError
 from gateway.load import TICK_S, Progress
-from gateway.metrics import exposition
-from gateway.parts import make_load, make_poller, merged, open_engine, sessions_room, verifier_of
+from gateway.metrics import exposition, process_values
+from gateway.parts import Alone, Surroundings, make_load, make_poller, merged, sessions_room, verifier_of
 from gateway.reading import SlowestSlice, readiness, readings
-from gateway.session import CLOSING, Door, log
+from gateway.session import CLOSING, OPEN, Door, log
 from gateway.signals import Signals
 from gateway.trust import Trust, TrustError
 
@@ -53,14 +55,16 @@ COLD_SLICE_S = 0.001
 ROUTE_SLICE_US = 1_000
 READ_SLICE_US = 1_000
 UNAVAILABLE_RETRY_MS = 5_000
+AHEAD_RETRY_MS = 500
 SECOND_S = 1.0
 
 
 class Gateway:
     """One worker: made, started, drained and stopped once."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, surroundings: Surroundings | None = None) -> None:
         self._config = config
+        self._surroundings = surroundings or Alone(config)
         self._answers: deque[bytes] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
@@ -70,7 +74,10 @@ class Gateway:
         self._behind = True
         self._cold: deque[tuple[int, bytes]] = deque()  # (origin, message)
         self._waiting = Waiting()  # for the issuer of their tokens
+        self._ahead = Waiting()  # hellos that know, or may know, of events that the tail has not seen
+        self._targets: dict[int, int] = {}  # origin of each -> where the tail must come; ascending
         self._cold_handled = 0
+        self._ahead_is_over = False  # while those who waited are heard
         self._scheduled = False
         self._bound: list[socket.socket] = []
         self._telling = False
@@ -82,15 +89,15 @@ class Gateway:
     def open(self) -> None:
         """Binds the ports, opens the log; StartError with one line if either can't be."""
         server = self._config.server
-        self._clients = self._bind("server.listen", server.listen)
-        self._operators = self._bind("server.admin", server.admin) if server.admin else None
+        self._clients, self._operators = self._surroundings.sockets()
+        self._bound = [bound for bound in (self._clients, self._operators) if bound is not None]
         self.data = data = Path(server.data)
         try:
             data.mkdir(parents=True, exist_ok=True)
             self.trust = Trust(self._config, data)
             self.trust.open()
             with ExitStack() as undo:
-                self.engine = open_engine(self._config, data, self._from_engine)
+                self.engine = self._surroundings.engine(data, self._from_engine)
                 undo.callback(self.engine.close)
                 self.cursor_store = CursorStore.open(data / "cursors", interval_s=self._config.log.cursors_interval_s)
                 undo.callback(self.cursor_store.close)
@@ -100,11 +107,6 @@ class Gateway:
             raise StartError(str(error)) from None
         except OSError as error:
             raise StartError(f"server.data = {server.data!r}: {error.strerror or error}") from None
-
-    def _bind(self, option: str, address: str) -> socket.socket:
-        bound = listener.bind(option, address)
-        self._bound.append(bound)
-        return bound
 
     def _compose(self) -> None:
         config, engine = self._config, self.engine
@@ -125,6 +127,7 @@ class Gateway:
         self.door.verifier = verifier_of(self.trust.keys, config)
         self.door.cursors = Cursors(self.door, self.cursor_store)
         self.door.signals = Signals(self.door)
+        self.door.bus = self._surroundings.bus(self.door)
         self.slowest = SlowestSlice(self.door.counters)
         self.load = self.door.load = make_load(self.poller, self._progress, config)
 
@@ -155,7 +158,7 @@ class Gateway:
         self.poller.listen(self._clients.fileno())
         self._second()
         self._tick()
-        self.admin = Admin(exposition(lambda: readings(self)), lambda: readiness(self))
+        self.admin = Admin(exposition(lambda: {**readings(self), **process_values()}), lambda: readiness(self))
         if self._operators is not None:
             await self.admin.start(self._operators)
         return {
@@ -221,6 +224,8 @@ class Gateway:
         for session, origin in batch.closed:
             door.closed(session, origin)
             self._waiting.forget(origin)
+            self._ahead.forget(origin)
+            self._targets.pop(origin, None)
         if batch.signals:
             door.signals.take(batch.signals)
         for session, message in batch.commands:
@@ -253,6 +258,8 @@ class Gateway:
         if self.fanout.sequence != before:
             self.door.counters.events_routed += self.fanout.sequence - before
             self.catchup.tail_moved()
+            if self._targets:
+                self._tail_arrived()
         more |= self.catchup.run(READ_SLICE_US)
         sending = self.fanout.flush(self._config.fanout.flush_budget_us)
         self._behind |= sending
@@ -287,7 +294,11 @@ class Gateway:
         return bool(self._cold)
 
     def _hear(self, session: int, origin: int, message: bytes) -> None:
-        """One message, unless its session's hello waits for the issuer: then it waits behind that."""
+        """One message, unless its session's hello waits for the tail or the issuer: then it waits behind that."""
+        if self._surroundings.follows and self._is_ahead(session, origin):
+            if not self._ahead.add(origin, message):
+                self.door.end(session, close_codes.UNAVAILABLE, AHEAD_RETRY_MS)
+            return
         if origin not in self._waiting:
             try:
                 self._command(session, message)
@@ -297,14 +308,42 @@ class Gateway:
         if not self._waiting.add(origin, message):
             self.door.end(session, close_codes.UNAVAILABLE, UNAVAILABLE_RETRY_MS)
 
+    def _is_ahead(self, session: int, origin: int) -> bool:
+        """Whether this session must wait for the tail: its device may have come from a worker that was further."""
+        if origin in self._ahead:
+            return True
+        if self.sessions.state(session) != OPEN or origin in self._waiting or self._ahead_is_over:
+            return False
+        last = self.engine.log.last_sequence
+        if last <= self.fanout.sequence:
+            return False
+        self._targets[origin] = last
+        self._behind = True
+        return True
+
+    def _tail_arrived(self) -> None:
+        """Those are heard whose hello waited for no more than this."""
+        here = self.fanout.sequence
+        while self._targets and (first := next(iter(self._targets.items())))[1] <= here:
+            del self._targets[first[0]]
+            self._hear_all([(first[0], self._ahead.take_of(first[0]))])
+
     def _issuer_answered(self) -> None:
         """Those who waited for it are heard, in their order."""
-        for origin, messages in self._waiting.take():
-            for message in messages:
-                session = self.sessions.resolve(origin)
-                if session and self.sessions.state(session) != CLOSING:
-                    self._hear(session, origin, message)
+        self._hear_all(self._waiting.take())
         self._advance()
+
+    def _hear_all(self, waited: list[tuple[int, list[bytes]]]) -> None:
+        """What waited, in its order; it waits for the tail no more."""
+        self._ahead_is_over = True
+        try:
+            for origin, messages in waited:
+                for message in messages:
+                    session = self.sessions.resolve(origin)
+                    if session and self.sessions.state(session) != CLOSING:
+                        self._hear(session, origin, message)
+        finally:
+            self._ahead_is_over = False
 
     def _command(self, session: int, message: bytes) -> None:
         try:
@@ -345,6 +384,7 @@ class Gateway:
         self.door.signals.second()
         self.slowest.second(time.monotonic())
         self.trust.second()
+        self._surroundings.second()
         asyncio.get_running_loop().call_later(SECOND_S, self._second)
 
     def reload(self, config: Config) -> None:
@@ -360,16 +400,24 @@ class Gateway:
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
-    async def drain(self) -> None:
+    def unlisten(self) -> None:
+        """Takes no more connections; those that wait in the kernel's queue are whoever else's that has the socket."""
+        if self._clients.fileno() >= 0:
+            self.poller.unlisten()
+            self._clients.close()
+
+    async def drain(self, *, handed_over: bool = False) -> None:
         """No new sessions; the others are sent away spread over the configured time.
 
         The port is open to the end: a load balancer must hear from /readyz that this server goes, not find it gone.
+        Unless it was handed over to a successor, who takes the new ones.
         """
         self.draining = True
         self.poller.refuse()
+        if handed_over:
+            self.unlisten()
         await Drain(self.door, self._config.server.drain_s, self._advance).run()
-        self.poller.unlisten()
-        self._clients.close()
+        self.unlisten()
 
     async def stop(self) -> None:
         """Ends what is left, commits what was taken in, saves."""

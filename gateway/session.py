@@ -23,12 +23,14 @@ import structlog
 
 from ext.jsonevent import json_event
 from gateway import close_codes, errors, pushes
+from gateway.bus import Alone
 
 if TYPE_CHECKING:
-    from engine import CatchUp, Config, Engine, Fanout, Gap, LogReader, ReaderPool, View
+    from engine import CatchUp, Config, Engine, Fanout, Follower, Gap, LogReader, ReaderPool, View
     from ext.poller import Poller
     from ext.session_table import SessionTable
     from gateway.auth import Verifier
+    from gateway.bus import Bus
     from gateway.cursors import Cursors
     from gateway.load import Load
     from gateway.signals import Signals
@@ -67,7 +69,7 @@ class Door:
     def __init__(
         self,
         config: Config,
-        engine: Engine,
+        engine: Engine | Follower,
         view: View,
         sessions: SessionTable,
         poller: Poller,
@@ -86,6 +88,7 @@ class Door:
         self.jobs: dict[int, int] = {}  # origin -> history jobs under way; only while there are any
         self.pending = bytearray()  # proposals of cold commands, submitted at the end of the step
         self.load: Load
+        self.bus: Bus = Alone()
 
     # ---- talking to one session ------------------------------------------------------------------------------------
 

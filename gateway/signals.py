@@ -56,7 +56,7 @@ class Signals:
             return
         self._seen.add(key)
         body = {"conversation": conversation, "user": user}
-        self._door.fanout.signal(conversation, *pushes.both(pushes.TYPING, body), session)
+        self._tell(session, conversation, *pushes.both(pushes.TYPING, body))
 
     def presence(self, session: int, user: int, conversation: int, status: str) -> None:
         """Tells them a status of the client's own words."""
@@ -66,7 +66,12 @@ class Signals:
         if not self._reaches(user, conversation):
             return
         body = {"conversation": conversation, "user": user, "status": status}
-        self._door.fanout.signal(conversation, *pushes.both(pushes.PRESENCE, body), session)
+        self._tell(session, conversation, *pushes.both(pushes.PRESENCE, body))
+
+    def _tell(self, session: int, conversation: int, msgpack: bytes, json: bytes) -> None:
+        """To the members' sessions here and on the other workers."""
+        self._door.fanout.signal(conversation, msgpack, json, session)
+        self._door.bus.conversation(conversation, msgpack, json)
 
     def second(self) -> None:
         """Once a second: repeats count as new again."""

@@ -36,6 +36,7 @@ BEHIND_THE_FACE: dict[str, set[str]] = {
     "tests/support": {"engine", "gateway"},
     "tests/ext": {"gateway"},
     "tests/log": {"engine"},
+    "tests/processes": {"engine", "gateway"},
     "tests/tls": {"gateway"},
     "tests/fuzz": {"engine", "gateway"},
     "tests/overload": {"engine", "gateway"},

@@ -115,6 +115,8 @@ class Marks:
         self._marks[conversation, user] = (delivered, read)
         return True
 
+    hear = put
+
 
 class Jobs(Executor):
     """In the pool's threads' place: jobs wait until they are run, in any order."""

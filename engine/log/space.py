@@ -61,6 +61,13 @@ class Space:
                 _log.warning("%s: %d bytes are free, publishes are taken again", self._folder, free)
         return self.is_short
 
+    def free_bytes(self) -> int | None:
+        """What is free; None where nobody says."""
+        try:
+            return self._free_bytes(self._folder)
+        except OSError:
+            return None
+
     def words(self, free: int | None = None) -> str:
         """What is wrong and what to do, for people."""
         is_free = "" if free is None else f"{free} bytes are free, "

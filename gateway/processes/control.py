@@ -55,7 +55,10 @@ class Reload(_Message, frozen=True):
 
 
 class Drain(_Message, frozen=True):
-    """To a worker: no new sessions, send the others away, end."""
+    """To a worker: no new sessions, send the others away, end. `handed_over`: a successor accepts already; leave the
+    clients' socket to it at once."""
+
+    handed_over: bool = False
 
 
 class Stop(_Message, frozen=True):

@@ -1,4 +1,4 @@
-"""Delivered and read marks: latest wins, also over restarts and failures; a crash loses one interval at most."""
+"""Delivered and read marks: the highest wins, also over restarts and failures; a crash loses one interval at most."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEVER_S = 3600.0
 SOON_S = 0.01
 
 
-def test_latest_wins_as_in_a_dictionary(tmp_path: Path) -> None:
+def test_the_highest_wins_as_in_a_dictionary(tmp_path: Path) -> None:
     """At any time between two writes, and over reopening."""
     random_, model = random.Random(8), dict[tuple[int, int], tuple[int, int]]()
     store = CursorStore.open(tmp_path / "cursors", interval_s=NEVER_S)
@@ -31,8 +31,9 @@ def test_latest_wins_as_in_a_dictionary(tmp_path: Path) -> None:
         key = (random_.choice([1, 2, 77, (3 << 40) + 5]), random_.choice([1, 9, (1 << 53) - 1]))
         action = random_.random()
         if action < 0.4:
-            delivered = random_.randrange(1_000)
-            model[key] = (delivered, random_.randrange(delivered + 1))
+            before = model.get(key, (0, 0))
+            delivered = before[0] + random_.randrange(3)
+            model[key] = (delivered, max(before[1], random_.randrange(delivered + 1)))
             store.put(*key, *model[key])
         elif action < 0.9:
             assert store.get(*key) == model.get(key, (0, 0))
@@ -58,15 +59,41 @@ def test_marks_that_can_not_be_written_are_bounded(tmp_path: Path, monkeypatch: 
     store.close()
 
 
-def test_zero_is_a_mark_like_any_other(tmp_path: Path) -> None:
-    """Put back to nothing: that is the latest word."""
+OTHER_WORKER = """
+import sys
+from pathlib import Path
+from engine.log.cursors import CursorStore
+store = CursorStore.open(Path(sys.argv[1]), interval_s=3600)
+for text in sys.argv[2:]:
+    store.put(1, *map(int, text.split(",")))
+store.close()
+"""
+
+
+def test_workers_share_the_file_and_no_mark_falls(tmp_path: Path) -> None:
+    """Another process writes higher and lower ones beside this one: what is stored is the higher, part by part."""
     store = CursorStore.open(tmp_path, interval_s=NEVER_S)
-    store.put(1, 1, 5, 5)
-    store.write()
-    store.put(1, 1, 0, 0)
-    assert store.get(1, 1) == (0, 0)
-    store.write()
-    assert store.get(1, 1) == (0, 0)
+    for user in (1, 2, 3):
+        store.put(1, user, 5, 5)
+    assert run_child(OTHER_WORKER, tmp_path, "1,9,9", "2,4,4", "3,7,2").returncode == 0
+    assert store.write() == 3
+    assert [store.get(1, user) for user in (1, 2, 3)] == [(9, 9), (5, 5), (7, 5)]
+    assert run_child(OTHER_WORKER, tmp_path, "1,3,3", "2,6,6").returncode == 0
+    assert [store.get(1, user) for user in (1, 2, 3)] == [(9, 9), (6, 6), (7, 5)]
+    store.close()
+
+
+def test_a_mark_that_was_heard_counts_until_the_other_has_written_it(tmp_path: Path) -> None:
+    """For two whole intervals at least; it is not written here."""
+    store = CursorStore.open(tmp_path, interval_s=NEVER_S)
+    store.put(1, 1, 3, 3)
+    store.hear(1, 1, 8, 2)
+    store.hear(1, 1, 7, 4)
+    store.hear(1, 2, 6, 6)
+    for _ in range(3):
+        assert (store.get(1, 1), store.get(1, 2)) == ((8, 4), (6, 6))
+        store.write()
+    assert (store.get(1, 1), store.get(1, 2)) == ((3, 3), (0, 0))
     store.close()
 
 

@@ -1,0 +1,138 @@
+"""What gateway workers tell each other: typing and presence, marks that moved, and devices that have said hello.
+
+Called by signals.py, cursors.py and hello.py beside what they do for this worker's own sessions. In one process there
+is nobody to tell (`Alone`). With workers, signals and marks go through the sequencer's process to all the others, and
+never touch the log; they may be lost. Hellos are notes: all workers hear them in one order, so that of two sessions of
+a device, on whichever workers, the later one stays and the earlier one is closed.
+
+Cost: a message of some hundred bytes for each signal or mark told, and one a hello.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from gateway import close_codes
+
+if TYPE_CHECKING:
+    from gateway.session import Door
+
+
+class Bus(Protocol):
+    """To the other workers."""
+
+    def conversation(self, conversation: int, msgpack: bytes, json: bytes) -> None:
+        """A push for all members that are connected."""
+
+    def mark(self, conversation: int, user: int, delivered: int, read: int, told: Told) -> None:
+        """A mark as it stands now, and the push that says so."""
+
+    def hello(self, user: int, device: int) -> None:
+        """A session of this device has begun here: earlier ones elsewhere end."""
+
+
+class Told(Struct, frozen=True, array_like=True):
+    """A push in both encodings; `members`: for all members of the conversation, else for the user's own devices."""
+
+    members: bool
+    msgpack: bytes
+    json: bytes
+
+
+class ForConversation(Struct, frozen=True, array_like=True, tag=1):
+    """Typing, presence."""
+
+    conversation: int
+    msgpack: bytes
+    json: bytes
+
+
+class Mark(Struct, frozen=True, array_like=True, tag=2):
+    """A delivered and read mark that has moved."""
+
+    conversation: int
+    user: int
+    delivered: int
+    read: int
+    told: Told
+
+
+class Hello(Struct, frozen=True, array_like=True):
+    """The note of a device."""
+
+    user: int
+    device: int
+
+
+class Alone:
+    """There are no others."""
+
+    def conversation(self, conversation: int, msgpack: bytes, json: bytes) -> None:
+        """Nobody to tell."""
+
+    def mark(self, conversation: int, user: int, delivered: int, read: int, told: Told) -> None:
+        """Nobody to tell."""
+
+    def hello(self, user: int, device: int) -> None:
+        """Nobody to tell."""
+
+
+class Ways(Protocol):
+    """What carries it: engine/follower.py."""
+
+    def signal(self, body: bytes) -> None:
+        """To the others; may be lost."""
+
+    def note(self, body: bytes) -> None:
+        """To all, in one order."""
+
+    def is_ours(self, body: bytes) -> bool:
+        """Whether such a note of this worker has not come back yet."""
+
+
+_SIGNALS: Final = msgspec.msgpack.Decoder(ForConversation | Mark)
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Shared:
+    """One of several workers."""
+
+    def __init__(self, door: Door, ways: Ways) -> None:
+        self._door, self._ways = door, ways
+
+    def conversation(self, conversation: int, msgpack: bytes, json: bytes) -> None:
+        """To the sessions of the other workers."""
+        self._ways.signal(_encode(ForConversation(conversation, msgpack, json)))
+
+    def mark(self, conversation: int, user: int, delivered: int, read: int, told: Told) -> None:
+        """To the other workers, which remember it and tell their sessions."""
+        self._ways.signal(_encode(Mark(conversation, user, delivered, read, told)))
+
+    def hello(self, user: int, device: int) -> None:
+        """To all workers."""
+        self._ways.note(_encode(Hello(user, device)))
+
+    def on_signal(self, body: bytes) -> None:
+        """What another worker says."""
+        door, said = self._door, _SIGNALS.decode(body)
+        if isinstance(said, ForConversation):
+            door.fanout.signal(said.conversation, said.msgpack, said.json)
+            return
+        door.cursors.hear(said.conversation, said.user, said.delivered, said.read)
+        if said.told.members:
+            door.fanout.signal(said.conversation, said.told.msgpack, said.told.json)
+        else:
+            door.fanout.signal_to(door.sessions.of_user(said.user), said.told.msgpack, said.told.json)
+
+    def on_note(self, body: bytes, ours: bool) -> None:
+        """A hello somewhere. Ours has ended earlier sessions here by itself, when it was said; one of another worker
+        ends ours, unless a later one of ours is on its way behind it."""
+        if ours or self._ways.is_ours(body):
+            return
+        said = msgspec.msgpack.decode(body, type=Hello)
+        earlier = self._door.sessions.find_device(said.user, said.device)
+        if earlier:
+            self._door.end(earlier, close_codes.REPLACED)

@@ -1,0 +1,90 @@
+"""The sequencer's process: the engine with its log, and the hub that workers' links lead to.
+
+Started by child.py. Delivers nothing and knows no client: workers read the log themselves. A writer that is fenced
+leaves the process up, so that workers say so to whoever publishes, and the supervisor to whoever asks /readyz.
+
+States: opening → serving → ending (told, or orphaned: what was taken in is committed, the state saved) → exit.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from pathlib import Path
+
+from engine import Config, CursorStore, Engine, Hub
+from gateway.listener import StartError
+from gateway.metrics import process_values
+from gateway.parts import open_engine
+from gateway.processes import control
+from gateway.processes.child import listen
+from gateway.processes.control import Channel, Drain, Link, Message, Ready, Report, Stop
+from gateway.reading import stopped
+from gateway.session import log
+
+REPORT_S = 1.0
+
+
+def run(channel: Channel, config: Config) -> None:
+    """Serves until told to stop."""
+    data = Path(config.server.data)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which a service manager may say to all: workers end first
+    hub = Hub()
+    try:
+        engine = open_engine(config, data, on_answers=hub.answer, on_committed=hub.committed)
+    except OSError as error:
+        raise StartError(f"server.data = {config.server.data!r}: {error.strerror or error}") from None
+    try:
+        # Made here, before a worker opens it: several at once would each take an empty directory for theirs.
+        CursorStore.open(data / "cursors", interval_s=config.log.cursors_interval_s).close()
+    except BaseException:
+        engine.close()
+        raise
+    told = _Told(hub)
+    listen(channel, told.handle)
+    channel.send(Ready(durability=engine.durability))
+    log.info("sequencer serves", sequence=engine.log.last_sequence, durability=engine.durability)
+    reporter = _Reporter(channel, engine, hub)
+    hub.run(engine, reporter.look)
+    engine.close()
+    hub.close()
+
+
+class _Told:
+    """What the supervisor says, on the channel's thread."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def handle(self, message: Message | None, descriptors: list[int]) -> None:
+        """Links are the hub's; the end is everybody's."""
+        if isinstance(message, Link):
+            self._hub.join(socket.socket(fileno=descriptors[0]))
+            return
+        control.close_all(descriptors)
+        if message is None or isinstance(message, Stop | Drain):
+            self._hub.stop()
+
+
+class _Reporter:
+    """Tells the supervisor every second how it goes."""
+
+    def __init__(self, channel: Channel, engine: Engine, hub: Hub) -> None:
+        self._channel, self._engine, self._hub = channel, engine, hub
+        self._due_s = 0.0
+
+    def look(self) -> None:
+        """Called often."""
+        now_s = time.monotonic()
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + REPORT_S
+        failure, space = self._engine.sequencer.failure, self._engine.space
+        words = ""
+        if failure is not None:
+            words = stopped(failure)
+        elif space.look():
+            words = space.words()
+        values = {**self._engine.stats(), **process_values()}
+        self._channel.send(Report(values=values, ready=not words, words=words or "ok"))

@@ -1,0 +1,289 @@
+"""The supervisor: owns the sockets and the children, from the first start to the last exit or to a successor.
+
+States: starting → serving → ending. Starting: lock, sockets, the sequencer, then the workers; or, over a predecessor:
+its lock and sockets, workers on its sequencer, then, when it has gone, a sequencer of our own. Serving: children are
+restarted (children.py), operators answered (operators.py), a successor is let in (takeover.py). Ending: workers drain,
+the sequencer saves. It moves no client's byte: its loop is plain asyncio, awake a few times a second.
+
+Invariants: whatever ends it while clients are served (signal, successor, a child that dies in a loop), workers end
+before the sequencer, so that what they took in is answered; whatever keeps it from starting is one StartError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from engine import Config, ConfigError, config_changes
+from gateway import logs
+from gateway.admin import Admin
+from gateway.listener import StartError, address_of
+from gateway.processes import control, operators, sockets, takeover
+from gateway.processes.children import COMMAND, PATIENCE, Children, Patience
+from gateway.processes.lock import LOCK_NAME, DataLock
+from gateway.processes.merged import Merged
+from gateway.session import log
+
+DRAINING = "draining: this process is ending; send clients elsewhere"
+
+
+class Supervisor:
+    """Made and run once."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        take_over: bool = False,
+        reload: Callable[[], Config] | None = None,
+        command: list[str] = COMMAND,
+        patience: Patience = PATIENCE,
+    ) -> None:
+        self._config, self._reload = config, reload
+        self._may_take_over, self._patience = take_over, patience
+        self._data = Path(config.server.data)
+        self._merged = Merged(operators.rules())
+        self.children = Children(config, command, patience, self._merged, self._changed, self._failed)
+        self._listening: sockets.Listening | None = None
+        self._lock: DataLock | None = None
+        self._incumbent: takeover.Incumbent | None = None
+        self._predecessor: takeover.Successor | None = None
+        self._admin: Admin | None = None
+        self._look = asyncio.Event()  # something has changed
+        self._told = asyncio.Event()
+        self._again = asyncio.Event()
+        self._failure: StartError | None = None
+        self._announced: object = None  # the sequencer that a successor knows of
+        self._successor = 0
+        self._ending = ""  # why no new sessions: for /readyz
+
+    # ---- from start to end -----------------------------------------------------------------------------------------
+
+    async def run(self, ready: Callable[[dict[str, str]], None]) -> None:
+        """Returns when all is over; StartError if it could not start, or had to give up."""
+        try:
+            await self._begin()
+            if not self._is_over():
+                addresses = self._serve()
+                log.info("serving", **addresses)
+                ready(addresses)
+                if self._predecessor is not None:
+                    await self._succeed(self._predecessor)
+            await self._until(lambda: False)
+            await self._end()
+        finally:
+            self._release()
+        if self._failure is not None:
+            raise self._failure
+        log.info("stopped")
+
+    def stop(self) -> None:
+        """A signal: drains and ends; the second one ends at once."""
+        (self._again if self._told.is_set() else self._told).set()
+        self._look.set()
+
+    def read_again(self) -> None:
+        """A signal: reads the configuration again and hands it on."""
+        if self._reload is None:
+            return
+        from gateway.parts import merged  # brings the native parts, which the supervisor has no other use for
+
+        try:
+            new = self._reload()
+        except ConfigError as error:
+            log.error("configuration not taken, the old one stays", reason=str(error))
+            return
+        taken, restart = config_changes(self._config, new)
+        self._config = self.children.config = merged(self._config, new, taken)
+        logs.configure(self._config.logging.level, self._config.logging.format)
+        self.children.tell_all(control.Reload(config=msgspec.msgpack.encode(new)))
+        log.info("configuration read again", taken=taken, needs_restart=restart)
+
+    def _is_over(self) -> bool:
+        return self._told.is_set() or self._failure is not None or self._successor != 0
+
+    async def _until(self, done: Callable[[], bool]) -> bool:
+        """Waits for something, or for the end; whether it was the former."""
+        while not done():
+            if self._is_over():
+                return False
+            self._look.clear()
+            await self._look.wait()
+        return not self._is_over()
+
+    def _changed(self) -> None:
+        self._look.set()
+        sequencer = self.children.sequencer
+        if sequencer.ready and sequencer.child is not self._announced and self._incumbent is not None:
+            self._announced = sequencer.child
+            self._incumbent.sequencer_ready()
+
+    def _failed(self, why: str) -> None:
+        if self._failure is None:
+            if self.children.is_serving:
+                log.critical("gives up: everything ends", reason=why)
+            self._failure = StartError(why)
+            self._look.set()
+
+    # ---- start -----------------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        """Until all children of the start are ready."""
+        try:
+            self._data.mkdir(parents=True, exist_ok=True)
+            self._lock = DataLock(self._data)
+            if not self._lock.take():
+                await self._meet_holder()
+            if self._predecessor is None:
+                self._listening = sockets.open_sockets(self._config)
+                self._answer_knocks()
+                await self._serve_operators()
+        except OSError as error:
+            raise StartError(f"server.data = {self._config.server.data!r}: {error.strerror or error}") from None
+        children = self.children
+        assert self._listening is not None
+        children.lock, children.clients = self._lock.descriptor, self._listening.clients.fileno()
+        if self._predecessor is None:
+            children.start([children.sequencer])
+            if not await self._until(lambda: children.sequencer.ready):
+                return
+        children.start(children.workers)
+        await self._until(lambda: all(worker.ready for worker in children.workers))
+
+    async def _meet_holder(self) -> None:
+        """Somebody has the lock: a supervisor, or what is left of one."""
+        assert self._lock is not None
+        channel = takeover.call(self._data)
+        if channel is None:
+            if not await self._lock.take_within(self._patience.lock_s):
+                raise StartError(
+                    f"{self._data / LOCK_NAME} is held by what process {self._lock.holder()} has left behind, for"
+                    f" {self._patience.lock_s:.0f} s now; `fuser` names who holds it"
+                )
+            return
+        pid = takeover.peer(channel.socket)[0]
+        if not self._may_take_over:
+            channel.close()
+            raise StartError(
+                f"server.data = {self._config.server.data!r}: gonets runs already as process {pid};"
+                " --take-over takes its place"
+            )
+        self._predecessor = takeover.Successor(channel, pid)
+        lock, clients, *more = await self._predecessor.ask()
+        self._lock.adopt(lock)
+        self._listening = sockets.taken_over(self._config, clients, more[0] if more else None)
+        self._predecessor.link_ready = self.children.link_all
+        self.children.predecessor = self._predecessor
+
+    def _answer_knocks(self) -> None:
+        self._incumbent = takeover.Incumbent(self._data, self)
+        self._incumbent.open()
+
+    async def _serve_operators(self) -> None:
+        assert self._listening is not None
+        if self._listening.operators is not None:
+            self._admin = Admin(operators.metrics_of(self.children, self._merged), self._readiness)
+            await self._admin.start(self._listening.operators)
+
+    def _readiness(self) -> tuple[bool, str]:
+        predecessor = self._predecessor.pid if self.children.predecessor and self._predecessor else 0
+        return operators.readiness(self.children, self._ending, predecessor)
+
+    def _serve(self) -> dict[str, str]:
+        """From here on a child that dies is started again; the addresses."""
+        assert self._listening is not None
+        self.children.is_serving = True
+        scheme = "wss" if self._config.tls.certificate else "ws"
+        admin = self._listening.operators
+        predecessor = self._predecessor
+        return {
+            "url": f"{scheme}://{address_of(self._listening.clients)}/v1",
+            "admin": f"http://{address_of(admin)}" if admin is not None else "",
+            "data": str(self._data.resolve()),
+            "durability": predecessor.durability if predecessor is not None else self.children.sequencer.durability,
+            "workers": str(len(self.children.workers)),
+        }
+
+    async def _succeed(self, predecessor: takeover.Successor) -> None:
+        """Our workers serve: the predecessor drains its own and ends; then our sequencer begins."""
+        assert self._lock is not None
+        self._lock.sign()
+        self._answer_knocks()
+        await self._serve_operators()
+        predecessor.serving()
+        log.info("takes the place of another", predecessor=predecessor.pid)
+        gone = asyncio.ensure_future(predecessor.gone.wait())
+        gone.add_done_callback(lambda _: self._look.set())
+        if await self._until(gone.done):
+            log.info("the predecessor has gone", predecessor=predecessor.pid)
+            self.children.predecessor = None
+            self.children.start([self.children.sequencer])
+        gone.cancel()
+
+    # ---- what a successor asks (takeover.Holder) -------------------------------------------------------------------
+
+    def why_not(self) -> str:
+        """Why it can't be taken over now."""
+        if self._is_over():
+            return "it is ending"
+        if not self.children.is_serving:
+            return "it is still starting; try again when it serves"
+        if self.children.predecessor is not None and self._predecessor is not None:
+            return f"it is still taking the place of process {self._predecessor.pid}; try again when that has gone"
+        return ""
+
+    def handed_out(self) -> tuple[int, ...]:
+        """Lock, clients' socket, operators'."""
+        assert self._lock is not None and self._listening is not None
+        clients, admin = self._listening
+        return (self._lock.descriptor, clients.fileno(), *(() if admin is None else (admin.fileno(),)))
+
+    def link_end(self) -> socket.socket | None:
+        """One end of a new link."""
+        return self.children.link_end()
+
+    def durability(self) -> str:
+        """Of the log."""
+        return self.children.sequencer.durability if self.children.sequencer.ready else ""
+
+    def successor_serves(self, pid: int) -> None:
+        """The end of this one."""
+        self._successor = pid
+        self._look.set()
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        children, patience = self.children, self._patience
+        self._ending = DRAINING
+        drain_s: float = self._config.server.drain_s
+        if self._failure is not None:
+            drain_s = min(drain_s, patience.give_up_drain_s)
+        log.info("ends", successor=self._successor or None, drain_s=drain_s)
+        if self._successor:
+            await self._close_admin()
+        message = control.Drain(handed_over=self._successor != 0) if children.is_serving else control.Stop()
+        await children.end(children.workers, message, drain_s + patience.worker_end_s, self._again)
+        await children.end([children.sequencer], control.Stop(), patience.sequencer_end_s, asyncio.Event())
+        await self._close_admin()
+
+    async def _close_admin(self) -> None:
+        if self._admin is not None:
+            await self._admin.stop()
+            self._admin = None
+
+    def _release(self) -> None:
+        """Lets go of everything; whoever is left of the children ends by the end of its channel."""
+        self.children.abandon()
+        if self._incumbent is not None:
+            self._incumbent.close()
+        if self._predecessor is not None:
+            self._predecessor.close()
+        if self._listening is not None:
+            self._listening.close()
+        if self._lock is not None:
+            self._lock.close()

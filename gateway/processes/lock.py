@@ -41,7 +41,8 @@ class DataLock:
     async def take_within(self, most_s: float) -> bool:
         """Waits for the orphans of a supervisor that is gone; says so now and then."""
         loop = asyncio.get_running_loop()
-        began_s = said_s = loop.time()
+        began_s = loop.time()
+        said_s = began_s - SAY_S
         while not self.take():
             now_s = loop.time()
             if now_s - began_s >= most_s:

@@ -124,11 +124,10 @@ class Incumbent:
 
     def close(self) -> None:
         """Hears nobody any more. The name stays with a successor that serves, else it goes."""
-        if self._listener is not None:
-            self.deafen()
-            if not self._is_serving:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._data / SOCKET_NAME)
+        if self._listener is not None and not self._is_serving:
+            with suppress(FileNotFoundError):
+                os.unlink(self._data / SOCKET_NAME)
+        self.deafen()
         for channel in list(self._channels):
             self._drop(channel)
 
@@ -137,6 +136,7 @@ class Incumbent:
         if self._listener is not None:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
+            self._listener = None
 
     def sequencer_ready(self) -> None:
         """There is a new sequencer: the successor asks for links anew."""

@@ -1,13 +1,12 @@
 """A supervisor with small children, as a process of its own: `python -m tests.support.supervised SETTINGS`.
 
-SETTINGS is JSON: data, listen, admin, workers, take_over, drain_s, faults, silence_s. Prints the addresses as one line
-once ready; what keeps it from starting, or ends it, is one line on stderr and exit code 1.
+SETTINGS is JSON: data, listen, admin, workers, take_over, drain_s, faults, and some of Patience. Prints the addresses
+as one line once ready; what keeps it from starting, or ends it, is one line on stderr and exit code 1.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -43,7 +42,9 @@ def main() -> None:
         return load(None, {}, {**flags, "server.gateway_workers": settings["workers"], "logging.level": "debug"}).config
 
     patience = PATIENCE._replace(
-        silence_s=settings.get("silence_s", 30.0), worker_end_s=settings.get("worker_end_s", 5.0), lock_s=5.0
+        silence_s=settings.get("silence_s", 30.0),
+        worker_end_s=settings.get("worker_end_s", 5.0),
+        lock_s=settings.get("lock_s", 5.0),
     )
     command = [sys.executable, "-P", str(SMALL_CHILD), *settings.get("faults", [])]
     try:
@@ -67,10 +68,11 @@ class Supervised:
             **settings,
         }
         self.data = data
+        data.parent.mkdir(parents=True, exist_ok=True)
         self.log_path = data.parent / f"{data.name}.{time.monotonic_ns()}.stderr"
         command = [sys.executable, "-m", "tests.support.supervised", json.dumps(self.settings)]
         if before:  # a shell's words, which exec what follows
-            command = ["sh", "-c", f'{before} exec "$@"', "sh", *command]
+            command = ["bash", "-c", f'{before} exec "$@"', "bash", *command]
         with self.log_path.open("w") as log:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, pass_fds=pass_fds
@@ -84,6 +86,15 @@ class Supervised:
         assert line, self.log()
         self.addresses = json.loads(line)
         return self
+
+    def refusal(self) -> str:
+        """The one line of one that doesn't start."""
+        try:
+            assert self.process.wait(DEADLINE_S) == 1, self.log()
+            assert "Traceback" not in self.log(), self.log()
+            return self.log().splitlines()[-1]
+        finally:
+            self.close()
 
     @property
     def port(self) -> int:
@@ -133,7 +144,8 @@ class Supervised:
             self.process.kill()
             self.process.wait(DEADLINE_S)
         assert self.process.stdout is not None
-        self.process.stdout.close()
+        if not self.process.stdout.closed:
+            self.process.stdout.close()
 
 
 def http_get(base: str, path: str) -> tuple[int, str]:

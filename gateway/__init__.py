@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gateway.client import Client
     from gateway.listener import StartError
-    from gateway.processes import serve_processes
+    from gateway.processes.serve import serve_processes
     from gateway.serve import serve
 
 __all__ = ["Client", "StartError", "serve", "serve_processes"]

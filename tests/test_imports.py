@@ -40,7 +40,6 @@ BEHIND_THE_FACE: dict[str, set[str]] = {
     "tests/tls": {"gateway"},
     "tests/fuzz": {"engine", "gateway"},
     "tests/overload": {"engine", "gateway"},
-    "tests/processes": {"engine", "gateway"},
 }
 
 Import = tuple[int, str, str]  # line, module, name ("" for `import module`)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,8 +27,8 @@ from gateway.processes.restarts import DEATHS_MAX, WINDOW_S, Restarts
 from gateway.processes.started import Started
 from gateway.session import log
 
-COMMAND: Final = [sys.executable, "-P", "-m", "gateway.processes.child"]
 IN_USE: Final = "in use"  # in the line of engine.errors.LogInUse
+IN_ORDER: Final = "exit code 0"
 IN_USE_LOOK_S: Final = 0.2
 KILLED_S: Final = 5.0  # the kernel ends a killed process at once, unless a disk holds it
 
@@ -192,8 +191,8 @@ class Children:
         if self._waits_for_lock(place):
             place.timer = asyncio.get_running_loop().call_later(IN_USE_LOOK_S, self._start, place)
             return
-        lived_s = round(lived_s, 3)
-        log.error("child died", child=place.name, pid=pid, fate=fate, lived_s=lived_s, reason=place.reason or None)
+        say = log.warning if fate == IN_ORDER else log.error  # an operator may end a worker by SIGTERM
+        say("child died", child=place.name, pid=pid, fate=fate, lived_s=round(lived_s, 3), reason=place.reason or None)
         place.words = place.reason or f"died ({fate})"
         if place.role in self._ending:
             self._changed()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -59,9 +60,10 @@ class DataLock:
         self.descriptor = descriptor
 
     def sign(self) -> None:
-        """Writes whose it is."""
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, b"%d\n" % os.getpid(), 0)
+        """Writes whose it is, if there is room: it is for people."""
+        with suppress(OSError):
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, b"%d\n" % os.getpid(), 0)
 
     def holder(self) -> int:
         """The pid that took it last; 0 if none did."""

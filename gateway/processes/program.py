@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 
-def command(descriptor: int, name: str) -> list[str]:
-    """The argument list. The name is for people who look at a list of processes: the child is told its role."""
-    return [sys.executable, "-P", "-m", "gateway.processes.child", str(descriptor), name]
+COMMAND: Final = [sys.executable, "-P", "-m", "gateway.processes.child"]
+"""Behind it the descriptor, and a name for people who look at a list of processes: the child is told its role."""
 
 
 def environment() -> dict[str, str]:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from engine import Config
 from gateway import logs
-from gateway.processes.children import COMMAND, PATIENCE, Patience
+from gateway.processes.children import PATIENCE, Patience
+from gateway.processes.program import COMMAND
 from gateway.processes.supervisor import Supervisor
 
 
@@ -26,7 +27,7 @@ def serve_processes(
     patience: Patience = PATIENCE,
 ) -> None:
     """Runs until told to stop, or until a successor serves. `ready` gets the addresses. Raises StartError."""
-    logs.configure(config.logging.level, config.logging.format)
+    logs.configure(config.logging.level, config.logging.format, process="supervisor")
 
     async def run() -> None:
         supervisor = Supervisor(config, take_over=take_over, reload=reload, command=command, patience=patience)

@@ -28,6 +28,7 @@ class Listening(NamedTuple):
 
     clients: socket.socket
     operators: socket.socket | None
+    is_held: bool = False  # by systemd too: whoever connects while nobody accepts waits for the next one who does
 
     def close(self) -> None:
         """Closes both."""
@@ -47,7 +48,7 @@ def open_sockets(config: Config, environment: MutableMapping[str, str] | None = 
         if operators is None and config.server.admin:
             operators = bind("server.admin", config.server.admin)
         undo.pop_all()
-    return Listening(clients, operators)
+    return Listening(clients, operators, "clients" in passed)
 
 
 def activated(environment: MutableMapping[str, str]) -> dict[str, socket.socket]:
@@ -114,6 +115,8 @@ def agrees(address: str, bound: socket.socket) -> bool:
 
 def taken_over(config: Config, clients: int, operators: int | None) -> Listening:
     """The sockets of the predecessor, checked against the configuration; closes all of them with a StartError."""
+    for passed in activated(os.environ).values():  # by systemd, to one who takes over: it has better ones
+        passed.close()
     with ExitStack() as undo:
         taken = undo.enter_context(socket.socket(fileno=clients))
         admin = undo.enter_context(socket.socket(fileno=operators)) if operators is not None else None

@@ -4,7 +4,7 @@ Made by children.py for each start; knows nothing of roles. Its end comes from t
 its words from its channel; what it said last is heard before its end is told, so that a `Failed` is never lost.
 
 Invariants: only the pid that was started here is ever signalled, and only while it is not reaped; a child that says
-nothing for `silence_s` after its Ready is killed, but not when it was this process that slept; `ended` is called once.
+nothing for `silence_s` after its Ready is killed, unless this process slept or told it to end; `ended` is called once.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
-from gateway.processes import control
+from gateway.processes import control, program
 from gateway.processes.control import ControlError, Message
 from gateway.session import log
 
-# Where the packages lie: children find them there and never in the directory that they were started from (-P).
-ROOT: Final = Path(__file__).resolve().parents[2]
 HANG_UP_S: Final = 5.0  # from the end of its channel to its own end
 LATE_S: Final = 1.0  # a timer that comes later than this: this process slept, and so may have the messages
 
@@ -52,12 +49,12 @@ class Started:
         self.channel, theirs = control.pair()
         try:
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
+                [*command, str(theirs.fileno()), name],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # ours is for one line of addresses
                 pass_fds=(theirs.fileno(), *keep),
                 start_new_session=True,  # Ctrl-C is for the supervisor, which tells its children in order
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *_python_path()])},
+                env=program.environment(),
             )
         except OSError:
             self.channel.close()
@@ -77,7 +74,9 @@ class Started:
     def tell(self, message: Message, descriptors: tuple[int, ...] = ()) -> bool:
         """False if it doesn't hear any more; its end will say the rest."""
         if isinstance(message, control.Drain | control.Stop):
-            self.is_told = True
+            self.is_told = True  # who saves the state reports nothing; from here on the end has its own limits
+            if self._timer is not None:
+                self._timer.cancel()
         return self.channel.send(message, descriptors)
 
     def kill(self) -> None:
@@ -104,12 +103,13 @@ class Started:
             if found is None:
                 if not self._is_deaf:
                     self._deaf()
-                    self._after(HANG_UP_S, self.kill)
+                    if not self.is_told:
+                        self._after(HANG_UP_S, self.kill)
                 return
             message, descriptors = found
             control.close_all(descriptors)  # a child has none to give
             self._heard_s = self._loop.time()
-            if not self._is_watched and isinstance(message, control.Ready):
+            if not self._is_watched and not self.is_told and isinstance(message, control.Ready):
                 self._is_watched = True
                 self._look_in(self._silence_s)
             self._heard(self, message)
@@ -158,8 +158,3 @@ class Started:
         self._deaf()
         os.close(self._pidfd)
         self.channel.close()
-
-
-def _python_path() -> list[str]:
-    found = os.environ.get("PYTHONPATH", "")
-    return [found] if found else []

@@ -15,18 +15,22 @@ import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine import Config, ConfigError, config_changes
 from gateway import logs
-from gateway.admin import Admin
 from gateway.listener import StartError, address_of
 from gateway.processes import control, operators, sockets, takeover
-from gateway.processes.children import COMMAND, PATIENCE, Children, Patience
+from gateway.processes.children import PATIENCE, Children, Patience
 from gateway.processes.lock import LOCK_NAME, DataLock
 from gateway.processes.merged import Merged
+from gateway.processes.program import COMMAND
 from gateway.session import log
+
+if TYPE_CHECKING:
+    from gateway.admin import Admin
 
 DRAINING = "draining: this process is ending; send clients elsewhere"
 
@@ -68,11 +72,11 @@ class Supervisor:
         try:
             await self._begin()
             if not self._is_over():
-                addresses = self._serve()
-                log.info("serving", **addresses)
-                ready(addresses)
+                self.children.is_serving = True  # from here on a child that dies is started again
                 if self._predecessor is not None:
-                    await self._succeed(self._predecessor)
+                    await self._succeed(self._predecessor, ready)
+                else:
+                    self._announce(ready)
             await self._until(lambda: False)
             await self._end()
         finally:
@@ -159,12 +163,14 @@ class Supervisor:
         assert self._lock is not None
         channel = takeover.call(self._data)
         if channel is None:
-            if not await self._lock.take_within(self._patience.lock_s):
-                raise StartError(
-                    f"{self._data / LOCK_NAME} is held by what process {self._lock.holder()} has left behind, for"
-                    f" {self._patience.lock_s:.0f} s now; `fuser` names who holds it"
-                )
-            return
+            if await self._lock.take_within(self._patience.lock_s):
+                return
+            channel = takeover.call(self._data)  # it may have been about to start
+        if channel is None:
+            raise StartError(
+                f"{self._data / LOCK_NAME} is held by what process {self._lock.holder()} has left behind, for"
+                f" {self._patience.lock_s:.0f} s now; `fuser` names who holds it"
+            )
         pid = takeover.peer(channel.socket)[0]
         if not self._may_take_over:
             channel.close()
@@ -186,6 +192,8 @@ class Supervisor:
     async def _serve_operators(self) -> None:
         assert self._listening is not None
         if self._listening.operators is not None:
+            from gateway.admin import Admin  # brings a web server, of no use where there is no admin address
+
             self._admin = Admin(operators.metrics_of(self.children, self._merged), self._readiness)
             await self._admin.start(self._listening.operators)
 
@@ -193,28 +201,35 @@ class Supervisor:
         predecessor = self._predecessor.pid if self.children.predecessor and self._predecessor else 0
         return operators.readiness(self.children, self._ending, predecessor)
 
-    def _serve(self) -> dict[str, str]:
-        """From here on a child that dies is started again; the addresses."""
+    def _announce(self, ready: Callable[[dict[str, str]], None]) -> None:
+        """Says where it serves."""
         assert self._listening is not None
-        self.children.is_serving = True
         scheme = "wss" if self._config.tls.certificate else "ws"
         admin = self._listening.operators
-        predecessor = self._predecessor
-        return {
+        durability = self.durability() or (self._predecessor.durability if self._predecessor is not None else "")
+        addresses = {
             "url": f"{scheme}://{address_of(self._listening.clients)}/v1",
             "admin": f"http://{address_of(admin)}" if admin is not None else "",
             "data": str(self._data.resolve()),
-            "durability": predecessor.durability if predecessor is not None else self.children.sequencer.durability,
+            "durability": durability,
             "workers": str(len(self.children.workers)),
         }
+        log.info("serving", **addresses)
+        ready(addresses)
 
-    async def _succeed(self, predecessor: takeover.Successor) -> None:
+    async def _succeed(self, predecessor: takeover.Successor, ready: Callable[[dict[str, str]], None]) -> None:
         """Our workers serve: the predecessor drains its own and ends; then our sequencer begins."""
         assert self._lock is not None
-        self._lock.sign()
-        self._answer_knocks()
+        try:
+            self._answer_knocks()
+        except OSError as error:  # it goes on, and so does whoever looks for a supervisor here
+            raise StartError(f"{self._data / takeover.SOCKET_NAME}: {error.strerror or error}") from None
         await self._serve_operators()
+        self._lock.sign()
         predecessor.serving()
+        is_announced = predecessor.durability != "" and not predecessor.gone.is_set()
+        if is_announced:  # else there is no sequencer yet to publish by
+            self._announce(ready)
         log.info("takes the place of another", predecessor=predecessor.pid)
         gone = asyncio.ensure_future(predecessor.gone.wait())
         gone.add_done_callback(lambda _: self._look.set())
@@ -222,6 +237,8 @@ class Supervisor:
             log.info("the predecessor has gone", predecessor=predecessor.pid)
             self.children.predecessor = None
             self.children.start([self.children.sequencer])
+            if await self._until(lambda: self.children.sequencer.ready) and not is_announced:
+                self._announce(ready)
         gone.cancel()
 
     # ---- what a successor asks (takeover.Holder) -------------------------------------------------------------------
@@ -239,7 +256,7 @@ class Supervisor:
     def handed_out(self) -> tuple[int, ...]:
         """Lock, clients' socket, operators'."""
         assert self._lock is not None and self._listening is not None
-        clients, admin = self._listening
+        clients, admin, _ = self._listening
         return (self._lock.descriptor, clients.fileno(), *(() if admin is None else (admin.fileno(),)))
 
     def link_end(self) -> socket.socket | None:
@@ -266,7 +283,8 @@ class Supervisor:
         log.info("ends", successor=self._successor or None, drain_s=drain_s)
         if self._successor:
             await self._close_admin()
-        message = control.Drain(handed_over=self._successor != 0) if children.is_serving else control.Stop()
+        is_held = self._successor != 0 or (self._listening is not None and self._listening.is_held)
+        message = control.Drain(handed_over=is_held) if children.is_serving else control.Stop()
         await children.end(children.workers, message, drain_s + patience.worker_end_s, self._again)
         await children.end([children.sequencer], control.Stop(), patience.sequencer_end_s, asyncio.Event())
         await self._close_admin()

@@ -171,8 +171,14 @@ class Incumbent:
             self._successor = None
             if not self._is_serving:
                 log.warning("the successor has gone before it served; all stays as it was", successor=pid)
-                self.deafen()  # it may have taken the name
-                self.open()
+                self.deafen()
+                self._open_again()  # it may have taken the name
+
+    def _open_again(self) -> None:
+        try:
+            self.open()
+        except OSError as error:
+            log.error("can't be taken over any more", reason=error.strerror or str(error))
 
     def _hear(self, channel: Channel) -> None:
         while channel in self._channels:

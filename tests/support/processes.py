@@ -37,7 +37,7 @@ class SequencerProcess:
     def __init__(self, config: Config) -> None:
         self.channel, theirs = control.pair()
         self.process = subprocess.Popen(
-            program.command(theirs.fileno(), "sequencer"),
+            [*program.COMMAND, str(theirs.fileno()), "sequencer"],
             pass_fds=[theirs.fileno()],
             env=program.environment(),
         )

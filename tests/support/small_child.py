@@ -1,6 +1,6 @@
 """A child for tests of the supervisor: speaks control.py, serves a line to whoever connects, and fails as it is told.
 
-`python small_child.py [FAULT …] DESCRIPTOR`; a fault is `role:what` or `role:number:what`. A worker accepts on the
+`python small_child.py [FAULT …] DESCRIPTOR NAME`; a fault is `role:what` or `role:number:what`. A worker accepts on the
 clients' socket, asks the sequencer by its newest link for its pid, answers `worker pid sequencer` (0: no link) and
 closes. The sequencer holds a lock file in the data directory, as the real one holds the log's.
 """
@@ -24,6 +24,7 @@ from gateway.processes.control import Channel
 
 REPORT_S: Final = 0.1
 LINK_ANSWER_S: Final = 2.0
+LONG_SAVE_S: Final = 1.0
 SAVE_S: Final = 0.1  # what the sequencer needs to end
 
 
@@ -127,7 +128,7 @@ class Child:
                     return True
                 if self.clients is not None:
                     self.clients.close()
-                time.sleep(SAVE_S)
+                time.sleep(LONG_SAVE_S if self.is_to("saves long") else SAVE_S)
                 return False
         return True
 
@@ -157,7 +158,8 @@ class Child:
 def main() -> None:
     """Entry point."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Child(Channel(socket.socket(fileno=int(sys.argv[-1]))), set(sys.argv[1:-1])).run()
+    descriptor = next(int(word) for word in reversed(sys.argv) if word.isdigit())
+    Child(Channel(socket.socket(fileno=descriptor)), set(sys.argv[1:])).run()
 
 
 if __name__ == "__main__":

@@ -105,10 +105,13 @@ class Supervised:
         """What it and its children have written."""
         return self.log_path.read_text()
 
+    def said(self) -> list[dict[str, Any]]:
+        """All log lines."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
     def lines(self, event: str) -> list[dict[str, Any]]:
         """The log lines of one kind."""
-        found = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
-        return [line for line in found if line["event"] == event]
+        return [line for line in self.said() if line["event"] == event]
 
     def pids(self, child: str) -> list[int]:
         """Of all processes that have filled a place, in order."""

@@ -46,6 +46,7 @@ REACH_S = 5.0  # for the one connection that shows that there is a server at --u
 STALL_S = 20.0  # without any progress: what is still missing then is missing
 LINGER_S = 0.5  # after the last delivery: doubles would come now
 OWN_USERS = 1_000
+WORKERS_MAX = 64
 SEEDED_FILES = 3
 
 
@@ -68,6 +69,7 @@ def replay(
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="the object on one line")] = False,
     chaos: Annotated[bool, Parameter(negative="", help="cut sessions, kill and restart the server")] = False,
     seed: Annotated[int, Parameter(help="of generated logs and of chaos")] = 1,
+    workers: Annotated[int, Parameter(help="gateway workers of the own server; 0: one process does it all")] = 0,
     token_key: Annotated[
         Path | None,
         Parameter(
@@ -78,7 +80,7 @@ def replay(
 ) -> None:
     """Replays chat logs through real sockets and verifies every delivery."""
     try:
-        report = run(trace, url, _speed(speed), devices_per_user, chaos, seed, token_key)
+        report = run(trace, url, _speed(speed), devices_per_user, chaos, seed, token_key, workers)
     except (traces.TraceError, ReplayError, ServerError, ValueError, OSError) as error:
         print(f"gonets: replay: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -101,8 +103,13 @@ def run(
     chaos: bool,
     seed: int,
     token_key: Path | None,
+    workers: int = 0,
 ) -> dict[str, Any]:
     """Everything but the printing."""
+    if not 0 <= workers <= WORKERS_MAX:
+        raise ValueError(f"--workers {workers}: must be 0 to {WORKERS_MAX}")
+    if workers and url is not None:
+        raise ValueError("--workers is for the replay's own server: leave --url out")
     if not 1 <= devices_per_user <= 16:
         raise ValueError(f"--devices-per-user {devices_per_user}: must be 1 to 16")
     if chaos and url is not None:
@@ -122,13 +129,13 @@ def run(
     sessions_max = _raise_descriptors()
     parts = waves(cast.groups, sessions_max)
     folder = Path(tempfile.mkdtemp(prefix="gonets-replay-"))
-    server = OwnServer(folder) if url is None else None
+    server = OwnServer(folder, workers) if url is None else None
     try:
         if server is not None:
             server.start()
             target = _target(server.url, token_key or server.data / DEVELOPMENT_KEY)
         assert target is not None
-        return _replay(cast, parts, target, server, speed, chaos, seed)
+        return _replay(cast, parts, target, server, speed, chaos, seed, workers)
     finally:
         if server is not None:
             server.close()
@@ -184,7 +191,7 @@ def _target(url: str, key: Path) -> Target:
     except ValueError:  # no number, or above 65535
         port = 0
     if parts.scheme != "ws" or not parts.hostname or not port:
-        raise ValueError(f"--url {url}: must be ws://host:port/v1 (TLS ends before the gateway)")
+        raise ValueError(f"--url {url}: must be ws://host:port/v1 (the replay speaks no TLS)")
     try:
         address = socket.getaddrinfo(parts.hostname, port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
     except (OSError, UnicodeError) as error:
@@ -208,10 +215,11 @@ def _replay(
     speed: float | None,
     chaos: bool,
     seed: int,
+    workers: int,
 ) -> dict[str, Any]:
     driver, tally = Driver(target, cast.devices, speed, seed), Tally()
     writes = sum(len(group.steps) for group in cast.groups)
-    disturb = Chaos(driver, server, writes, seed) if chaos and server is not None else None
+    disturb = Chaos(driver, server, writes, seed, workers) if chaos and server is not None else None
     for number, groups in enumerate(parts):
         _wave(driver, groups, server, disturb, tally)
         _say(

@@ -3,7 +3,8 @@
 Used by replay.py beside the driver. Everything is due at a number of receipts, fixed by the seed before the clock
 starts, so that it hits the middle of the traffic whatever the speed: a quarter of each wave's sessions is cut (reset,
 left half-open, or in the middle of a frame), and the server is killed (SIGKILL) and started again five times over
-the whole replay, each time at a moment when publishes are unanswered.
+the whole replay, each time at a moment when publishes are unanswered. With workers twice as many kills, which hit in
+turn the sequencer, a worker, and the supervisor; the supervisor restarts the first two by itself.
 
 Invariants: a kill counts only if writes were in flight; a cut only if the session was live.
 """
@@ -26,10 +27,13 @@ CUTS = ("reset", "half_open", "half_frame")
 class Chaos:
     """Made once for a replay; begin() for each wave."""
 
-    def __init__(self, driver: Driver, server: OwnServer, writes: int, seed: int) -> None:
+    def __init__(self, driver: Driver, server: OwnServer, writes: int, seed: int, workers: int = 0) -> None:
         self._driver, self._server = driver, server
         self._random = random.Random(f"chaos {seed}")
-        self._kills_due = [writes * (number + 1) // (KILLS + 1) for number in range(KILLS)]
+        kills = 2 * KILLS if workers else KILLS
+        self._kills_due = [writes * (number + 1) // (kills + 1) for number in range(kills)]
+        self._workers = workers
+        self.killed: Counter[str] = Counter()
         self._cuts_due: list[tuple[int, Device]] = []
         self.kills = 0
         self.killed_in_flight: list[int] = []
@@ -63,10 +67,21 @@ class Chaos:
                 later.append((at, device))
         self._cuts_due += later
         if self._kills_due and self._kills_due[0] <= self._driver.receipts and self._driver.in_flight:
-            self._kills_due.pop(0)
+            self._kill()
+
+    def _kill(self) -> None:
+        victim = "server"
+        if self._workers:
+            victim = ("sequencer", f"worker {1 + self.kills % self._workers}", "server")[self.kills % 3]
+        if victim == "server":
             self._server.kill()
-            self.kills += 1
-            self.killed_in_flight.append(self._driver.in_flight)
+        elif not self._server.kill_child(victim):
+            return  # it is being started: the next turn
+        self._kills_due.pop(0)
+        self.kills += 1
+        self.killed[victim.split()[0]] += 1
+        self.killed_in_flight.append(self._driver.in_flight)
+        if victim == "server":
             self._server.start(wait=False)
 
     @property
@@ -81,5 +96,6 @@ class Chaos:
             "sessions_cut": len(self.cut_devices),
             "cuts": dict(self.cuts),
             "kills": self.kills,
+            "killed": dict(self.killed),
             "in_flight_at_kills": self.killed_in_flight,
         }

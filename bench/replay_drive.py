@@ -37,6 +37,7 @@ PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 2.0
 SOURCE_PORTS = 20_000  # connections from one loopback address before the next is taken
 TOKEN_S = 30 * 86_400
 _RETRY_AFTER = re.compile(rb"retry_after_ms=(\d+)")
+_BUSY = re.compile(rb"HTTP/1\.1 503 [^\r]*\r\nRetry-After: (\d+)\r\n")
 _STEP = {"create": "create", "join": "add", "leave": "leave", "say": "publish"}
 
 
@@ -120,6 +121,8 @@ class Driver:
                 self._opened(device)
             elif kind == CLOSED:
                 self._closed(device, data)
+            elif kind == BROKEN and (busy := _BUSY.match(data)):
+                self._again(device, int(1_000 * int(busy[1]) * self.random.uniform(0.5, 1)))
             elif kind == BROKEN:
                 raise ReplayError(f"user {device.user} device {device.device}: the server sent {data!r}")
         now = time.monotonic_ns()

@@ -1,8 +1,8 @@
 """The server that a replay starts itself: a child process on a folder of its own, killed and started again at will.
 
 Used by replay.py when no --url is given. The first start takes a free port, every other start the same one, so that
-clients find it where they left it. Its stderr goes to a file beside the data; what it said last is in the error when
-it dies by itself.
+clients find it where they left it. With workers it is a supervisor with children, each of which can be killed. Its
+stderr goes to a file beside the data; what it said last is in the error when it dies by itself.
 
 Invariants: the child never outlives close(); kill() is SIGKILL, nothing gentler, and returns when the process is gone.
 """
@@ -30,8 +30,8 @@ class ServerError(Exception):
 class OwnServer:
     """A `gonets serve` on `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, workers: int = 0) -> None:
+        self.folder, self._workers = folder, workers
         self.data = folder / "data"
         self.ready: dict[str, Any] = {}
         self._listen = "127.0.0.1:0"
@@ -57,6 +57,8 @@ class OwnServer:
             self._listen,
             "--admin",
             "",
+            "--workers",
+            str(self._workers),
         ]
         with self._stderr.open("ab") as stderr:
             # A group of its own: Ctrl-C of the replay is for the replay, which then ends it in order.
@@ -107,6 +109,21 @@ class OwnServer:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._process = None
+
+    def kill_child(self, name: str) -> bool:
+        """SIGKILL to one of its processes, "sequencer" or "worker 2"; False if it is just not there. Its supervisor
+        starts another."""
+        assert self._process is not None
+        for task in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
+            for pid in task.read_text().split():
+                try:
+                    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if name.encode() in words:
+                    os.kill(int(pid), signal.SIGKILL)
+                    return True
+        return False
 
     def close(self) -> None:
         """Ends it: SIGTERM, and SIGKILL if that does not help."""

@@ -93,7 +93,7 @@ TABLE: tuple[MetricRow, ...] = (
     _c("overfull_sessions", "sessions", "Sessions ended for the memory that their buffers held."),
     _g("session_bytes", "bytes", "Memory of the session table with its buffers."),
     _g("log_sequence", "events", "Last sequence of the log.", "max"),
-    _g("damage_places", "places", "Damaged places of the log that reading has met; `gonets log check` names all.", "max"),
+    _g("damage_places", "places", "Damaged places of the log that were met; `gonets log check` names all.", "max"),
     _c("damage_reads", "reads", "Reads that met damage; the rest was served."),
     _g("delivered_sequence", "events", "Last sequence handed to live sessions.", "min"),
     _g("state_saved_sequence", "events", "Last sequence of the saved state.", "max"),

@@ -22,6 +22,7 @@ UNITS = (
     "jobs",
     "records",
     "threads",
+    "workers",
     "members",
     "connects",
     "networks",

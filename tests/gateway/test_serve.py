@@ -21,8 +21,12 @@ from gateway import metrics
 from tests.support.gateway import ROOT, Device, GatewayProcess, running
 from tests.support.tokens import Issuer
 
-# [auth] keys or revoked by URL, [tls]: tests/tls and test_issuer.py look at them
+# [auth] keys or revoked by URL, [tls], workers: tests/tls, test_issuer.py and tests/processes look at them
 ONLY_WHERE_CONFIGURED = {
+    "unanswered_publishes",
+    "link_waiting_bytes",
+    "processes",
+    "restarted_processes",
     "token_keys_age_seconds",
     "revoked_entries",
     "revoked_age_seconds",

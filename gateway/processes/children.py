@@ -108,8 +108,9 @@ class Children:
     # ---- start -----------------------------------------------------------------------------------------------------
 
     def start(self, places: Iterable[Place]) -> None:
-        """Fills places for the first time."""
+        """Fills empty places."""
         for place in places:
+            self._ending.discard(place.role)
             self._start(place)
 
     def _start(self, place: Place) -> None:

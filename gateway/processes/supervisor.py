@@ -70,6 +70,8 @@ class Supervisor:
     async def run(self, ready: Callable[[dict[str, str]], None]) -> None:
         """Returns when all is over; StartError if it could not start, or had to give up."""
         try:
+            if self._config.server.admin:  # brings a web server: loaded now, not between two steps of a take-over
+                import gateway.admin  # noqa: F401
             await self._begin()
             if not self._is_over():
                 self.children.is_serving = True  # from here on a child that dies is started again
@@ -78,6 +80,8 @@ class Supervisor:
                 else:
                     self._announce(ready)
             await self._until(lambda: False)
+            while not await self._is_handed_over():
+                await self._until(lambda: False)
             await self._end()
         finally:
             self._release()
@@ -87,6 +91,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """A signal: drains and ends; the second one ends at once."""
+        log.info("told to end", at_once=self._told.is_set())
         (self._again if self._told.is_set() else self._told).set()
         self._look.set()
 
@@ -192,10 +197,10 @@ class Supervisor:
     async def _serve_operators(self) -> None:
         assert self._listening is not None
         if self._listening.operators is not None:
-            from gateway.admin import Admin  # brings a web server, of no use where there is no admin address
+            from gateway.admin import Admin  # of no use where there is no admin address
 
             self._admin = Admin(operators.metrics_of(self.children, self._merged), self._readiness)
-            await self._admin.start(self._listening.operators)
+            await self._admin.start(self._listening.operators.dup())  # it closes what it gets; a successor may come
 
     def _readiness(self) -> tuple[bool, str]:
         predecessor = self._predecessor.pid if self.children.predecessor and self._predecessor else 0
@@ -272,22 +277,54 @@ class Supervisor:
         self._successor = pid
         self._look.set()
 
+    def successor_died(self) -> None:
+        """Our workers are in a hurry to end, so that others can begin."""
+        log.error("the successor has died", successor=self._successor)
+        self._successor = 0
+        if self._ending:
+            self._again.set()
+        elif self._incumbent is not None:
+            self._incumbent.open_again()
+
     # ---- the end ---------------------------------------------------------------------------------------------------
 
+    async def _is_handed_over(self) -> bool:
+        """Whether this is the end. If it is by a successor, our workers leave; should it die meanwhile, new ones are
+        started here and all goes on: then, and only then, False."""
+        if not self._successor:
+            return True
+        log.info("hands over", successor=self._successor, drain_s=self._config.server.drain_s)
+        await self._end_workers()
+        if self._successor or self._told.is_set() or self._failure is not None:
+            return True
+        self._again.clear()
+        self._ending = ""
+        log.warning("takes its place back")
+        assert self._incumbent is not None and self._lock is not None
+        self._lock.sign()
+        self._incumbent.open_again()
+        self.children.start(self.children.workers)
+        await self._serve_operators()
+        return False
+
     async def _end(self) -> None:
+        log.info("ends", successor=self._successor or None)
+        await self._end_workers()
+        patience = self._patience
+        await self.children.end([self.children.sequencer], control.Stop(), patience.sequencer_end_s, asyncio.Event())
+        await self._close_admin()
+
+    async def _end_workers(self) -> None:
         children, patience = self.children, self._patience
         self._ending = DRAINING
         drain_s: float = self._config.server.drain_s
         if self._failure is not None:
             drain_s = min(drain_s, patience.give_up_drain_s)
-        log.info("ends", successor=self._successor or None, drain_s=drain_s)
         if self._successor:
             await self._close_admin()
         is_held = self._successor != 0 or (self._listening is not None and self._listening.is_held)
         message = control.Drain(handed_over=is_held) if children.is_serving else control.Stop()
         await children.end(children.workers, message, drain_s + patience.worker_end_s, self._again)
-        await children.end([children.sequencer], control.Stop(), patience.sequencer_end_s, asyncio.Event())
-        await self._close_admin()
 
     async def _close_admin(self) -> None:
         if self._admin is not None:

@@ -89,6 +89,9 @@ class Holder(Protocol):
     def successor_serves(self, pid: int) -> None:
         """Its workers do; now ours end."""
 
+    def successor_died(self) -> None:
+        """It did serve; ours may be needed again."""
+
 
 class Incumbent:
     """Listens for a successor."""
@@ -128,6 +131,7 @@ class Incumbent:
             with suppress(FileNotFoundError):
                 os.unlink(self._data / SOCKET_NAME)
         self.deafen()
+        self._successor = None
         for channel in list(self._channels):
             self._drop(channel)
 
@@ -137,6 +141,15 @@ class Incumbent:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
             self._listener = None
+
+    def open_again(self) -> None:
+        """Takes the name back from a successor that has died, and may have taken it."""
+        self.deafen()
+        self._is_serving = False
+        try:
+            self.open()
+        except OSError as error:
+            log.error("can't be taken over any more", reason=error.strerror or str(error))
 
     def sequencer_ready(self) -> None:
         """There is a new sequencer: the successor asks for links anew."""
@@ -169,16 +182,11 @@ class Incumbent:
         channel.close()
         if channel is self._successor:
             self._successor = None
-            if not self._is_serving:
+            if self._is_serving:
+                self._holder.successor_died()
+            else:
                 log.warning("the successor has gone before it served; all stays as it was", successor=pid)
-                self.deafen()
-                self._open_again()  # it may have taken the name
-
-    def _open_again(self) -> None:
-        try:
-            self.open()
-        except OSError as error:
-            log.error("can't be taken over any more", reason=error.strerror or str(error))
+                self.open_again()
 
     def _hear(self, channel: Channel) -> None:
         while channel in self._channels:

@@ -158,6 +158,29 @@ def test_a_predecessor_that_is_killed_in_the_middle_is_replaced(tmp_path: Path, 
             assert second.end() == 0
 
 
+def test_a_successor_that_dies_while_the_old_one_drains_gives_the_place_back(tmp_path: Path) -> None:
+    """Its predecessor starts workers again; nobody was refused, and it can be taken over as before."""
+    settings = {"faults": ["worker:drains slowly"], "drain_s": 60}
+    with supervised(tmp_path / "data", **settings) as first, Crowd(first) as crowd:
+        with successor(first) as second:
+            second.ready()
+            until(lambda: first.lines("hands over"), "the drain")
+            second.process.kill()
+            until(lambda: len(first.pids("worker 1")) == 2, "new workers")
+            until(lambda: first.http("/readyz") == (200, "ok\n"), "ready")
+            new = {first.pids("worker 1")[1], first.pids("worker 2")[1]}
+            until(lambda: crowd.served[-1][1] in new, "clients at the new workers")
+        with successor(first) as third:
+            third.ready()
+            until(lambda: first.lines("hands over")[1:], "the drain")
+            first.process.send_signal(signal.SIGTERM)
+            until(lambda: first.lines("told to end"), "the first signal")
+            assert first.end() == 0, "the second ends its workers at once"
+            until(lambda: third.http("/readyz") == (200, "ok\n"), "ready")
+            assert not [failure for failure in crowd.failed if "refused" in failure]
+            crowd.__exit__()
+
+
 def test_links_come_anew_when_the_old_sequencer_dies_meanwhile(tmp_path: Path) -> None:
     with supervised(tmp_path / "data", workers=1, faults=["worker:doesn't end"], drain_s=60) as first:
         with successor(first, workers=1) as second:

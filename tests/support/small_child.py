@@ -128,6 +128,9 @@ class Child:
                     return True
                 if self.clients is not None:
                     self.clients.close()
+                    self.clients = None
+                if self.is_to("drains slowly") and isinstance(message, control.Drain):
+                    return True
                 time.sleep(LONG_SAVE_S if self.is_to("saves long") else SAVE_S)
                 return False
         return True

@@ -17,12 +17,11 @@ from engine import Admission, Config, Engine, networks
 from ext.doorway import Doorway
 from ext.poller import Poller
 from ext.session_table import SessionTable
-from gateway import listener
 from gateway.auth import KeySource, Verifier
 from gateway.bus import Alone as Nobody
 from gateway.bus import Bus
-from gateway.listener import StartError
 from gateway.load import Load, Progress
+from gateway.processes.sockets import open_sockets
 
 if TYPE_CHECKING:
     from engine import Follower
@@ -63,14 +62,9 @@ class Alone:
         self._config = config
 
     def sockets(self) -> tuple[socket.socket, socket.socket | None]:
-        """Bound as configured."""
-        server = self._config.server
-        clients = listener.bind("server.listen", server.listen)
-        try:
-            return clients, listener.bind("server.admin", server.admin) if server.admin else None
-        except StartError:
-            clients.close()
-            raise
+        """systemd's, or bound as configured."""
+        listening = open_sockets(self._config)
+        return listening.clients, listening.operators
 
     def engine(self, data: Path, wake: Callable[[bytes | None], None]) -> Engine:
         """The log with its writer."""

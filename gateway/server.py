@@ -56,6 +56,7 @@ ROUTE_SLICE_US = 1_000
 READ_SLICE_US = 1_000
 UNAVAILABLE_RETRY_MS = 5_000
 AHEAD_RETRY_MS = 500
+HANDED_OVER_S = 0.5
 SECOND_S = 1.0
 
 
@@ -413,9 +414,10 @@ class Gateway:
         Unless it was handed over to a successor, who takes the new ones.
         """
         self.draining = True
-        self.poller.refuse()
-        if handed_over:
+        if handed_over:  # whoever is at the door has come to us: it gets in, and is sent on with the others
             self.unlisten()
+            await asyncio.sleep(HANDED_OVER_S)
+        self.poller.refuse()
         await Drain(self.door, self._config.server.drain_s, self._advance).run()
         self.unlisten()
 

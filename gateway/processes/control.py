@@ -126,12 +126,12 @@ class Channel:
         """For a loop that waits for messages."""
         return self.socket.fileno()
 
-    def send(self, message: Message, descriptors: tuple[int, ...] = ()) -> bool:
+    def send(self, message: Message, descriptors: tuple[int, ...] = (), *, wait: bool = True) -> bool:
         """False if the other end is gone or takes nothing for SEND_TIMEOUT_S. The descriptors stay open here, too."""
         body = _encoder.encode(msgspec.structs.replace(message, descriptors=len(descriptors)))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
-            self.socket.sendmsg([body], rights)
+            self.socket.sendmsg([body], rights, 0 if wait else socket.MSG_DONTWAIT)
         except OSError:  # TimeoutError too
             return False
         return True

@@ -73,18 +73,19 @@ class _Reporter:
     def __init__(self, channel: Channel, engine: Engine, hub: Hub) -> None:
         self._channel, self._engine, self._hub = channel, engine, hub
         self._due_s = 0.0
+        self._words = ""
 
     def look(self) -> None:
-        """Called often."""
+        """Called often. What has changed is told at once; a supervisor that takes nothing is not waited for."""
         now_s = time.monotonic()
-        if now_s < self._due_s:
-            return
-        self._due_s = now_s + REPORT_S
         failure, space = self._engine.sequencer.failure, self._engine.space
         words = ""
         if failure is not None:
             words = stopped(failure)
         elif space.look():
             words = space.words()
+        if now_s < self._due_s and words == self._words:
+            return
+        self._due_s, self._words = now_s + REPORT_S, words
         values = {**self._engine.stats(), **process_values()}
-        self._channel.send(Report(values=values, ready=not words, words=words or "ok"))
+        self._channel.send(Report(values=values, ready=not words, words=words or "ok"), wait=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from gateway.server import Gateway
 from gateway.session import Door, log
 
 REPORT_S = 1.0
+LOOK_S = 0.1  # whether it is ready still, which is told at once
 
 
 class Worker:
@@ -120,9 +122,11 @@ async def _serve(channel: Channel, gateway: Gateway, follower: Follower) -> None
 async def _report(channel: Channel, gateway: Gateway) -> None:
     while True:
         _tell(channel, gateway)
-        await asyncio.sleep(REPORT_S)
+        was_ready, until_s = readiness(gateway)[0], time.monotonic() + REPORT_S
+        while time.monotonic() < until_s and readiness(gateway)[0] == was_ready:
+            await asyncio.sleep(LOOK_S)
 
 
 def _tell(channel: Channel, gateway: Gateway) -> None:
     ready, words = readiness(gateway)
-    channel.send(Report(values={**readings(gateway), **process_values()}, ready=ready, words=words))
+    channel.send(Report(values={**readings(gateway), **process_values()}, ready=ready, words=words), wait=False)

@@ -19,6 +19,8 @@ from gateway import close_codes
 from tests.support.gateway import ROOT, Device, GatewayProcess, running
 
 DEADLINE_S = 20.0
+# A busy machine, and workers that a test stops, look like load: nothing of that is shed here.
+WORKERS = {"server.gateway_workers": 2, "admission.publish_wait_ms_max": 10_000}
 
 
 def children(gateway: GatewayProcess) -> dict[str, int]:
@@ -78,7 +80,7 @@ def until_ready(gateway: GatewayProcess) -> None:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    with running(tmp_path_factory.mktemp("workers") / "data", **{"server.gateway_workers": 2}) as started:
+    with running(tmp_path_factory.mktemp("workers") / "data", **WORKERS) as started:
         yield started
 
 
@@ -258,7 +260,7 @@ def test_a_killed_process_loses_nothing_and_is_there_again(gateway: GatewayProce
 
 
 def test_the_supervisor_killed_all_end_and_the_next_one_goes_on(tmp_path: Path) -> None:
-    with running(tmp_path / "data", **{"server.gateway_workers": 2}) as gateway:
+    with running(tmp_path / "data", **WORKERS) as gateway:
         listen = gateway.url.split("//")[1].split("/")[0]
         talk = Talk(gateway, 11)
         orphans = children(gateway)
@@ -287,7 +289,7 @@ def test_the_supervisor_killed_all_end_and_the_next_one_goes_on(tmp_path: Path) 
 
 def test_a_new_version_takes_over_under_load(tmp_path: Path) -> None:
     """Talks go on; whoever connects meanwhile is never refused; the old one ends by itself."""
-    with running(tmp_path / "data", **{"server.gateway_workers": 2, "server.drain_s": 1}) as gateway:
+    with running(tmp_path / "data", **WORKERS, **{"server.drain_s": 1}) as gateway:
         talks = [Talk(gateway, 11 + 2 * at) for at in range(3)]
         stop, refused, connected = threading.Event(), [], []
 
@@ -307,7 +309,7 @@ def test_a_new_version_takes_over_under_load(tmp_path: Path) -> None:
         successor = subprocess.Popen(
             [
                 sys.executable, str(ROOT / "gonets.py"), "serve", "--json", "--workers", "2", "--take-over",
-                "--data", str(gateway.data), "--listen", "127.0.0.1:0",
+                "--data", str(gateway.data), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
             ],
             stdout=subprocess.PIPE, stderr=gateway.log_path.open("a"), text=True, cwd=ROOT,
             env={**os.environ, "GONETS_SERVER_DRAIN_S": "0"},

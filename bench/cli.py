@@ -53,7 +53,7 @@ def measurement(name: str) -> Callable[[Size, Path | None], list[report.Case]]:
     return sized
 
 
-def _measure(names: tuple[str, ...], size: Size, folder: Path | None, as_json: bool) -> None:
+def _measure(names: tuple[str, ...], size: Size, folder: Path | None, as_json: bool) -> list[report.Case]:
     results: list[report.Case] = []
     where = folder or Path.cwd()
     if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
@@ -73,6 +73,7 @@ def _measure(names: tuple[str, ...], size: Size, folder: Path | None, as_json: b
         print(json.dumps(found))
     else:
         report.show(found)
+    return results
 
 
 @app.command
@@ -109,6 +110,14 @@ def latency(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = N
 def connections(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
     """Memory, hellos a second and idle CPU of thousands of sessions."""
     _measure(("connections",), SMOKE if smoke else FULL, folder, as_json)
+
+
+@app.command
+def overload(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """Half of what the server can carry to three times as much: what is accepted, how fast, what is refused."""
+    cases = _measure(("overload",), SMOKE if smoke else FULL, folder, as_json)
+    if not as_json:
+        importlib.import_module("bench.overload").show(cases)
 
 
 @app.command

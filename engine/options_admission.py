@@ -91,14 +91,15 @@ class Admission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     publish_wait_ms_max: Annotated[
         int,
         option(
-            "what a publish may wait before the writer takes it, beyond two commits; from half of it on publishes are"
-            " refused at once (`overloaded`) until the wait is shorter; too small refuses in short bursts",
+            "what a publish may wait to be read and, beyond two commits, with the writer; from 0.4 of it on only as"
+            " many are taken as keep to it, others are refused at once (`overloaded`); too small refuses in short"
+            " bursts",
             "ms",
             reloadable=True,
             ge=5,
             le=10_000,
         ),
-    ] = 100
+    ] = 60
 
 
 def wrong_proxies(admission: Admission) -> str:

@@ -1,7 +1,7 @@
 # What sessions send: handshake, frames, commands; judged and gathered. Loop thread only; everything runs without the
 # GIL. Owns the receive buffers, which all sessions share; what is incomplete lies in Session.in_data until the rest comes.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ext.commands cimport Command
 from ext.frames cimport Found
@@ -18,7 +18,6 @@ cdef enum:
     COLD_WAITING_BYTES_MOST = 24 << 20  # ... and from here on nobody is
     ABUSE_BURSTS = 10  # so many bursts refused, beyond what was taken meanwhile, end a session
     UNANSWERED_RETRY_MS = 100
-    SHARE_ALL = 1024  # of publishes that go on to the engine
     OVERLOADED_RETRY_MS = 400  # spread
     BUSY_RETRY_S = 10  # spread
 
@@ -42,7 +41,7 @@ cdef class Inbound:
     cdef bint refusing  # every upgrade is answered 503: the process is ending
     # overload: what is let in. Whether to shed, and how much, is decided by Python (gateway/load.py)
     cdef bint busy  # every upgrade is answered 503
-    cdef uint32_t publish_share, share_step  # the first in SHARE_ALL; what has been let in since the last one refused
+    cdef int64_t publish_room  # publishes that may go on to the engine in this round
     # counters
     cdef uint64_t received_bytes, received_messages, rate_limited
     cdef uint64_t bad_proxied, shed_publishes, shed_connections

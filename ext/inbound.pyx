@@ -68,7 +68,6 @@ cdef class Inbound:
         self.refused_max = min(rate_burst * ABUSE_BURSTS, <uint32_t>REFUSED_MOST)
         self.unanswered_max = unanswered_max
         self.any_client = any_client
-        self.publish_share = SHARE_ALL
         self.buffer = <uint8_t *>pages_map(RECEIVE_BYTES)
         self.held = <uint64_t *>pages_map(<size_t>self.sessions.room * 8)
         self.ending = <uint64_t *>pages_map(<size_t>self.sessions.room * 8)
@@ -89,6 +88,7 @@ cdef class Inbound:
         cdef Session *s = &self.at[index]
         cdef uint8_t *room = self.buffer if s.tls == NULL else self.secured.ciphertext
         cdef ssize_t got
+        cdef uint64_t shed = self.shed_publishes
         if s.flags & F_PROXIED and not self._proxied(index):
             return 0
         if self.gathered.waiting_bytes > COLD_WAITING_BYTES_MOST:
@@ -114,6 +114,8 @@ cdef class Inbound:
             self._handshake(index, <size_t>got)
         if <size_t>s.tls > TLS_AWAITED and (s.tls.barren or s.tls.flags & (LINK_ENDED | LINK_BROKEN)):
             self._judge_link(index)
+        if self.shed_publishes != shed and s.fd >= 0 and not s.flags & F_BLOCKED:
+            return self.sockets.send_out(index)  # refusals don't wait behind what others are sent
         self.sockets.hold_if_full(index)
         return 0
 
@@ -373,18 +375,16 @@ cdef class Inbound:
         if s.unanswered >= self.unanswered_max:
             self.refuse(index, command.counter, STATUS_TOO_MANY_UNANSWERED, UNANSWERED_RETRY_MS)
             return 1
-        if self.publish_share < SHARE_ALL:
-            self.share_step += self.publish_share
-            if self.share_step < SHARE_ALL:
-                self.shed_publishes += 1
-                self.refuse(index, command.counter, STATUS_OVERLOADED, self.sockets.spread(OVERLOADED_RETRY_MS))
-                return 1
-            self.share_step -= SHARE_ALL
+        if self.publish_room <= 0:
+            self.shed_publishes += 1
+            self.refuse(index, command.counter, STATUS_OVERLOADED, self.sockets.spread(OVERLOADED_RETRY_MS))
+            return 1
         to = self.gathered.room_for(&self.gathered.proposals, size)
         if not proposal_put(command, self.sessions.origin_of(index), s.user, s.device, to):
             return 0
         self.gathered.proposals.size += size
         s.unanswered += 1
+        self.publish_room -= 1
         return 1
 
     cdef int _cold(self, uint32_t index, const uint8_t *data, uint32_t size, bint text=False) except -1 nogil:

@@ -5,6 +5,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef enum:
+    WINDOW = 64                 # unanswered publishes a device may have
     BUCKETS = 1024              # 16 buckets an octave of nanoseconds
     SEEN = 4096                 # events of a broadcast that may be on their way at once
     STAMP = 32                  # first bytes of a payload, written by the generator
@@ -47,9 +48,12 @@ cdef struct Stream:
     uint32_t fill_size
     # counts
     uint64_t sent, receipts, refused, deliveries, corrupted, completed
+    uint64_t refused_from, refused_to
     uint64_t receipts_from, receipts_to, deliveries_from, deliveries_to, completed_from, completed_to
     uint64_t *receipt_ns        # histograms, BUCKETS each
     uint64_t *deliver_ns
+    uint64_t *refused_ns
+    uint64_t *late_ns           # how long after it was due a paced publish left
     Seen *seen                  # SEEN of them, broadcast only
     uint8_t *seen_bytes
     uint32_t seen_room
@@ -63,3 +67,4 @@ cdef void stamp_put(uint8_t *payload, uint32_t stream, uint32_t connection, uint
                     uint64_t intended_ns) noexcept nogil
 cdef int event_check(Stream *streams, uint32_t count, const uint8_t *body, uint32_t size, Event *event) noexcept nogil
 cdef int event_arrived(Stream *s, const Event *event, const uint8_t *body, uint32_t size) noexcept nogil
+cdef bint has_room(const uint64_t *intended_ns, uint64_t counter, uint32_t unanswered, const Stream *s) noexcept nogil

@@ -39,7 +39,10 @@ cdef int stream_open(Stream *s, const uint8_t *fill, uint32_t fill_size) except 
     s.fill = <uint8_t *>malloc(fill_size + 1)
     s.receipt_ns = <uint64_t *>calloc(BUCKETS, 8)
     s.deliver_ns = <uint64_t *>calloc(BUCKETS, 8)
-    if s.fill == NULL or s.receipt_ns == NULL or s.deliver_ns == NULL:
+    s.refused_ns = <uint64_t *>calloc(BUCKETS, 8)
+    s.late_ns = <uint64_t *>calloc(BUCKETS, 8)
+    if (s.fill == NULL or s.receipt_ns == NULL or s.deliver_ns == NULL or s.refused_ns == NULL
+            or s.late_ns == NULL):
         raise MemoryError("no memory for a stream of the load generator")
     memcpy(s.fill, fill, fill_size)
     s.fill_size = fill_size
@@ -57,12 +60,14 @@ cdef int stream_open(Stream *s, const uint8_t *fill, uint32_t fill_size) except 
 cdef void stream_free(Stream *s) noexcept:
     free(s.fill)
     free(s.receipt_ns)
+    free(s.refused_ns)
+    free(s.late_ns)
     free(s.deliver_ns)
     free(s.seen)
     free(s.seen_bytes)
     free(s.publisher_at)
     s.fill = s.seen_bytes = NULL
-    s.receipt_ns = s.deliver_ns = NULL
+    s.receipt_ns = s.deliver_ns = s.refused_ns = s.late_ns = NULL
     s.seen = NULL
     s.publisher_at = NULL
 
@@ -154,3 +159,13 @@ cdef int event_arrived(Stream *s, const Event *event, const uint8_t *body, uint3
         s.completed += 1
         return 1
     return 0
+
+
+cdef bint has_room(const uint64_t *intended_ns, uint64_t counter, uint32_t unanswered, const Stream *s) noexcept nogil:
+    """Whether a connection may send one more pack. Refusals overtake what was accepted: the oldest unanswered counter,
+    too, must stay within the window."""
+    cdef uint32_t i
+    for i in range(s.per_send):
+        if intended_ns[(counter + 1 + i) & (WINDOW - 1)]:
+            return False
+    return unanswered + s.per_send <= s.in_flight

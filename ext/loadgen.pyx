@@ -15,9 +15,9 @@ from libc.string cimport memcpy, memset
 import ipaddress
 
 from ext.c_load cimport now_ns, thread_ns
-from ext.loadcheck cimport BUCKETS, STAMP, Stream, bucket_ns, bucket_of, stream_free, stream_open
+from ext.loadcheck cimport BUCKETS, STAMP, WINDOW, Stream, bucket_ns, bucket_of, stream_free, stream_open
 from ext.loadloop cimport (
-    L_DEAD, L_LIVE, L_NEW, NO_STREAM, NUMBERS, OUTPUT_BYTES, STREAMS, TEMPLATE_BYTES_MAX, WINDOW,
+    L_DEAD, L_LIVE, L_NEW, NO_STREAM, NUMBERS, OUTPUT_BYTES, STREAMS, TEMPLATE_BYTES_MAX,
     Connection, LoadLoop, Receipt)
 
 # The nonce is the RFC's own example: all connections may share one, and the expected answer is then a constant.
@@ -59,7 +59,7 @@ cdef class LoadGenerator(LoadLoop):
         memset(s, 0, sizeof(Stream))
         s.in_flight, s.per_send, s.limit = in_flight, per_send, limit
         s.recipients, s.broadcast = recipients, broadcast
-        s.interval_ns = <uint64_t>(1e9 / rate_per_s) if rate_per_s > 0 else 0
+        s.interval_ns = <uint64_t>(1e9 * per_send / rate_per_s) if rate_per_s > 0 else 0
         try:
             stream_open(s, fill, len(fill))
         except MemoryError:
@@ -67,6 +67,17 @@ cdef class LoadGenerator(LoadLoop):
             raise
         self.stream_count += 1
         return self.stream_count - 1
+
+    def pace(self, uint32_t i, *, uint32_t in_flight=1, double rate_per_s=0.0, bint idle=False):
+        """Another window and rate for a stream, between two runs; `idle`: it sits the next ones out."""
+        cdef Stream *s
+        if i >= self.stream_count:
+            raise ValueError(f"stream {i} is unknown; there are {self.stream_count}")
+        s = &self.streams[i]
+        if not s.per_send <= in_flight <= WINDOW:
+            raise ValueError(f"in_flight = {in_flight} must be {s.per_send} to {WINDOW}")
+        s.in_flight, s.limit = in_flight, 1 if idle else 0
+        s.interval_ns = <uint64_t>(1e9 * s.per_send / rate_per_s) if rate_per_s > 0 and not idle else 0
 
     def publisher(self, uint32_t stream, uint32_t connection, const uint8_t[::1] body, uint32_t counter_at,
                   uint32_t payload_at):
@@ -207,8 +218,12 @@ cdef class LoadGenerator(LoadLoop):
                 s.receipts_from, s.deliveries_from, s.completed_from = s.receipts, s.deliveries, s.completed
                 memset(s.receipt_ns, 0, BUCKETS * 8)
                 memset(s.deliver_ns, 0, BUCKETS * 8)
+                memset(s.refused_ns, 0, BUCKETS * 8)
+                memset(s.late_ns, 0, BUCKETS * 8)
+                s.refused_from = s.refused
             else:
                 s.receipts_to, s.deliveries_to, s.completed_to = s.receipts, s.deliveries, s.completed
+                s.refused_to = s.refused
         if begins:
             self.window_from_ns = now_ns()
         else:
@@ -251,16 +266,21 @@ cdef class LoadGenerator(LoadLoop):
         return {"sent": s.sent, "receipts": s.receipts, "refused": s.refused, "deliveries": s.deliveries,
                 "corrupted": s.corrupted, "completed": s.completed,
                 "receipts_in_window": s.receipts_to - s.receipts_from,
+                "refused_in_window": s.refused_to - s.refused_from,
                 "deliveries_in_window": s.deliveries_to - s.deliveries_from,
                 "completed_in_window": s.completed_to - s.completed_from}
 
     def histogram(self, int i, str which):
-        """[(nanoseconds, count)] of a stream's "receipt" or "deliver", or of "hello" (any stream)."""
+        """[(nanoseconds, count)] of a stream's "receipt", "deliver", "refused" or "late", or of "hello" (any stream)."""
         cdef uint64_t *counts = self.hello_ns
         cdef uint32_t b
         if which != "hello":
             self.stream_stats(i)
             counts = self.streams[i].receipt_ns if which == "receipt" else self.streams[i].deliver_ns
+            if which == "refused":
+                counts = self.streams[i].refused_ns
+            elif which == "late":
+                counts = self.streams[i].late_ns
         return [(bucket_ns(b), counts[b]) for b in range(BUCKETS) if counts[b]]
 
     def bucket_middle(self, uint64_t ns):

@@ -4,10 +4,9 @@
 # the array does not move. Memory of a connection: this struct, its hello and publish templates, and unfinished input.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from ext.loadcheck cimport Stream
+from ext.loadcheck cimport WINDOW, Stream
 
 cdef enum:
-    WINDOW = 64                 # unanswered publishes a device may have
     STREAMS = 8
     NUMBERS = 32                # frame numbers that are counted
     NO_STREAM = 0xFFFFFFFF

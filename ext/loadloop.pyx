@@ -14,12 +14,10 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 
 from ext.c_load cimport (
-    EAGAIN, EINTR, EPOLL_CLOEXEC, EPOLLIN, EPOLLOUT, MSG_NOSIGNAL, close, connect_from, epoll_create1,
-    epoll_event, errno, find_bytes, load_be64, now_ns, recv, send, sharp_timers, socket_error, store_be64,
-    wait_ns, watch)
-from ext.loadcheck cimport (
-    BUCKETS, EVENT_BROKEN, EVENT_CORRUPT, EVENT_OURS, Event, Stream, bucket_of, event_arrived, event_check, frame_put,
-    stamp_put, stream_free)
+    EAGAIN, EINTR, EPOLL_CLOEXEC, EPOLLIN, EPOLLOUT, MSG_NOSIGNAL, close, connect_from, epoll_create1, epoll_event,
+    errno, find_bytes, load_be64, now_ns, recv, send, sharp_timers, socket_error, store_be64, wait_ns, watch)
+from ext.loadcheck cimport (BUCKETS, EVENT_BROKEN, EVENT_CORRUPT, EVENT_OURS, WINDOW, Event, Stream, bucket_of,
+    event_arrived, event_check, frame_put, has_room, stamp_put, stream_free)
 
 cdef enum:
     READY = 512                 # sockets that one wait may name
@@ -46,8 +44,7 @@ cdef class LoadLoop:
             raise MemoryError(f"no memory for {connections_max} connections")
         self.random = now_ns() | 1
         # A block of source addresses that an earlier run, still in TIME_WAIT, probably did not use.
-        self.source = 0x7F000000 | <uint32_t>((16 + (self.random >> 12) % 200) << 16) | <uint32_t>(
-            1 + (self.random >> 24) % 250)
+        self.source = <uint32_t>(0x7F000000 | (16 + (self.random >> 12) % 200) << 16 | 1 + (self.random >> 24) % 250)
 
     def __dealloc__(self):
         cdef uint32_t k
@@ -254,6 +251,7 @@ cdef class LoadLoop:
         """[2, [counter, status, …]]: matched to what is unanswered."""
         cdef Connection *c = &self.at[k]
         cdef Stream *s
+        cdef uint32_t bucket
         cdef uint64_t counter, slot
         if size < 13 + 1 or body[2] != 0x97 or body[3] != 0xCF or body[12] & 0xE0 != 0xA0 or size < 13 + (
                 body[12] & 31) + 18:
@@ -271,11 +269,13 @@ cdef class LoadLoop:
             self.commands_open -= 1
             return self._keep_receipt(k, body, size)
         s = &self.streams[c.stream]
+        bucket = bucket_of(now - c.intended_ns[slot] if now > c.intended_ns[slot] else 0)
         if body[12] == 0xA8 and memcmp(body + 13, b"appended", 8) == 0:
             s.receipts += 1
-            s.receipt_ns[bucket_of(now - c.intended_ns[slot] if now > c.intended_ns[slot] else 0)] += 1
+            s.receipt_ns[bucket] += 1
         else:
             s.refused += 1
+            s.refused_ns[bucket] += 1
             self._note(body + 13, body[12] & 31)
         c.intended_ns[slot] = 0
         return self._broadcast(s, now) if s.broadcast and not s.interval_ns else 0
@@ -368,7 +368,7 @@ cdef class LoadLoop:
         cdef Stream *s = &self.streams[c.stream]
         if not self.publishing or s.interval_ns or s.broadcast or c.life != L_LIVE:
             return 0
-        while c.unanswered + s.per_send <= s.in_flight and (not s.limit or s.sent + s.per_send <= s.limit):
+        while has_room(c.intended_ns, c.counter, c.unanswered, s) and (not s.limit or s.sent + s.per_send <= s.limit):
             self._publish(k, s.per_send, now)
         return 0
 
@@ -386,15 +386,18 @@ cdef class LoadLoop:
     cdef int _paced(self, Stream *s, uint64_t now) except -1 nogil:
         """Open loop: what is due goes out by whoever is free, with the time at which it was due."""
         cdef uint32_t i, k
+        cdef Connection *c
         while s.due_ns <= now and s.publishers and (not s.limit or s.sent < s.limit):
             for i in range(s.publishers):
                 s.turn = s.turn + 1 if s.turn + 1 < s.publishers else 0
                 k = s.publisher_at[s.turn]
-                if self.at[k].unanswered < s.in_flight and self.at[k].life == L_LIVE:
+                c = &self.at[k]
+                if c.life == L_LIVE and has_room(c.intended_ns, c.counter, c.unanswered, s):
                     break
             else:
                 return 0
-            self._publish(k, 1, s.due_ns)
+            self._publish(k, s.per_send, s.due_ns)
+            s.late_ns[bucket_of(now - s.due_ns)] += s.per_send
             # Poisson arrivals; the random state has just been moved on by the frame's mask.
             s.due_ns += <uint64_t>(-log(((self.random >> 11) + 1) * 1.1102230246251565e-16) * s.interval_ns)
         return 0
@@ -413,10 +416,10 @@ cdef class LoadLoop:
     # ---- the loop -------------------------------------------------------------------------------------------------
 
     cdef int _step(self, uint64_t timeout_ns) except -1 nogil:
-        cdef epoll_event ready[512]
-        cdef int i, count = wait_ns(self.epoll_fd, ready, READY, timeout_ns)
+        cdef epoll_event ready[READY]
         cdef uint32_t k
-        for i in range(count):
+        cdef int i
+        for i in range(wait_ns(self.epoll_fd, ready, READY, timeout_ns)):
             k = <uint32_t>ready[i].data.u64
             if ready[i].events & EPOLLOUT and self.at[k].life != L_DEAD:
                 self._writable(k)

@@ -22,7 +22,7 @@ from ext.frames cimport FR_BINARY, FR_TEXT, SERVER_HEAD_BYTES_MAX, server_head_p
 from ext.doorway cimport Doorway
 from ext.gathered cimport MESSAGE_BYTES
 from ext.handshake cimport HANDSHAKE_ANSWER_BYTES_MAX, busy_answer
-from ext.inbound cimport BUSY_RETRY_S, COLD_WAITING_BYTES_MOST, RECEIVE_BYTES, SHARE_ALL, UNANSWERED_RETRY_MS
+from ext.inbound cimport BUSY_RETRY_S, COLD_WAITING_BYTES_MOST, RECEIVE_BYTES, UNANSWERED_RETRY_MS
 from ext.receipts cimport Answer
 from ext.session_table cimport (
     E_JSON, F_BLOCKED, F_NO_READ, F_REQUEST, RESERVE, S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER,
@@ -34,6 +34,7 @@ cdef enum:
     CLOCK_EVERY = 8  # sockets between two looks at the clock, and at what has been gathered
     ROUND_BYTES_MAX = 4 << 20  # of publishes in a round
     FOREVER_S = 0xFFFFFFFF
+    UNLIMITED = 0x7FFFFFFF  # publishes of a round
 
 
 cdef class Batch:
@@ -81,12 +82,14 @@ cdef class Poller:
         """Answers every upgrade 503 from now on; connections are taken as before, plain requests answered."""
         self.inbound.refusing = True
 
-    def shed(self, bint pressed, bint connections, uint32_t publish_share):
-        """What is refused under load: connects over the rate of their address, all upgrades, and publishes but for so
-        many in 1,024."""
+    def shed(self, bint pressed, bint connections):
+        """What is refused under load: connects over the rate of their address, and all upgrades."""
         self.sockets.doorway.pressed = pressed
         self.inbound.busy = connections
-        self.inbound.publish_share = min(publish_share, <uint32_t>SHARE_ALL)
+
+    def shed_publishes(self):
+        """How many publishes were refused for want of room, ever."""
+        return self.inbound.shed_publishes
 
     def waited_us(self):
         """How long somebody who is ready may have waited to be read, at most, since the last call."""
@@ -108,13 +111,14 @@ cdef class Poller:
 
     # a round
 
-    def run(self, uint32_t budget_us):
-        """Serves what is ready for about that long."""
+    def run(self, uint32_t budget_us, int64_t publish_room=UNLIMITED):
+        """Serves what is ready for about that long; publishes beyond the room are answered `overloaded` at once."""
         cdef uint32_t index
         if self.sockets.epoll_fd < 0:
             return self._taken()
         self.sockets.settle()
         self.serving = 0
+        self.inbound.publish_room = publish_room
         try:
             with nogil:  # no Python objects: sessions and buffers are the poller's own, which the caller holds
                 self._round(<int64_t>budget_us * 1000)

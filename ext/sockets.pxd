@@ -89,6 +89,7 @@ cdef class Sockets:
 
     # output
     cdef int send_now(self, uint32_t index, const uint8_t *data, size_t size) except -1 nogil
+    cdef int send_out(self, uint32_t index) except -1 nogil
     cdef int writable(self, uint32_t index) except -1 nogil
     cdef void hold_if_full(self, uint32_t index) noexcept nogil
 

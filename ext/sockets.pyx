@@ -304,6 +304,15 @@ cdef class Sockets:
             self.sessions.arm_writable(index)
         return 0
 
+    cdef int send_out(self, uint32_t index) except -1 nogil:
+        """Sends what waits in front of the events."""
+        cdef int gone = self.sessions.out_flush(&self.at[index])
+        if gone < 0:
+            self.drop(index, False)
+        elif gone == 0:
+            self.sessions.arm_writable(index)
+        return 0
+
     cdef int writable(self, uint32_t index) except -1 nogil:
         """The kernel takes bytes again: the peer is alive, and what was held back goes on."""
         cdef Session *s = &self.at[index]

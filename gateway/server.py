@@ -67,6 +67,7 @@ class Gateway:
         self._config = config
         self._surroundings = surroundings or Alone(config)
         self._answers: deque[bytes] = deque()
+        self._answered = 0  # by the writer, ever
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
         # Whether to look at the log. Rounds of sockets don't by themselves: a block found before its answers are here
@@ -178,6 +179,7 @@ class Gateway:
     def _from_engine(self, answers: bytes | None) -> None:
         """Any thread: stores what the engine said and wakes the loop."""
         if answers:
+            self._answered += len(answers) // proposals.ANSWER.size
             self._answers.append(answers)
         if not self._woken:
             self._woken = True
@@ -210,9 +212,10 @@ class Gateway:
 
     def _on_sockets(self) -> None:
         began = time.perf_counter()
-        self._take(self.poller.run(self._config.gateway.poll_budget_us))
-        self._advance()
         counters = self.door.counters
+        room = self.load.room(counters.publishes - self._answered)
+        self._take(self.poller.run(self.load.slice_us(self._config.gateway.poll_budget_us), room))
+        self._advance()
         counters.loop_slice_max_seconds = max(counters.loop_slice_max_seconds, time.perf_counter() - began)
 
     # ---- one round -------------------------------------------------------------------------------------------------
@@ -262,7 +265,7 @@ class Gateway:
             if self._targets:
                 self._tail_arrived()
         more |= self.catchup.run(READ_SLICE_US)
-        sending = self.fanout.flush(self._config.fanout.flush_budget_us)
+        sending = self.fanout.flush(self.load.slice_us(self._config.fanout.flush_budget_us))
         self._behind |= sending
         more |= sending
         self.catchup.fell_behind(self.fanout.take_behind())
@@ -370,7 +373,7 @@ class Gateway:
         counters, sequencer = self.door.counters, self.engine.sequencer
         come = self._cold_handled + len(self._cold)
         commit_s = sequencer.sync_ns / 1e9
-        return Progress(counters.publishes, counters.answers, come, self._cold_handled, sequencer.commits, commit_s)
+        return Progress(counters.publishes, self._answered, come, self._cold_handled, sequencer.commits, commit_s)
 
     def _tick(self) -> None:
         if self.stopping:

@@ -29,7 +29,7 @@ def smoke(name: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["append", "open", "publish", "fanout", "latency", "connections"])
+@pytest.mark.parametrize("name", ["append", "open", "publish", "fanout", "latency", "connections", "overload"])
 def test_smoke(name: str, tmp_path: Path) -> None:
     """Results in the shape of the documentation, the machine beside them, nothing left behind."""
     found = smoke(name, tmp_path)

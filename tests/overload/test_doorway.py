@@ -76,20 +76,20 @@ def test_an_address_over_its_rate_is_refused_only_under_pressure() -> None:
     with Rig(doorway=doorway) as rig:
         for user in range(1, 5):
             rig.device(user=user)
-        rig.poller.shed(True, False, 1024)
+        rig.poller.shed(True, False)
         peer = Peer(rig)
         peer.send(head())
         ended(rig, peer)
         assert peer.data.startswith(b"HTTP/1.1 503 ") and b"Retry-After: " in peer.data
         assert rig.poller.counters()["address_limited_connections"] == 1
-        rig.poller.shed(False, False, 1024)
+        rig.poller.shed(False, False)
         rig.device(user=9)
 
 
 def test_bad_tokens_count_strongly() -> None:
     doorway = Doorway(connects_burst=10, connects_per_s=1, failed_cost=8)
     with Rig(doorway=doorway) as rig:
-        rig.poller.shed(True, False, 1024)
+        rig.poller.shed(True, False)
         peer = rig.upgraded()
         peer.command("hello", token="bad")
         rig.until(lambda: rig.commands)
@@ -147,7 +147,7 @@ def test_ten_thousand_half_open_handshakes_take_no_more_than_was_set_aside() -> 
 
 def test_503_hints_are_spread() -> None:
     with Rig() as rig:
-        rig.poller.shed(True, True, 1024)
+        rig.poller.shed(True, True)
         hints = set()
         for _ in range(40):
             peer = Peer(rig)
@@ -156,7 +156,7 @@ def test_503_hints_are_spread() -> None:
             hints.add(int(peer.data.split(b"Retry-After: ")[1].split(b"\r")[0]))
         assert len(hints) > 5 and min(hints) >= 5 and max(hints) <= 15
         assert rig.poller.counters()["shed_connections"] == 40
-        rig.poller.shed(False, False, 1024)
+        rig.poller.shed(False, False)
         rig.upgraded()
 
 

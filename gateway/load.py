@@ -1,19 +1,16 @@
 """Load: one number for how far this process is behind, and what is shed because of it, in a stated order.
 
 Asked by server.py: `tick` every TICK_S, `room` and `slice_us` each round; read by signals.py, commands.py and the
-metrics. What is measured is time, for time is what was promised: how long a publish waits to be read (the loop's own
-lateness, sockets that are ready) and with the writer (beyond two commits), how long a cold command waits for Python.
-Pressure is the mean of that over some ticks, by what it may be: a process that gets too little of the processor is late
-again and again, one that was stopped once is not. How slowly clients read is no load, it harms nobody else.
+metrics. What is measured is time, for time was promised: how long a publish waits to be read (the loop's own lateness,
+sockets that are ready) and with the writer (beyond two commits), how long a cold command waits for Python. Pressure is
+the mean of that over some ticks, by what it may be: a process that gets too little of the processor is late again and
+again, one that was stopped once is not. How slowly clients read is no load: it harms nobody else.
 
 The order, from the first to be shed: typing, presence, questions (history, conversations, members), new connections,
-publishes. Nothing is ever shed that had a receipt. Levels rise as the mean does and fall one at a time, after FALL_S
-well below, so that nothing flickers. Publishes are refused natively, in the very round that reads them: from level 4 on
-only so many may be with the writer as keep what is accepted within its time, the rest is told at once to come again.
-That window follows the waits, but not below a part of what was carried lately: a wait that shedding doesn't shorten
-isn't worth it. Cold commands alone never cost a publish: they wait in another queue.
-
-Cost: a few additions a tick, a subtraction a round.
+publishes; never what had a receipt. Levels fall one at a time, after FALL_S well below. Publishes are refused natively,
+in the very round that reads them: from level 4 on only so many may be with the writer as keep what is accepted within
+its time. That window is never below a part of what was carried lately: a wait that shedding doesn't shorten isn't worth
+it. Cold commands alone never cost a publish. Cost: a few additions a tick, a subtraction a round.
 """
 
 from __future__ import annotations

@@ -33,14 +33,14 @@ COLD_WAIT_S: Final = 1.0  # what a cold command may wait
 COMMITS: Final = 2.5  # that a publish waits for in any case: the one under way, its own, and the way there and back
 SMOOTH: Final = 0.2  # weight of the newest tick
 SLOWER: Final = 0.004  # ... for commits that have become slower: for some seconds that is a wait, then it is the disk
-PART: Final = 0.25  # of the wait: so much may pass before a publish is read, as much with the writer
+PART: Final = 0.15  # of the wait: so much may pass before a publish is read, as much with the writer
 LONGER: Final = 4  # so many times the usual time for a slice, from level 4 on
 UNLIMITED: Final = 0x7FFFFFFF
 WINDOW_MIN: Final = 512  # a few milliseconds of work: some always go on, or nobody would learn that the load is over
 WINDOW_GAIN: Final = 0.1  # a tick, by how far a wait is beyond its part
 WINDOW_FALL: Final = 0.85  # a tick, at most
 WINDOW_RISE: Final = 1.03
-CARRIED_SHARE: Final = 0.3
+CARRIED_SHARE: Final = 0.4
 CARRIED_FORGET: Final = 0.9995  # a tick: half of it in half a minute
 RETRY_MS: Final = 400
 
@@ -108,9 +108,10 @@ class Load:
         self.window = float(WINDOW_MIN)  # publishes that may be under way, from level 4 on
         self._publishes, self._commands = Queue(), Queue()
         self._tick_s = self._calm_since_s = 0.0
-        self._unread_s = self._engine_s = self._commit_s = 0.0  # smoothed
+        self._late_s = self._unread_s = self._engine_s = self._commit_s = 0.0  # smoothed
         self._answers_per_s = self._carried = 0.0
         self._under_way = self._rounds = 0  # since the last tick: a sum, and of how many
+        self._is_idle = False  # ... the writer had nothing to do
         self._shed, self._is_shedding = 0, False
         self._seen = Progress(0, 0, 0, 0, 0, 0.0)
 
@@ -122,6 +123,7 @@ class Load:
         """How many more publishes may go on to the writer, that has so many."""
         self._under_way += under_way
         self._rounds += 1
+        self._is_idle |= under_way == 0
         return UNLIMITED if self.level < CONNECTIONS else max(0, int(self.window) - under_way)
 
     def slice_us(self, budget_us: int) -> int:
@@ -135,14 +137,15 @@ class Load:
         self._tick_s = now_s
         found, most = self._progress(), self.wait_s_max
         self._note_commits(found)
-        unread_s = max(0.0, since_s - TICK_S) + self._poller.waited_us() / 1e6
+        late_s, unread_s = max(0.0, since_s - TICK_S), self._poller.waited_us() / 1e6
         engine_s = self._publishes.age_s(found.publishes, found.answers, now_s) - COMMITS * self._commit_s
+        self._late_s += (min(late_s, most) - self._late_s) * SMOOTH
         self._unread_s += (min(unread_s, most) - self._unread_s) * SMOOTH
         self._engine_s += (min(max(0.0, engine_s), most) - self._engine_s) * SMOOTH
         self._step_window(found.answers - self._seen.answers, since_s)
         self._seen = found
         cold = self._commands.age_s(found.commands, found.handled, now_s) / COLD_WAIT_S
-        publish = (self._unread_s + self._engine_s) / most
+        publish = (self._late_s + self._unread_s + self._engine_s) / most
         self.pressure = max(publish, cold)
         self._step_level(max(publish, min(cold, THRESHOLDS[PUBLISHES] - 0.01)), now_s)
         self._poller.shed(self.level > 0, self.level >= CONNECTIONS)
@@ -155,14 +158,15 @@ class Load:
         self._is_shedding = self._shed != shed
         under_way = self._under_way / self._rounds if self._rounds else 0.0
         self._under_way = self._rounds = 0
+        is_idle, self._is_idle = self._is_idle, False
         self._answers_per_s += (answers / since_s - self._answers_per_s) * SMOOTH
         carried = self._answers_per_s * (part_s + COMMITS * self._commit_s)
         self._carried = max(carried, self._carried * CARRIED_FORGET)
         if self.level < CONNECTIONS:
             self.window = self._carried
         else:
-            writer = (under_way / max(self._answers_per_s, 1.0) - COMMITS * self._commit_s) / part_s
-            beyond = max(writer, self._unread_s / part_s) - 1
+            writer_s = under_way / max(self._answers_per_s, 1.0) - COMMITS * self._commit_s
+            beyond = max(0.0 if is_idle else writer_s, self._unread_s) / part_s - 1
             if beyond > 0 or self._is_shedding:
                 self.window *= min(WINDOW_RISE, max(WINDOW_FALL, 1 - WINDOW_GAIN * beyond))
             self.window = max(self.window, self._carried * CARRIED_SHARE)

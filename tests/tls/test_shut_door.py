@@ -58,7 +58,7 @@ def test_a_server_under_load() -> None:
         kept = rig.device()
         late = SecurePeer(rig)
         late.shake()
-        rig.poller.shed(True, True, 1024)
+        rig.poller.shed(True, True)
         turned_away(rig)
         assert rig.poller.counters()["shed_connections"] == 2
         late.send(head())  # its handshake is paid for: it is told in HTTP, with the time to come again
@@ -66,14 +66,14 @@ def test_a_server_under_load() -> None:
         assert late.data.startswith(b"HTTP/1.1 503 ") and b"Retry-After: " in late.data
         kept.command("ping")
         assert rig.until(kept.pushes)
-        rig.poller.shed(False, False, 1024)
+        rig.poller.shed(False, False)
         assert rig.device(user=2)
 
 
 def test_an_address_over_its_rate() -> None:
     with SecureRig(doorway=Doorway(connects_burst=1, connects_per_s=1)) as rig:
         rig.device()
-        rig.poller.shed(True, False, 1024)
+        rig.poller.shed(True, False)
         turned_away(rig)
         assert rig.poller.counters()["address_limited_connections"] == 2
 

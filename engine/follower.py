@@ -44,7 +44,7 @@ from ext.relay import Unanswered
 AWAY_RETRY_MS: Final = 500  # from half to one and a half of it: the sequencer is back within two seconds
 PROPOSALS_BYTES_MAX: Final = 32 << 20  # that wait to be sent; the sequencer reads on while its intake has room
 SIGNALS_BYTES_MAX: Final = 1 << 20  # that wait to be sent, above which signals are dropped
-NOTES_MAX: Final = 1 << 20
+NOTES_MAX: Final = 100_000
 
 _log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Follower:
     def note(self, body: bytes) -> None:
         """To all workers, this one included, in one order for all; kept until it has come back."""
         if len(self._notes) >= NOTES_MAX:
-            self._notes.pop(next(iter(self._notes)))  # the sequencer has been away for a million hellos
+            self._notes.pop(next(iter(self._notes)))  # the sequencer has been away for long
         self._notes[body] = self._notes.get(body, 0) + 1
         if self._link is not None:
             self._send(self._link, NOTE, body)

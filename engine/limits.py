@@ -21,8 +21,10 @@ from engine.admitter import BLOCK_BYTES_MAX, TARGETS_MAX
 from engine.backlog import GAP_BYTES_MAX, GAPS_BYTES_MAX, KEPT_BYTES_MAX, WALK_RECORDS
 from engine.catchup import GAP_BYTES, GAPS_HELD_BYTES_MAX, PLANNED_MAX
 from engine.fanout import RANGES_MAX
+from engine.follower import NOTES_MAX, PROPOSALS_BYTES_MAX
 from engine.history import BYTES_MAX as HISTORY_BYTES_MAX
-from engine.log.cursors import MARKS_MAX
+from engine.hub import MUST_TAKE_BYTES
+from engine.log.cursors import HEARD_MAX, MARKS_MAX
 from engine.options import PAYLOAD_BYTES_MAX, Config
 from engine.readers import OUTCOMES_MAX
 from engine.sequencer import QUEUE_BLOCKS, TABLES_FULL
@@ -50,6 +52,8 @@ THREAD_BYTES: Final = 256 << 10
 INTEREST_ENTRY_BYTES: Final = 26  # 16 in the table, 8 and a quarter of it in the session
 READER_BYTES: Final = 640  # Python's books of a session that reads the log
 MARK_BYTES: Final = 360
+UNANSWERED_BYTES: Final = 16
+NOTE_BYTES: Final = 150
 TYPING_BYTES: Final = 250
 JOB_BYTES: Final = 1_000
 TARGET_BYTES: Final = 300
@@ -118,8 +122,26 @@ class Row(NamedTuple):
 
 
 def process_rows(config: Config) -> list[Row]:
-    """All that the process can take, in the order of the data path."""
-    return [*_session_tables(config), *_taking_in(config), *_engine(config), *_reading(config), *_rest(config)]
+    """All that the process can take, in the order of the data path; with workers, all processes of the node."""
+    rows = [*_session_tables(config), *_taking_in(config), *_engine(config), *_reading(config), *_rest(config)]
+    return [*rows, *_workers(config, total_bytes(rows))]
+
+
+def _workers(config: Config, one_bytes: int) -> list[Row]:
+    """A worker takes less than a process that is alone: it admits and saves nothing. From above, it takes as much."""
+    workers, source = config.server.gateway_workers, "server.gateway_workers"
+    if not workers:
+        return []
+    publishes = config.log.intake_bytes_max // PROPOSAL_BYTES
+    return [
+        Row("sequencer and workers but one, each as all above", workers, one_bytes, source),
+        Row("the supervisor", 1, PROGRAM_BYTES, source),
+        Row("links: what the sequencer has not taken", workers, PROPOSALS_BYTES_MAX, source),
+        Row("links: what workers have not taken", workers, MUST_TAKE_BYTES, source),
+        Row("links: publishes without an answer, table doubled", workers * publishes, 4 * UNANSWERED_BYTES, source),
+        Row("notes on their way", workers * NOTES_MAX, NOTE_BYTES, source),
+        Row("marks of other workers", 3 * workers * HEARD_MAX, MARK_BYTES, source),
+    ]
 
 
 def _session_tables(config: Config) -> list[Row]:

@@ -34,6 +34,7 @@ cdef struct Walk:  # of one tree
     const uint8_t *base
     uint64_t page_bytes, file_pages, last_page
     uint8_t *used  # a byte a page, 1 once it was met; NULL: not asked
+    const uint8_t *free  # the same of free pages, which no path may lead to; NULL: not asked
     uint32_t depth
     bint is_free
     uint64_t branches, leaves, values, entries  # met so far; `values` counts pages of values

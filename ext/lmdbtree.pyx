@@ -78,6 +78,8 @@ cdef class Trees:
         walk.page = number
         if number < 2 or number > walk.last_page or number >= walk.file_pages:
             return OUTSIDE
+        if walk.free is not NULL and walk.free[number]:
+            return TWICE
         page = walk.base + number * walk.page_bytes
         if load_u64(page) != number:
             return NUMBER
@@ -291,15 +293,21 @@ cdef class Trees:
         return self.path(page_bytes, load_u64(meta + META_ROOT), load_u16(meta + META_DEPTH),
                          load_u64(meta + META_LAST_PAGE), key, False)
 
-    def path(self, uint64_t page_bytes, uint64_t root, uint32_t depth, uint64_t last_page, uint64_t key, bint is_free):
+    def path(self, uint64_t page_bytes, uint64_t root, uint32_t depth, uint64_t last_page, uint64_t key, bint is_free,
+             const uint8_t[::1] free=None):
         """(fault, page, greatest key up to `key`, the one that follows): of the pages that lead there. The header's key
-        is 0; None: there is no such key, or, of the one that follows, none."""
+        is 0; None: there is no such key, or, of the one that follows, none. `free` has a byte a page, set for those
+        that can't be on the way: what was there before a commit looks like what is."""
         cdef Walk walk
         cdef Fault fault
         memset(&walk, 0, sizeof(Walk))
         walk.file_pages = <uint64_t>self.size() // page_bytes
         walk.base, walk.page_bytes, walk.last_page, walk.depth = self._base, page_bytes, last_page, depth
         walk.is_free = is_free
+        if free is not None:
+            if <uint64_t>free.shape[0] <= last_page:
+                raise ValueError("a byte for each page")
+            walk.free = &free[0]
         if depth < 1 or depth > DEPTH_MAX:
             return <int>DEEP, root, None, None
         fault = self._path(&walk, root, key)

@@ -1,24 +1,33 @@
 """Which bits of a segment's file can't matter: by what the bytes around them say, before anything is flipped.
 
 A second reading of LMDB 0.9's format, from its description alone; nothing of engine/log/structure.py or ext/lmdbtree is
-used. A bit is harmless only for one of the reasons below; of every other bit the check must find that it was flipped.
-
-- free pages, and what lies behind the last page: nobody reads them, they are written whole before they are named
-- behind the end of a meta page, and the older one's trees and last page: the next commit writes that page whole
-- in a meta page: the head's padding and bounds (branches and leaves have those), the fixed address (for a flag that is
-  not set), the flag that the file has no directory of its own (who opens it says so, and LMDB takes that)
-- the size of the map up to 2^46: address space alone, and LMDB takes at least what the pages need
-- in a branch or leaf: the head's padding, the space between the table of nodes and the nodes, a byte that makes a
-  node's size even, the key of a branch's first node (it stands for everything below)
-- in a separator: a number that still lies behind all keys to the left and not behind the first to the right
-- of a value with pages of its own: the head's padding, and what is left of its last page
-- behind the numbers of a list of free pages, where LMDB had reserved more
+used. A bit is harmless only for a reason of `REASONS`; of every other one the check must find that it was flipped.
 """
 
 from __future__ import annotations
 
 import struct
 from typing import Final
+
+# The reason as it is counted, and the argument.
+REASONS: Final = {
+    "a page that is not in use": "nobody reads it, and it is written whole before anything names it",
+    "behind the end of a meta page": "nobody reads it",
+    "the older meta page's trees and last page": "the next commit writes that page whole",
+    "the head's padding": "nobody reads it",
+    "the bounds of nodes in a meta page": "branches and leaves have them, a meta page has no nodes",
+    "the address of a fixed map": "for a flag that is not set",
+    "the flag of a file without a directory": "who opens the file says so, and LMDB takes that",
+    "the size of the map": "up to 2^46 it is address space alone, and LMDB takes at least what the pages need",
+    "the free space of a page": "between the table of nodes and the nodes",
+    "a byte that makes a node's size even": "nobody reads it",
+    "the key of a branch's first node": "it stands for everything below the second",
+    "a separator that separates the same": "still behind all keys to the left and not behind the first to the right",
+    "what is left of a value's last page": "the value's length ends before",
+    "behind a list of free pages": "its count ends before; LMDB had reserved more",
+    "an older transaction of the free list": "in order and not the newest: who opens the file sees no older state, and"
+    " the next commit may use any of these pages, before and after",
+}
 
 META_END: Final = 152
 FREE_AT, MAIN_AT, LAST_PAGE_AT, TRANSACTION_AT = 40, 88, 136, 144
@@ -37,7 +46,7 @@ class Proof:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._page = struct.unpack_from("<I", data, FREE_AT)[0]
-        self._last = 0
+        self._newest = 0  # transaction
         self._reasons: dict[int, str] = {}  # by byte
         self._bits: dict[int, str] = {}  # by bit, where a byte is harmless in part
         self._used: set[int] = {0, 1}
@@ -64,27 +73,27 @@ class Proof:
         size = self._page
         numbers = [self._u64(place * size + TRANSACTION_AT) for place in (0, 1)]
         newest = numbers.index(max(numbers))
+        self._newest = max(numbers)
         for place in (0, 1):
             at = place * size
             self._harmless(at + 8, at + 10, "the head's padding")
-            self._harmless(at + 12, at + 16, "the bounds of nodes, which a meta page has not")
+            self._harmless(at + 12, at + 16, "the bounds of nodes in a meta page")
             self._harmless(at + 24, at + 32, "the address of a fixed map")
             for bit in range(MAP_BITS):
                 self._bits[8 * (at + MAP_AT) + bit] = "the size of the map"
             self._bits[8 * (at + FREE_AT + 4) + ALONE_BIT] = "the flag of a file without a directory"
             self._harmless(at + META_END, at + size, "behind the end of a meta page")
             if place != newest:
-                self._harmless(at + FREE_AT + 6, at + FREE_AT + 48, "the older meta page's tree of free pages")
-                self._harmless(at + MAIN_AT + 6, at + MAIN_AT + 48, "the older meta page's tree of keys")
-                self._harmless(at + LAST_PAGE_AT, at + LAST_PAGE_AT + 8, "the older meta page's last page")
-        self._last = self._u64(newest * size + LAST_PAGE_AT)
+                self._harmless(at + FREE_AT + 6, at + FREE_AT + 48, "the older meta page's trees and last page")
+                self._harmless(at + MAIN_AT + 6, at + MAIN_AT + 48, "the older meta page's trees and last page")
+                self._harmless(at + LAST_PAGE_AT, at + LAST_PAGE_AT + 8, "the older meta page's trees and last page")
         for tree, is_free in ((MAIN_AT, False), (FREE_AT, True)):
             root = self._u64(newest * size + tree + 40)
             if root != NO_PAGE:
-                self._tree(root, is_free)
+                self._tree(root, is_free, 0, NO_PAGE)
 
-    def _tree(self, page: int, is_free: bool) -> tuple[int, int]:
-        """A page and all below; the first and the last key."""
+    def _tree(self, page: int, is_free: bool, low: int, high: int) -> tuple[int, int]:
+        """A page and all below, whose keys lie in low ≤ key < high; the first and the last key."""
         at = page * self._page
         self._used.add(page)
         flags, lower, upper = self._u16(at + 10), self._u16(at + 12), self._u16(at + 14)
@@ -95,12 +104,15 @@ class Proof:
             for node in nodes:
                 self._leaf_node(node, is_free)
             keys = [self._key(node, is_free) for node in nodes]
+            if is_free:
+                self._numbers(nodes, keys, low, high)
             return keys[0], keys[-1]
         spans = []
-        for node in nodes:
+        lows = [low, *(self._key(node, is_free) for node in nodes[1:])]
+        for node, begin, end in zip(nodes, lows, [*lows[1:], high], strict=True):
             self._padding(node, NODE + self._u16(node + 6))
             child = self._u16(node) | self._u16(node + 2) << 16 | self._u16(node + 4) << 32
-            spans.append(self._tree(child, is_free))
+            spans.append(self._tree(child, is_free, begin, end))
         first = nodes[0]
         self._harmless(first + NODE, first + NODE + self._u16(first + 6), "the key of a branch's first node")
         for (_, left), (right, _), node in zip(spans, spans[1:], nodes[1:], strict=False):
@@ -118,6 +130,17 @@ class Proof:
             changed[bit // 8] ^= 1 << bit % 8
             if left < int.from_bytes(changed, "little" if is_free else "big") <= right:
                 self._bits[8 * begin + bit] = "a separator that separates the same"
+
+    def _numbers(self, nodes: list[int], keys: list[int], low: int, high: int) -> None:
+        """Of the transactions under which pages were freed; the newest is the witness of the meta page."""
+        for place, node in enumerate(nodes):
+            if keys[place] == self._newest:
+                continue
+            before = keys[place - 1] if place else low - 1
+            after = keys[place + 1] if place + 1 < len(keys) else high
+            for bit in range(64):
+                if max(before, 0) < keys[place] ^ 1 << bit < min(after, self._newest):
+                    self._bits[8 * (node + NODE) + bit] = "an older transaction of the free list"
 
     def _padding(self, node: int, size: int) -> None:
         if size % 2:

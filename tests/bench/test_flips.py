@@ -16,7 +16,7 @@ import pytest
 from bench.flips import judge
 from bench.flips.judge import Flip, outcomes
 from bench.flips.made import Made, small
-from bench.flips.proof import Proof
+from bench.flips.proof import REASONS, Proof
 from bench.flips.run import MEMORY, Bits, run
 from engine.log import check, structure
 from engine.log.check import check_log
@@ -119,3 +119,10 @@ def test_a_proof_covers_no_bit_of_a_block_or_header(made: Made) -> None:
                 at, seen = data.index(value), seen + 1
                 assert {proof.reason(bit) for bit in range(8 * at, 8 * (at + len(value)))} == {""}
     assert seen >= 3
+
+
+def test_each_reason_is_argued(made: Made) -> None:
+    """And no other is given."""
+    bits = Bits(made)
+    given = {bits.flip(number).why for number in range(0, bits.count, 7)} - {""}
+    assert given <= REASONS.keys() and len(given) > 8

@@ -279,7 +279,13 @@ cdef class Trees:
         fault = self._page(walk, number, LEAF_PAGE)
         if fault == SOUND:
             fault = self._leaf(walk, number, low, high)
-        return self._found(walk, number, key, high) if fault == SOUND else fault
+        if fault == SOUND:
+            fault = self._found(walk, number, key, high)
+        if fault == SOUND and walk.found == NONE and low > 0:  # between a separator and the first key behind it
+            found = walk.following
+            fault = self._path(walk, root, low - 1)
+            walk.following = found
+        return fault
 
     def seek(self, uint64_t page_bytes, uint64_t key):
         """`path` in the tree of keys that the newer meta page names."""
@@ -296,7 +302,7 @@ cdef class Trees:
     def path(self, uint64_t page_bytes, uint64_t root, uint32_t depth, uint64_t last_page, uint64_t key, bint is_free,
              const uint8_t[::1] free=None):
         """(fault, page, greatest key up to `key`, the one that follows): of the pages that lead there. The header's key
-        is 0; None: there is no such key, or, of the one that follows, none. `free` has a byte a page, set for those
+        is 0; None: there is no such key, or, of the one that follows, none (it may be below, never above). `free` has a byte a page, set for those
         that can't be on the way: what was there before a commit looks like what is."""
         cdef Walk walk
         cdef Fault fault

@@ -31,6 +31,7 @@ OUTCOMES: Final = (
 )  # fmt: skip
 RIGHT: Final = ("harmless", "found", "mended")
 READ_BYTES: Final = 1 << 20
+RECORDS_MAX: Final = 200  # looked for one by one too
 
 
 class Flip:
@@ -57,6 +58,12 @@ def _read(made: Made) -> tuple[str, bool]:
                     return "invented", told
         except LogDamaged:
             told = True
+        for sequence in range(1, min(upto, RECORDS_MAX) + 1):
+            try:
+                if reader.record(sequence) != whole[sequence - 1]:
+                    return "invented", told
+            except LogDamaged:
+                told = True
         told = told or bool(segments.damage.places)
         return ("silent" if upto < len(whole) and not told else ""), told
     finally:

@@ -31,19 +31,32 @@ def opened(data: Path) -> Iterator[Segments]:
 
 
 def blocks_from(segments: Segments, first: int, key: int = 0) -> Iterator[tuple[int, bytes]]:
-    """(key, block) of one segment from a key on: copies as they are, checked by nobody, in short transactions."""
-    more = True
-    while more:
-        found: list[tuple[int, bytes]] = []
+    """(key, block) of one segment from a key on: copies as they are, checked by nobody, in short transactions. Raises
+    LogDamaged."""
+    found: list[tuple[int, bytes]] = []
+    while True:
         with segments.reading(first, believe=True) as txn:
-            cursor = txn.cursor()
-            more = cursor.set_range(fmt.key_of(key))
-            while more and len(found) < READ_BLOCKS:
-                found.append((int.from_bytes(cursor.key(), "big"), bytes(cursor.value())))
-                more = cursor.next()
+            while len(found) < READ_BLOCKS and (there := _next_key(segments, first, key)) is not None:
+                value = txn.get(fmt.key_of(there))
+                if value is None:  # committed after this transaction began
+                    break
+                found.append((there, bytes(value)))
+                key = there + 1
         yield from found
-        if found:
-            key = found[-1][0] + 1
+        if len(found) < READ_BLOCKS:
+            return
+        found.clear()
+
+
+def _next_key(segments: Segments, first: int, key: int) -> int | None:
+    """The first block's from a key on, by pages found right."""
+    there, following = segments.seek(first, max(key, 1))
+    while there is None or there < max(key, 1):
+        if following is None:
+            return None
+        key = following
+        there, following = segments.seek(first, key)
+    return there
 
 
 def saved_position(data: Path, shard: int) -> int | None:

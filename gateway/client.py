@@ -249,7 +249,8 @@ class Client:
         while before is not None and before > least + 1 and len(found) <= self._gap_events_max:
             page = await self.history(gap.conversation, before=before, limit=HISTORY_PAGE_MAX)
             found += [event for event in page.events if least < event.sequence < gap.before]
-            trimmed, damaged = trimmed or page.trimmed, damaged or page.damaged
+            trimmed = trimmed or page.trimmed
+            damaged = damaged or (page.damaged and (page.next is None or page.next > least))
             before = page.next
             if page.events and page.events[-1].sequence <= least:
                 trimmed = False  # what was trimmed is older than the gap

@@ -192,6 +192,26 @@ def test_a_damaged_record_is_a_gap_and_the_rest_is_served() -> None:
     assert outlet.sequences() == [4]
 
 
+def test_a_slow_session_that_reads_forward_meets_damage_as_a_gap_and_goes_on() -> None:
+    """It keeps nothing but its position; the conversation of the damage alone is left out, and it is said."""
+    world = World(1, ranges_max=8, slow_hops_min=1, inline_hops_max=0, gap_newest_events=2)
+    world.commit([(1, "conversation.created", 1, created([1])), (2, "conversation.created", 1, created([1]))])
+    world.settle()
+    outlet = world.connect(1, 0, buffer_bytes=1024)
+    for _ in range(300):
+        world.commit([(1, "message", 1, b"x" * 200), (2, "message", 1, b"y" * 200)])
+    while world.tail.sequence < len(world.log.events):  # it reads nothing, and becomes a reader of the log
+        world.step(answers=False)
+    world.log.damaged.add(101)  # of conversation 1
+    world.settle()
+    assert world.catchup.forward_pages > 0
+    got = outlet.sequences()
+    ((conversation, after, before, _newest, following),) = told(world, outlet.origin)
+    assert conversation == 1 and after < 101 < before and following is not None and following > 101
+    assert [one for one in got if one % 2 == 0] == list(range(4, 603, 2))
+    assert [one for one in got if one % 2] == [one for one in range(3, 603, 2) if not after < one < before]
+
+
 def backlog_world(events: int, others: int) -> tuple[NaiveLog, NaiveView]:
     log = NaiveLog()
     view = NaiveView(log)

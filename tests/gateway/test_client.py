@@ -23,6 +23,7 @@ from gateway.client import (
     Forbidden,
     Gap,
     HistoryReplaced,
+    Incomplete,
     Reset,
     SessionEnded,
     Signal,
@@ -164,6 +165,23 @@ async def test_gap_is_filled_in_order_or_shown(fake: FakeGateway) -> None:
             assert isinstance(gap, Gap) and (gap.after, gap.before) == (7, 303)
             page = await two.history(conversation, before=gap.next, limit=10)
             assert [event.sequence for event in page.events] == list(range(300, 290, -1))
+
+
+@asynchronous
+async def test_damage_in_a_gap_is_said_and_the_rest_is_filled(fake: FakeGateway) -> None:
+    """History goes on beneath what can't be read."""
+    fake.gap_over, fake.lost = 10, {20, 21, 40}
+    async with Client(fake.url, "1", 1) as one:
+        conversation = await group(one, 2)
+        for n in range(100):
+            await one.publish(conversation=conversation, text=str(n))
+        async with Client(fake.url, "2", 1, positions=[{"shard": 0, "epoch": 1, "sequence": 7}]) as two:
+            with pytest.raises(Incomplete) as caught:
+                await anext(two)
+            assert caught.value.code == "damaged"
+            last = len(fake.events)
+            expected = [sequence for sequence in range(8, last + 1) if sequence not in fake.lost]
+            assert [event.sequence for event in await take(two, len(expected))] == expected
 
 
 @asynchronous

@@ -132,6 +132,7 @@ class FakeGateway:
         self.swallow: Callable[[dict[str, Any]], bool] = lambda command: False
         self.reset_to: int | None = None
         self.gap_over = FOREVER
+        self.lost: set[int] = set()  # sequences that history can't read
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._server: Server | None = None
@@ -331,18 +332,17 @@ class FakeGateway:
                 and e["sequence"] < command.get("before", FOREVER)
             ][::-1]
             page = seen[: command.get("limit", 50)]
-            session.waiting.put_nowait(
-                session.encode(
-                    "history",
-                    {
-                        "id": command["id"],
-                        "conversation": command["conversation"],
-                        "events": page,
-                        "trimmed": False,
-                        "next": page[-1]["sequence"] if len(seen) > len(page) else None,
-                    },
-                )
-            )
+            lost = next((e["sequence"] for e in page if e["sequence"] in self.lost), None)
+            body = {
+                "id": command["id"],
+                "conversation": command["conversation"],
+                "events": page,
+                "trimmed": False,
+                "next": page[-1]["sequence"] if len(seen) > len(page) else None,
+            }
+            if lost is not None:
+                body |= {"events": [e for e in page if e["sequence"] > lost], "damaged": True, "next": lost}
+            session.waiting.put_nowait(session.encode("history", body))
         elif op in ("conversations", "members"):
             session.waiting.put_nowait(session.encode(op, self._list(session, command)))
         elif op == "refresh":

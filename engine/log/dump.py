@@ -62,8 +62,8 @@ def dump_log(
         reader = Reader(segments)
         last = min(to_sequence or SEQUENCE_MAX, last_known(reader))
         if not isinstance(out, Path):
-            count = _write(reader, out, from_sequence, last, on_progress)
-            return {"events": count, "first_sequence": from_sequence, "last_sequence": last, "resumed_after": 0}
+            counts = _write(reader, out, from_sequence, last, on_progress)
+            return {**counts, "first_sequence": from_sequence, "last_sequence": last, "resumed_after": 0}
         with out.open("ab+") as file:
             _take(file, out)
             done = _resume(file, reader, out)
@@ -72,12 +72,12 @@ def dump_log(
                     f"{out} ends with event {done}, this dump is to hold {from_sequence} to {last}",
                     hint="name another file, or --from and --to that fit",
                 )
-            count = _write(reader, file, done + 1 if done else from_sequence, last, on_progress)
+            counts = _write(reader, file, done + 1 if done else from_sequence, last, on_progress)
             file.flush()
             os.fsync(file.fileno())
         return {
             "file": str(out),
-            "events": count,
+            **counts,
             "first_sequence": from_sequence,
             "last_sequence": last,
             "resumed_after": done,
@@ -94,29 +94,28 @@ def _take(file: IO[bytes], path: Path) -> None:
         ) from None
 
 
-def _write(reader: Reader, out: IO[bytes], first: int, last: int, on_progress: OnProgress) -> int:
-    count = 0
-    for sequence, line in lines(reader, first, last):
+def _write(reader: Reader, out: IO[bytes], first: int, last: int, on_progress: OnProgress) -> dict[str, int]:
+    counts = {"events": 0, "damaged": 0}
+    for sequence, line, is_damaged in lines(reader, first, last):
         out.write(line)
-        count += 1
-        if not count % 4_096:
+        counts["damaged" if is_damaged else "events"] += 1
+        if not sequence % 4_096:
             on_progress("dump", sequence - first + 1, last - first + 1)
     on_progress("dump", 1, 1)
-    return count
+    return counts
 
 
-def lines(reader: Reader, first: int, last: int) -> Iterator[tuple[int, bytes]]:
-    """(sequence, line) of the events `first` to `last`, ascending; of one that can't be read, a line that says so."""
+def lines(reader: Reader, first: int, last: int) -> Iterator[tuple[int, bytes, bool]]:
+    """(sequence, line, False) of the events `first` to `last`, ascending; of one that can't be read, a line that says
+    so, and True."""
     shard, epoch = reader.shard(), 0
     for event in events_after(reader, first - 1, last, READ_BYTES):
         if event.record is None:
-            yield (
-                event.sequence,
-                _encode({"shard": shard, "sequence": event.sequence, "damaged": event.problem}) + b"\n",
-            )
+            told = {"shard": shard, "sequence": event.sequence, "damaged": event.problem}
+            yield event.sequence, _encode(told) + b"\n", True
             continue
         epoch = event.epoch or epoch
-        yield event.sequence, _line(shard, epoch, decode(event.record)._asdict())
+        yield event.sequence, _line(shard, epoch, decode(event.record)._asdict()), False
 
 
 def _line(shard: int, epoch: int, event: dict[str, Any]) -> bytes:
@@ -144,7 +143,7 @@ def _resume(file: IO[bytes], reader: Reader, path: Path) -> int:
     line = tail[tail.rfind(b"\n", 0, end - 1) + 1 : end]
     try:
         sequence = msgspec.json.decode(line)["sequence"]
-        same = type(sequence) is int and next(lines(reader, sequence, sequence), (0, b""))[1] == line
+        same = type(sequence) is int and next(lines(reader, sequence, sequence), (0, b"", False))[1] == line
     except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, BadArgument):
         same = False
     if not same:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engine.errors import LogDamaged
 from engine.log.place import durability_of, filesystem_of
 from engine.log.reader import Reader
 from engine.log.verbs import opened, saved_position
@@ -22,8 +23,12 @@ def stat_log(data: Path) -> dict[str, Any]:
         rows = []
         for place, first in enumerate(segments.firsts):
             end = segments.firsts[place + 1] - 1 if place + 1 < len(segments.firsts) else last
-            with segments.reading(first) as txn:
-                entries = int(txn.stat()["entries"]) - 1
+            entries, problem = None, ""
+            try:
+                with segments.reading(first) as txn:
+                    entries = int(txn.stat()["entries"]) - 1
+            except LogDamaged as error:  # the others are told all the same
+                problem = error.detail
             rows.append(
                 {
                     "segment": segments.path(first).name,
@@ -32,6 +37,7 @@ def stat_log(data: Path) -> dict[str, Any]:
                     "events": end - first + 1,
                     "blocks": entries,
                     "file_bytes": segments.path(first).stat().st_size,
+                    "problem": problem,
                 }
             )
         filesystem = filesystem_of(segments.folder)

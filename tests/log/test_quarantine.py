@@ -20,6 +20,7 @@ from engine.errors import LogDamaged
 from engine.log.check import check_log
 from engine.log.dump import dump_log
 from engine.log.read import read_log
+from engine.log.stat import stat_log
 from engine.log.structure import TRANSACTION_AT
 from engine.readers import Again
 from tests.support.engine_rig import EngineRig
@@ -171,9 +172,16 @@ def test_dump_and_read_say_what_is_damaged(healthy: Path, tmp_path: Path, way: C
     way(segment_files(data)[1])
     lost = set(lost_events(data, len(whole)))
     out = io.BytesIO()
-    dump_log(data, out)
+    report = dump_log(data, out)
+    assert (report["events"], report["damaged"]) == (len(whole) - len(lost), len(lost))
     lines = out.getvalue().splitlines()
     assert len(lines) == len(whole)
+    half = tmp_path / "half"  # cut short behind any line, and gone on with
+    for kept in (lines[: min(lost)], lines[: max(lost)]):
+        half.write_bytes(b"\n".join([*kept, b'{"sha']))
+        dump_log(data, half)
+        assert half.read_bytes() == out.getvalue()
+    assert [row["segment"] for row in stat_log(data)["segments"]] == [path.name for path in segment_files(data)]
     for sequence, (line, line_before) in enumerate(zip(lines, whole, strict=True), 1):
         if sequence in lost:
             told = json.loads(line)

@@ -128,7 +128,7 @@ def test_systemd_passes_the_sockets_of_a_whole_life(tmp_path: Path) -> None:
             assert server.port == clients.getsockname()[1]
             assert server.ask()[2] == server.pids("sequencer")[0]
             assert server.end() == 0
-            assert not server.lines("child died")
+            assert [line["handed_over"] for line in server.lines("told to drain")] == [True], "systemd holds it"
         waiting = socket.create_connection(clients.getsockname())
         with supervised(tmp_path / "data", **options) as server:
             assert waiting.makefile().readline().startswith("1 ")

@@ -116,6 +116,7 @@ def test_the_end_is_workers_first_then_the_sequencer(tmp_path: Path) -> None:
         assert socket_file.stat().st_mode & 0o777 == 0o600
         assert server.end(signal.SIGINT) == 0
         assert [line["child"] for line in server.lines("child ended")][-1] == "sequencer"
+        assert [line["handed_over"] for line in server.lines("told to drain")] == [False, False]
         assert not server.lines("child died")
         assert not server.lines("a child says nothing any more: killed")
         assert not socket_file.exists()
@@ -138,6 +139,8 @@ def test_a_reload_reaches_the_supervisor_and_its_children(server: Supervised) ->
     server.process.send_signal(signal.SIGHUP)
     until(lambda: server.lines("configuration read again"), "the reload")
     assert server.lines("configuration read again")[-1]["taken"] == ["logging.level"]
+    until(lambda: len(server.lines("reloaded")) == 3, "every child's word")
+    assert {line["level"] for line in server.lines("reloaded")} == {"debug"}
     assert well(server)
 
 

@@ -75,6 +75,7 @@ def test_no_connection_is_refused_by_three_supervisors_in_turn(tmp_path: Path) -
             second.ready()
             assert first.wait() == 0
             assert not first.lines("child died")
+            assert [line["handed_over"] for line in first.lines("told to drain")] == [True, True]
             assert not any(is_alive(pid) for pid in children(first))
             until(lambda: second.pids("sequencer"), "the new sequencer")
             until(lambda: crowd.last_sequencer() == second.pids("sequencer")[0], "its links")

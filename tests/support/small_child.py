@@ -8,6 +8,7 @@ closes. The sequencer holds a lock file in the data directory, as the real one h
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 import signal
@@ -123,7 +124,11 @@ class Child:
                 if self.role == "worker":
                     self.links = []
                 self.links.append(socket.socket(fileno=descriptors[0]))
+            case control.Reload():
+                self._say("reloaded", level=msgspec.msgpack.decode(message.config)["logging"]["level"])
             case control.Drain() | control.Stop():
+                if isinstance(message, control.Drain):
+                    self._say("told to drain", handed_over=message.handed_over)
                 if self.is_to("doesn't end"):
                     return True
                 if self.clients is not None:
@@ -134,6 +139,9 @@ class Child:
                 time.sleep(LONG_SAVE_S if self.is_to("saves long") else SAVE_S)
                 return False
         return True
+
+    def _say(self, event: str, **more: object) -> None:
+        print(json.dumps({"event": event, "child": self.number, **more}), file=sys.stderr, flush=True)
 
     def _serve(self) -> None:
         assert self.clients is not None

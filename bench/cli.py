@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,10 @@ Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that i
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object instead of a table")]
 Folder = Annotated[
     Path | None, Parameter(help="where to write while measuring; it should be on the disk that is judged")
+]
+
+Tls = Annotated[
+    bool, Parameter(negative="", help="the server over TLS 1.3, against the same one without it, in one run")
 ]
 
 NAMES = ("append", "open", "publish", "fanout", "latency", "connections")
@@ -89,15 +94,15 @@ def open_(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = Non
 
 
 @app.command
-def publish(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+def publish(*, smoke: Smoke = False, tls: Tls = False, as_json: AsJson = False, folder: Folder = None) -> None:
     """Answered durable publishes over WebSocket, against a bare native server."""
-    _measure(("publish",), SMOKE if smoke else FULL, folder, as_json)
+    _measure(("publish",), replace(SMOKE if smoke else FULL, tls=tls), folder, as_json)
 
 
 @app.command
-def fanout(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+def fanout(*, smoke: Smoke = False, tls: Tls = False, as_json: AsJson = False, folder: Folder = None) -> None:
     """One publisher's events to thousands of sessions, against a bare C send loop."""
-    _measure(("fanout",), SMOKE if smoke else FULL, folder, as_json)
+    _measure(("fanout",), replace(SMOKE if smoke else FULL, tls=tls), folder, as_json)
 
 
 @app.command

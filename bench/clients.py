@@ -6,6 +6,7 @@ numbers of the caller. A template's integers are eight bytes wide, so that the g
 
 from __future__ import annotations
 
+import datetime
 import json
 import struct
 import time
@@ -14,7 +15,10 @@ from typing import Any, NamedTuple
 
 import jwt
 import msgpack
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import NameOID
 
 from ext.loadgen import LoadGenerator
 
@@ -53,6 +57,29 @@ class Issuer:
         """The body of a first command."""
         packed: bytes = msgpack.packb({"op": "hello", "token": self.token(user), "device": device, "protocol": 1})
         return packed
+
+
+def certificate(folder: Path) -> dict[str, str]:
+    """A certificate that signs itself (P-256, as an operator would take) and its key; the settings that name them."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .sign(key, hashes.SHA256())
+    )
+    files = {"GONETS_TLS_CERTIFICATE": folder / "certificate.pem", "GONETS_TLS_KEY": folder / "key.pem"}
+    files["GONETS_TLS_CERTIFICATE"].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    files["GONETS_TLS_KEY"].touch(0o600)
+    files["GONETS_TLS_KEY"].write_bytes(key.private_bytes(*form))
+    return {option: str(path) for option, path in files.items()}
 
 
 def wide(value: int) -> bytes:

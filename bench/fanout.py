@@ -5,7 +5,8 @@ send, when every session has the last ones: the time of a message runs from its 
 the last socket having been read. The limit is sent the same frames, stores nothing, and sends frames of the same size.
 Each event is compared byte for byte with its first copy; gaps, doubles and disorder fail the run.
 
-Sessions connect anew for each run and leave after it, so that both sides never hold sockets at the same time.
+With TLS the limit is the same server without it. Sessions connect anew for each run and leave after it, so that both
+sides never hold sockets at the same time.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Load(NamedTuple):
 
 
 LOADS: Final = (Load(1_000, 1), Load(1_000, 64), Load(10_000, 1), Load(10_000, 64))
+TLS_LOADS: Final = LOADS[:2]
 SMOKE_LOADS: Final = (Load(50, 1), Load(50, 64))
 
 
@@ -46,7 +48,7 @@ class Audience:
     """Users who follow one channel; the first of them owns it and publishes."""
 
     def __init__(self, server: Child, issuer: Issuer, users: int, sessions: int, *, follows: bool) -> None:
-        self.server = server
+        self.server, self.follows = server, follows
         self.hellos = [issuer.hello(users + i) if follows else b"\xc0" for i in range(sessions)]
         self.channel, self.counter = 1, 0
         if follows:
@@ -57,7 +59,7 @@ class Audience:
         generator = LoadGenerator(len(self.hellos))
         for number, hello in enumerate(self.hellos):
             generator.add(hello, 0 if number else self.counter)
-        generator.connect(self.server.host, self.server.port)
+        self.server.connect(generator)
         return generator
 
     def leave(self, generator: LoadGenerator) -> None:
@@ -111,19 +113,20 @@ def _case(place: Path, ours: Audience, limit: Audience, load: Load, size: Size) 
     own, other = Side(ours, load, size), Side(limit, load, size)
 
     def limit_rate() -> float:
-        limit.counter = 0  # a bare server numbers each connection from 1
+        if not limit.follows:
+            limit.counter = 0  # a bare server numbers each connection from 1
         return other.rate()
 
     rates, limits = alternated(size.runs, own.rate, limit_rate)
     latencies = report.added(own.deliveries)
     median = statistics.median(rates)
     return report.rated(
-        load.title,
+        f"{load.title}, TLS against plain" if size.tls else load.title,
         rates,
         limits,
         durability=ours.server.ready["durability"],
         filesystem=report.filesystem_of(place),
-        limit_durability="none (nothing is stored)",
+        limit_durability=ours.server.ready["durability"] if size.tls else "none (nothing is stored)",
         us_per_session_and_flush=round(1e6 * load.in_flight / median, 2),
         deliver_p50_ms=report.quantile_ms(latencies, 0.5),
         deliver_p99_ms=report.quantile_ms(latencies, 0.99),
@@ -135,16 +138,22 @@ def _case(place: Path, ours: Audience, limit: Audience, load: Load, size: Size) 
 def run(size: Size, folder: Path | None = None) -> list[report.Case]:
     """All cases of a size."""
     raise_descriptor_limit(DESCRIPTORS)
-    loads = SMOKE_LOADS if size.name == "smoke" else LOADS
+    tls = size.tls
+    loads = SMOKE_LOADS if size.name == "smoke" else TLS_LOADS if tls else LOADS
     issuer, results = Issuer(), []
-    with workplace("fanout", folder) as place, bare("fanout", place / "bare", PAYLOAD_BYTES) as limit:
-        with gateway(place / "ours", issuer) as ours:
+    with (
+        workplace("fanout", folder) as place,
+        gateway(place / "plain", issuer) if tls else bare("fanout", place / "bare", PAYLOAD_BYTES) as limit,
+    ):
+        with gateway(place / "ours", issuer, tls=tls) as ours:
             audiences: dict[int, tuple[Audience, Audience]] = {}
             for load in loads:
                 if load.sessions not in audiences:
                     audiences[load.sessions] = (
                         Audience(ours, issuer, 1_000_000 * len(audiences) + 1, load.sessions, follows=True),
-                        Audience(limit, issuer, 0, load.sessions, follows=False),
+                        Audience(
+                            limit, issuer, 1_000_000 * len(audiences) + 1 if tls else 0, load.sessions, follows=tls
+                        ),
                     )
                 results.append(_case(place, *audiences[load.sessions], load, size))
     return results

@@ -27,7 +27,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.clients import Issuer
+from bench.clients import Issuer, certificate
+from ext.loadgen import LoadGenerator
+from ext.tls import ClientContext
 
 READY_S = 30.0
 STOP_S = 20.0
@@ -54,6 +56,7 @@ class Size:
     runs: int
     seconds: float  # of one run, after the warm-up
     warmup_s: float
+    tls: bool = False  # ours speaks it, the limit is ours without it; publish and fanout
 
 
 SMOKE = Size("smoke", 1, 0.3, 0.1)
@@ -88,6 +91,7 @@ class Child:
         where = str(self.ready["url"]).split("//")[1].split("/")[0]
         self.host, port = where.rsplit(":", 1)
         self.port = int(port)
+        self._tls = ClientContext() if str(self.ready["url"]).startswith("wss:") else None
 
     def __enter__(self) -> Self:
         return self
@@ -108,6 +112,10 @@ class Child:
             line += more
         ready: dict[str, Any] = json.loads(line)
         return ready
+
+    def connect(self, generator: LoadGenerator) -> None:
+        """All clients of a generator, live; through TLS where the server speaks it."""
+        generator.connect(self.host, self.port, tls=self._tls)
 
     def last_words(self) -> str:
         """The end of its stderr."""
@@ -167,7 +175,7 @@ def _kib(pid: int, file: str, name: str) -> int:
         return next((int(line.split()[1]) for line in lines if line.startswith(name + ":")), 0)
 
 
-def gateway(folder: Path, issuer: Issuer, *, computing: bool = False, **settings: str) -> Child:
+def gateway(folder: Path, issuer: Issuer, *, computing: bool = False, tls: bool = False, **settings: str) -> Child:
     """Our gateway on a data directory in this folder; the same folder again goes on from there."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = (
@@ -176,6 +184,7 @@ def gateway(folder: Path, issuer: Issuer, *, computing: bool = False, **settings
             "GONETS_SERVER_DATA": str(folder / "data"),
             "GONETS_AUTH_KEYS": str(issuer.write(folder / "keys.json")),
         }
+        | (certificate(folder) if tls else {})
         | settings
     )
     return Child("bench.serve_computing" if computing else "gonets", ["serve", "--json"], environment, folder)

@@ -3,7 +3,8 @@
 One event a frame of 158 bytes; closed loop: a receipt brings the next publish. Each client writes to one dialog whose
 other person is away (their own event comes back to them, as to all of a user's devices) or, in the cases that say so,
 connected. The limit reads the same frames, syncs them in groups through LMDB and answers with receipts of the same
-size; it does not unmask, check, number or deliver. Every receipt is matched, every event compared with what was sent.
+size; it does not unmask, check, number or deliver. With TLS it is the same server without it. Every receipt is
+matched, every event compared with what was sent.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ LOADS: Final = (
     Load("1,000 × 1, Python computing beside", 1_000, computing=True),
 )
 SHORT_LOADS: Final = LOADS[:3]
+TLS_LOADS: Final = LOADS[:4]
 SMOKE_LOADS: Final = (Load("20 × 1", 20), Load("20 × 8 packed, recipients live", 20, 8, 8, live=True))
 
 
@@ -58,7 +60,7 @@ class Clients:
         self.generator = LoadGenerator(len(hellos))
         for hello in hellos:
             self.generator.add(hello)
-        self.generator.connect(server.host, server.port)
+        server.connect(self.generator)
         self.stream = self.generator.stream(
             fill_of(PAYLOAD_BYTES), in_flight=load.in_flight, per_send=load.per_send, recipients=recipients
         )
@@ -97,13 +99,17 @@ def hellos_of(issuer: Issuer, load: Load, users: int) -> list[bytes]:
 
 
 def _case(place: Path, issuer: Issuer, ours: Child, limit: Child, load: Load, users: int, size: Size) -> report.Case:
-    own = Clients(ours, load, hellos_of(issuer, load, users), users, 2 if load.live else 1)
-    other = Clients(limit, load, [b"\xc0"] * load.clients, users, 0)
+    tls, recipients = size.tls, 2 if load.live else 1
+    own = Clients(ours, load, hellos_of(issuer, load, users), users, recipients)
+    if tls:
+        other = Clients(limit, load, hellos_of(issuer, load, users), users, recipients)
+    else:
+        other = Clients(limit, load, [b"\xc0"] * load.clients, users, 0)
     try:
         rates, limits = alternated(size.runs, lambda: own.rate(size), lambda: other.rate(size))
         receipts = own.generator.histogram(own.stream, "receipt")
         found = report.rated(
-            load.title,
+            f"{load.title}, TLS against plain" if tls else load.title,
             rates,
             limits,
             durability=ours.ready["durability"],
@@ -127,15 +133,19 @@ def _case(place: Path, issuer: Issuer, ours: Child, limit: Child, load: Load, us
 def run(size: Size, folder: Path | None = None) -> list[report.Case]:
     """All cases of a size; a server of its own for those with a computing thread."""
     raise_descriptor_limit(8_192)
-    loads = {"smoke": SMOKE_LOADS, "short": SHORT_LOADS}.get(size.name, LOADS)
+    tls = size.tls
+    loads = {"smoke": SMOKE_LOADS, "short": SHORT_LOADS}.get(size.name, TLS_LOADS if tls else LOADS)
     issuer = Issuer()
     results = []
-    with workplace("publish", folder) as place, bare("publish", place / "bare", PAYLOAD_BYTES) as limit:
+    with (
+        workplace("publish", folder) as place,
+        gateway(place / "plain", issuer) if tls else bare("publish", place / "bare", PAYLOAD_BYTES) as limit,
+    ):
         for computing in (False, True):
             chosen = [load for load in loads if load.computing is computing]
             if not chosen:
                 continue
-            with gateway(place / f"ours{computing:d}", issuer, computing=computing) as ours:
+            with gateway(place / f"ours{computing:d}", issuer, computing=computing, tls=tls) as ours:
                 for number, load in enumerate(chosen, 1):
                     results.append(_case(place, issuer, ours, limit, load, number * USERS_A_CASE, size))
     return results

@@ -191,7 +191,7 @@ def _target(url: str, key: Path) -> Target:
     except ValueError:  # no number, or above 65535
         port = 0
     if parts.scheme != "ws" or not parts.hostname or not port:
-        raise ValueError(f"--url {url}: must be ws://host:port/v1 (the replay speaks no TLS)")
+        raise ValueError(f"--url {url}: must be ws://host:port/v1: the replay's clients speak no TLS")
     try:
         address = socket.getaddrinfo(parts.hostname, port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
     except (OSError, UnicodeError) as error:

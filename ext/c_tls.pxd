@@ -12,6 +12,7 @@ cdef extern from *:
 
     #define TLS_FUNCTIONS(F) \\
         F(const void *, TLS_server_method, (void)) \\
+        F(const void *, TLS_client_method, (void)) \\
         F(unsigned long, OpenSSL_version_num, (void)) \\
         F(void *, SSL_CTX_new, (const void *method)) \\
         F(void, SSL_CTX_free, (void *context)) \\
@@ -29,6 +30,8 @@ cdef extern from *:
         F(void, SSL_free, (void *ssl)) \\
         F(void, SSL_set_bio, (void *ssl, void *read, void *write)) \\
         F(void, SSL_set_accept_state, (void *ssl)) \\
+        F(void, SSL_set_connect_state, (void *ssl)) \\
+        F(int, SSL_do_handshake, (void *ssl)) \\
         F(int, SSL_is_init_finished, (const void *ssl)) \\
         F(int, SSL_read, (void *ssl, void *data, int size)) \\
         F(int, SSL_write, (void *ssl, const void *data, int size)) \\
@@ -65,6 +68,7 @@ cdef extern from *:
     """
     struct tls_library:
         const void *(*TLS_server_method)() noexcept nogil
+        const void *(*TLS_client_method)() noexcept nogil
         unsigned long (*OpenSSL_version_num)() noexcept nogil
         void *(*SSL_CTX_new)(const void *method) noexcept nogil
         void (*SSL_CTX_free)(void *context) noexcept nogil
@@ -86,6 +90,8 @@ cdef extern from *:
         void (*SSL_free)(void *ssl) noexcept nogil
         void (*SSL_set_bio)(void *ssl, void *read, void *write) noexcept nogil
         void (*SSL_set_accept_state)(void *ssl) noexcept nogil
+        void (*SSL_set_connect_state)(void *ssl) noexcept nogil
+        int (*SSL_do_handshake)(void *ssl) noexcept nogil
         int (*SSL_is_init_finished)(const void *ssl) noexcept nogil
         int (*SSL_read)(void *ssl, void *data, int size) noexcept nogil
         int (*SSL_write)(void *ssl, const void *data, int size) noexcept nogil

@@ -1,5 +1,8 @@
 # The face of the load generator: what Python prepares, starts and reads. All that is hot is inherited.
+from libc.stdint cimport uint32_t, uint64_t
+
 from ext.loadloop cimport LoadLoop
 
 cdef class LoadGenerator(LoadLoop):
-    pass
+    cdef int _connect(self, uint32_t pending_max, uint64_t spacing_ns, uint64_t until_ns) except -1
+    cdef int _connect_until(self, uint32_t pending_max, uint64_t spacing_ns, uint64_t until_ns) except -1 nogil

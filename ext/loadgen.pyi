@@ -1,6 +1,7 @@
 from typing import Any
 
 from ext.loadloop import LoadLoop
+from ext.tls import ClientContext
 
 NONCE: str
 LIVES: tuple[str, ...]
@@ -33,6 +34,7 @@ class LoadGenerator(LoadLoop):
         pending_max: int = 256,
         per_second: float = 0.0,
         deadline_s: float = 60.0,
+        tls: ClientContext | None = None,
     ) -> float: ...
     def next_counter(self, connection: int) -> int: ...
     def command(self, connection: int, body: bytes, *, counted: bool = True) -> None: ...

@@ -8,6 +8,7 @@ a generator or server that falls behind shows up in it.
 Invariants: a receipt is matched to one unanswered counter of its connection; sequences of a connection ascend.
 Cost: one recv per ready socket, one send per publish (or per pack of them), no allocation per event.
 """
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -17,8 +18,9 @@ import ipaddress
 from ext.c_load cimport now_ns, thread_ns
 from ext.loadcheck cimport BUCKETS, STAMP, WINDOW, Stream, bucket_ns, bucket_of, stream_free, stream_open
 from ext.loadloop cimport (
-    L_DEAD, L_LIVE, L_NEW, NO_STREAM, NUMBERS, OUTPUT_BYTES, STREAMS, TEMPLATE_BYTES_MAX,
+    L_DEAD, L_LIVE, L_NEW, NO_STREAM, NUMBERS, OUTPUT_BYTES, SLICE_NS, STREAMS, TEMPLATE_BYTES_MAX,
     Connection, LoadLoop, Receipt)
+from ext.tls cimport ClientContext
 
 # The nonce is the RFC's own example: all connections may share one, and the expected answer is then a constant.
 NONCE = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -122,7 +124,7 @@ cdef class LoadGenerator(LoadLoop):
     # ---- what Python starts ---------------------------------------------------------------------------------------
 
     def connect(self, str host, int port, *, str path="/v1", str subprotocol="gonets.v1.msgpack", int pending_max=256,
-                double per_second=0.0, double deadline_s=60.0):
+                double per_second=0.0, double deadline_s=60.0, ClientContext tls=None):
         """Opens every new connection and waits until all are live; the seconds it took."""
         cdef uint64_t begun, until, spacing
         head = (f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -136,6 +138,7 @@ cdef class LoadGenerator(LoadLoop):
         self.upgrade_size = len(head)
         self.address = int(ipaddress.IPv4Address(host))
         self.port = port
+        self.tls = tls
         spacing = <uint64_t>(1e9 / per_second) if per_second > 0 else 0
         begun = now_ns()
         until = begun + <uint64_t>(deadline_s * 1e9)
@@ -145,6 +148,24 @@ cdef class LoadGenerator(LoadLoop):
             raise ConnectionError(f"{self.live} of {self.used} connections are live after {deadline_s:g} s, "
                                   f"{self.dead} dead; {self._last_words()}")
         return (now_ns() - begun) / 1e9
+
+    cdef int _connect(self, uint32_t pending_max, uint64_t spacing_ns, uint64_t until_ns) except -1:
+        cdef uint64_t slice_ns = min(until_ns, now_ns() + SLICE_NS)
+        with nogil:  # no Python objects: the arrays belong to self, which the caller holds
+            self._connect_until(pending_max, spacing_ns, slice_ns)
+        return PyErr_CheckSignals()
+
+    cdef int _connect_until(self, uint32_t pending_max, uint64_t spacing_ns, uint64_t until_ns) except -1 nogil:
+        """Opens while few enough are under way and the next one is due; returns when all are live or dead."""
+        cdef uint64_t now = now_ns(), due = now
+        while self.live + self.dead < self.used and now < until_ns:
+            while self.opened < self.used and self.pending < pending_max and due <= now:
+                self._open(self.opened, now)
+                self.opened += 1
+                due += spacing_ns
+            self._step(min(until_ns - now, max(due - now, <uint64_t>50_000) if due > now else <uint64_t>5_000_000))
+            now = now_ns()
+        return 0
 
     def next_counter(self, uint32_t connection):
         self._known(connection)

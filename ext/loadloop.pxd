@@ -5,11 +5,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ext.loadcheck cimport WINDOW, Stream
+from ext.tls cimport ClientContext, Link
 
 cdef enum:
     STREAMS = 8
     NUMBERS = 32                # frame numbers that are counted
     NO_STREAM = 0xFFFFFFFF
+    SLICE_NS = 200000000        # how long a signal may wait
     INPUT_BYTES = 1 << 20
     OUTPUT_BYTES = 1 << 20
     TEMPLATE_BYTES_MAX = 8192   # WINDOW of them, framed, fit into the output
@@ -24,6 +26,7 @@ cdef struct Template:           # a publish command, its places to stamp
 cdef struct Connection:
     # life
     int fd
+    Link *tls                   # NULL: plain
     uint8_t life
     uint8_t blocked             # EAGAIN seen, EPOLLOUT armed
     uint64_t opened_ns
@@ -63,6 +66,7 @@ cdef class LoadLoop:
     cdef uint16_t port
     cdef uint8_t *input
     cdef uint8_t *output
+    cdef ClientContext tls      # None: plain
     cdef uint8_t *upgrade
     cdef uint32_t upgrade_size
     cdef uint64_t random
@@ -86,6 +90,7 @@ cdef class LoadLoop:
     # opening
     cdef int _open(self, uint32_t k, uint64_t now) except -1 nogil
     cdef int _upgraded(self, uint32_t k, const uint8_t *data, uint32_t size) except -2 nogil
+    cdef int _begin(self, uint32_t k) except -1 nogil
     cdef int _die(self, uint32_t k, uint32_t code) except -1 nogil
     cdef int _note(self, const uint8_t *text, uint32_t size) except -1 nogil
     # receiving
@@ -112,5 +117,3 @@ cdef class LoadLoop:
     cdef bint _settled(self) noexcept nogil
     cdef int _start(self, uint32_t stream) except -1
     cdef int _run(self, uint64_t until_ns, bint until_settled) except -1
-    cdef int _connect(self, uint32_t pending_max, uint64_t spacing_ns, uint64_t until_ns) except -1
-    cdef int _connect_until(self, uint32_t pending_max, uint64_t spacing_ns, uint64_t until_ns) except -1 nogil

@@ -14,14 +14,15 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 
 from ext.c_load cimport (
-    EAGAIN, EINTR, EPOLL_CLOEXEC, EPOLLIN, EPOLLOUT, MSG_NOSIGNAL, close, connect_from, epoll_create1, epoll_event,
-    errno, find_bytes, load_be64, now_ns, recv, send, sharp_timers, socket_error, store_be64, wait_ns, watch)
+    EAGAIN, EINTR, EPOLL_CLOEXEC, EPOLLIN, EPOLLOUT, close, connect_from, epoll_create1, epoll_event, errno, find_bytes,
+    load_be64, now_ns, sharp_timers, socket_error, store_be64, wait_ns, watch)
 from ext.loadcheck cimport (BUCKETS, EVENT_BROKEN, EVENT_CORRUPT, EVENT_OURS, WINDOW, Event, Stream, bucket_of,
     event_arrived, event_check, frame_put, has_room, stamp_put, stream_free)
+from ext.loadwire cimport wire_recv, wire_send, wire_waits
+from ext.tls cimport LINK_READY, tls_connect, tls_flush, tls_free
 
 cdef enum:
     READY = 512                 # sockets that one wait may name
-    SLICE_NS = 200000000        # how long a signal may wait
 
 cdef const char *ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="   # the answer to loadgen's one nonce
 cdef const char *PING = b"\x81\xa2op\xa4ping"
@@ -53,6 +54,8 @@ cdef class LoadLoop:
             c = &self.at[k]
             if c.life != L_NEW and c.life != L_DEAD:
                 close(c.fd)
+            if c.tls != NULL:
+                tls_free(c.tls)
             for block in (<uintptr_t>c.hello, <uintptr_t>c.rest, <uintptr_t>c.out, <uintptr_t>c.publish.body):
                 free(<void *><uintptr_t>block)
         for k in range(self.stream_count):
@@ -92,6 +95,20 @@ cdef class LoadLoop:
         self._send(k, self.output, self._frame(self.output, 2, c.hello, c.hello_size))
         return <int>head
 
+    cdef int _begin(self, uint32_t k) except -1 nogil:
+        """Connected: the request, behind the handshake of TLS if there is one."""
+        cdef Connection *c = &self.at[k]
+        if c.life != L_CONNECTING:
+            return 0
+        if self.tls is not None and c.tls == NULL:
+            c.tls = tls_connect(self.tls.context, c.fd)
+            if c.tls == NULL:
+                return self._die(k, 0)
+        if c.tls != NULL and not c.tls.flags & LINK_READY:
+            return 0
+        c.life = L_UPGRADING
+        return self._send(k, self.upgrade, self.upgrade_size)
+
     cdef int _die(self, uint32_t k, uint32_t code) except -1 nogil:
         cdef Connection *c = &self.at[k]
         if c.life == L_LIVE:
@@ -122,11 +139,11 @@ cdef class LoadLoop:
             room = INPUT_BYTES - have
             if have:
                 memcpy(self.input, c.rest, have)
-            got = recv(c.fd, self.input + have, room, 0)
+            got = wire_recv(c.fd, c.tls, self.input + have, room)
             if got < 0 and errno == EINTR:
                 continue
             if got < 0 and errno == EAGAIN:
-                return 0
+                return self._begin(k) if c.tls != NULL else 0
             if got <= 0:
                 return self._die(k, 0)
             self.reads += 1
@@ -135,7 +152,7 @@ cdef class LoadLoop:
             if used < 0 or have + got - used == INPUT_BYTES:
                 return 0 if c.life == L_DEAD else self._die(k, 1002)
             self._keep_rest(c, self.input + used, <uint32_t>(have + got - used))
-            if got < room:
+            if got < room and c.tls == NULL:
                 return 0
         return 0
 
@@ -314,14 +331,14 @@ cdef class LoadLoop:
         if c.life == L_DEAD:
             return 0
         if not c.out_size:
-            sent = send(c.fd, data, size, MSG_NOSIGNAL)
+            sent = wire_send(c.fd, c.tls, data, size)
             self.sends += 1
             if sent < 0:
                 if errno != EAGAIN and errno != EINTR:
                     return 0  # the reading side learns why
                 sent = 0
             if sent == <ssize_t>size:
-                return 0
+                return watch(self.epoll_fd, c.fd, EPOLLIN | EPOLLOUT, k, 1) if wire_waits(c.tls) else 0
         if c.out_size + size - sent > c.out_room:
             self._widen(&c.out, &c.out_room, c.out_size + size)
         memcpy(c.out + c.out_size, data + sent, size - sent)
@@ -336,16 +353,17 @@ cdef class LoadLoop:
             error = socket_error(c.fd)
             if error:
                 return self._die(k, error)
-            c.life = L_UPGRADING
-            self._send(k, self.upgrade, self.upgrade_size)
+            self._begin(k)
+        elif c.tls != NULL and tls_flush(c.tls) < 1:
+            return 0
         elif c.out_size:
-            sent = send(c.fd, c.out + c.out_sent, c.out_size - c.out_sent, MSG_NOSIGNAL)
+            sent = wire_send(c.fd, c.tls, c.out + c.out_sent, c.out_size - c.out_sent)
             self.sends += 1
             c.out_sent += <uint32_t>max(sent, 0)
             if c.out_sent < c.out_size:
                 return 0
             c.out_size = c.out_sent = 0
-        return 0 if c.out_size else watch(self.epoll_fd, c.fd, EPOLLIN, k, 1)
+        return 0 if c.out_size or wire_waits(c.tls) else watch(self.epoll_fd, c.fd, EPOLLIN, k, 1)
 
     cdef int _publish(self, uint32_t k, uint32_t count, uint64_t intended_ns) except -1 nogil:
         """`count` publishes in one send."""
@@ -479,22 +497,4 @@ cdef class LoadLoop:
             with nogil:  # no Python objects: the arrays belong to self, which the caller holds
                 self._turn(slice_ns, until_settled)
             PyErr_CheckSignals()
-        return 0
-
-    cdef int _connect(self, uint32_t pending_max, uint64_t spacing_ns, uint64_t until_ns) except -1:
-        cdef uint64_t slice_ns = min(until_ns, now_ns() + SLICE_NS)
-        with nogil:  # no Python objects: the arrays belong to self, which the caller holds
-            self._connect_until(pending_max, spacing_ns, slice_ns)
-        return PyErr_CheckSignals()
-
-    cdef int _connect_until(self, uint32_t pending_max, uint64_t spacing_ns, uint64_t until_ns) except -1 nogil:
-        """Opens while few enough are under way and the next one is due; returns when all are live or dead."""
-        cdef uint64_t now = now_ns(), due = now
-        while self.live + self.dead < self.used and now < until_ns:
-            while self.opened < self.used and self.pending < pending_max and due <= now:
-                self._open(self.opened, now)
-                self.opened += 1
-                due += spacing_ns
-            self._step(min(until_ns - now, max(due - now, <uint64_t>50_000) if due > now else <uint64_t>5_000_000))
-            now = now_ns()
         return 0

@@ -21,6 +21,7 @@ cdef enum:  # flags of a link
     LINK_ENDED = 0x02  # the peer sends no more
     LINK_BROKEN = 0x04  # nothing more can be read or sent
     LINK_BARREN = 0x08  # too many records without a byte: no more is taken
+    LINK_CLIENT = 0x10  # ours is the client's half: what comes is a server's
 
 cdef struct Link:
     void *ssl
@@ -40,7 +41,11 @@ cdef class Context:
 
     cdef _refuse(self, option, path, str what)
 
+cdef class ClientContext:  # of clients that measure: whoever answers is believed
+    cdef void *context
+
 cdef Link *tls_open(void *context, int fd) noexcept nogil  # NULL: no memory
+cdef Link *tls_connect(void *context, int fd) noexcept nogil  # the client's half; its ClientHello is on its way
 cdef void tls_free(Link *link) noexcept nogil
 cdef ssize_t tls_take(Link *link, const uint8_t *data, size_t size, uint8_t *to, size_t room) noexcept nogil
 cdef ssize_t tls_send(Link *link, const uint8_t *data, size_t size) noexcept nogil  # as send(2), errno too

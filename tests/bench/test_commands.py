@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WITH_LIMIT = ("append", "publish", "fanout")
 
 
-def smoke(name: str, folder: Path) -> dict[str, Any]:
+def smoke(name: str, folder: Path, *more: str) -> dict[str, Any]:
     """The object that a command prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "gonets", "bench", name, "--smoke", "--json", "--folder", str(folder)],
+        [sys.executable, "-m", "gonets", "bench", name, "--smoke", "--json", "--folder", str(folder), *more],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -44,6 +44,16 @@ def test_smoke(name: str, tmp_path: Path) -> None:
             assert case["rate_per_s"] > 0
         if name in WITH_LIMIT:
             assert case["limit_per_s"] > 0 and case["ratio"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["publish", "fanout"])
+def test_smoke_over_tls(name: str, tmp_path: Path) -> None:
+    """The same loads with TLS below, beside the same server without it."""
+    found = smoke(name, tmp_path, "--tls")
+    assert len(found["results"]) == 2
+    for case in found["results"]:
+        assert case["case"].endswith("TLS against plain") and case["ratio"] > 0
     assert list(tmp_path.iterdir()) == []
 
 

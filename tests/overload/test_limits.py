@@ -48,6 +48,8 @@ def test_every_option_with_a_number_is_in_the_sum_or_said_to_need_no_memory(opti
             changed = with_option(option, type(default)(value))
         except configuration.ConfigError:
             continue
+        if changed == DEFAULT:
+            continue
         assert (sums(changed) != sums(DEFAULT)) == (option not in limits.WITHOUT_MEMORY), option
         named = {row.source for row in (*limits.process_rows(changed), *limits.session_rows(changed))}
         assert (option in named) == (option not in limits.WITHOUT_MEMORY), option

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from engine import Config
 from tests.support.gateway import ROOT
 
 PAGE = ROOT / "SECURITY.md"
@@ -55,6 +56,16 @@ def test_limits_and_defaults_are_those_of_the_configuration() -> None:
     rows = {row["option"]: row for row in json.loads(run.stdout)["options"]}
     listed = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \|", PAGE.read_text(), re.MULTILINE))
     assert listed == {name: f"{rows[name]['default']} {rows[name]['unit']}" for name in LIMITS}
+
+
+def test_what_half_open_handshakes_may_hold_is_the_product_of_its_limits() -> None:
+    """The memory of one, which tests/tls/test_memory.py measures, by the places before hello."""
+    found = re.search(r"holds up to (\d+) KB.*?([\d.]+) GB in all and (\d+) MB of one address", PAGE.read_text(), re.S)
+    assert found is not None
+    one, everybody, address = int(found[1]) * 1e3, float(found[2]) * 1e9, int(found[3]) * 1e6
+    admission = Config().admission
+    assert one * admission.unknown_sessions_max == everybody
+    assert one * admission.address_unknown_max == address
 
 
 def licence_of(package: importlib.metadata.Distribution) -> str:

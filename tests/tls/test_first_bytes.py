@@ -6,7 +6,9 @@ over random streams, then real sockets: the alert that comes back, and what the 
 
 from __future__ import annotations
 
+import shutil
 import ssl
+import subprocess
 from functools import partial
 
 import pytest
@@ -161,3 +163,21 @@ def test_real_clients_pass() -> None:
         peer.pump()
         peer.shake()
         assert peer.tls.version() == "TLSv1.3"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here: apt-get install openssl")
+@pytest.mark.parametrize("more", [(), ("-groups", "P-521:X25519"), ("-groups", "P-521:P-256", "-no_middlebox")])
+def test_a_client_that_is_asked_for_a_second_hello_passes(more: tuple[str, ...]) -> None:
+    """Its first share is of a group that the server doesn't have; CCS in between or not."""
+    with SecureRig() as rig:
+        target = f"127.0.0.1:{rig.address[1]}"
+        command = ["openssl", "s_client", "-connect", target, "-quiet", "-no_ign_eof", *more]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as client:
+            assert client.stdin is not None
+            client.stdin.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.stdin.flush()
+            rig.until(lambda: rig.requests, 10)
+            client.kill()
+        assert rig.poller.counters()["tls_handshakes"] == 1 and rig.poller.counters()["tls_failures"] == 0

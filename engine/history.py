@@ -101,10 +101,21 @@ def read(reader: LogReader, question: HistoryQuestion) -> HistoryPage | Again:
             if sequence_of(record) < question.before and visible(chain.membership, record)
         )
         following = None if broken.trimmed or broken.sequence <= older[-1].after else broken.sequence
-        return HistoryPage(events[: question.limit], following, broken.trimmed, not broken.trimmed)
+        return _broken_page(events, question.limit, broken.trimmed, following)
     except Trimmed:  # while looking beneath damage
         return HistoryPage(events, None, trimmed=True, damaged=False)
     return HistoryPage(events, None, False, False)
+
+
+def _broken_page(events: list[bytes], limit: int, trimmed: bool, following: int | None) -> HistoryPage:
+    """A page of a chain that leads into what can't be read; what lies beneath damage begins below `following`. More
+    than a page may have been found, by a search for `before`: then the end is a later page's to tell."""
+    held = 0
+    for place, record in enumerate(events, 1):
+        held += len(record)
+        if place < len(events) and (place >= limit or held >= BYTES_MAX):
+            return HistoryPage(events[:place], sequence_of(record), False, False)
+    return HistoryPage(events, following, trimmed, not trimmed)
 
 
 def _start(reader: LogReader, question: HistoryQuestion, chain: Chain) -> int | HistoryQuestion:

@@ -77,6 +77,31 @@ def test_a_trimmed_log_says_so() -> None:
     assert not found.trimmed
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("limit", [1, 2, 3, 50])
+def test_a_search_that_meets_what_is_trimmed_loses_nothing_before_it(limit: int, damaged: bool) -> None:
+    """The search for a `before` that is no event walks past it to the break: what it found there is for more pages."""
+    world = World(1)
+    group = {"kind": "group", "title": "", "history": False, "members": [[1, "owner"]]}
+    world.commit([(1, "conversation.created", 1, group), (2, "conversation.created", 1, group)])
+    for _ in range(10):
+        world.commit([(1, "message", 1, b"x"), (2, "message", 1, b"y")])
+    world.settle()
+    if damaged:
+        world.log.damaged = {7}
+    else:
+        world.log.trimmed_below = 9
+    got: list[int] = []
+    following: int | None = 18  # an event of the other conversation
+    while following is not None:
+        found = page(world, 1, 1, following, limit)
+        assert found is not None and len(found.events) <= limit
+        got += [sequence_of(record) for record in found.events]
+        following = found.next
+        assert (found.trimmed, found.damaged) == ((False, False) if following else (not damaged, damaged))
+    assert got == [17, 15, 13, 11, 9]
+
+
 def test_a_start_that_is_no_event_and_too_far_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import engine.history
 

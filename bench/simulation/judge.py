@@ -204,7 +204,7 @@ class _Case(NamedTuple):
         if refused := self._allowed(right):
             return refused
         target = self.write.data["target"]
-        event = self.truth.events[target - 1] if 0 < target <= self.moment else None
+        event = self.truth.events[target - 1] if self.truth.first <= target <= self.moment else None
         if (
             event is None
             or self.truth.talks[event.conversation] is not self.talk

@@ -27,6 +27,8 @@ import msgspec
 from engine import OVERLOADED, CatchUp, Config, Engine, EngineError, Fanout, Log, ReaderPool, Router, Tail
 from engine.admitter import Cut
 from engine.log.format import SegmentHeader
+from engine.log.snapshot import snapshot_log
+from engine.log.trim import Wanted, trim_log
 from ext.poller import Poller
 from ext.session_table import SessionTable
 from gateway import commands, proposals
@@ -366,6 +368,12 @@ def back_up(folder: Path, to: Path) -> None:
     """A copy of a closed data directory."""
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(folder, to)
+
+
+def trim(folder: Path) -> int:
+    """One more snapshot of a closed data directory, and all that may go goes; the first sequence that is kept."""
+    snapshot_log(folder, only_list=False)
+    return int(trim_log(folder, Wanted(keep_bytes=1), dry_run=False, force=False)["first_sequence"])
 
 
 def restore(backup: Path, folder: Path, epoch: int) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.simulation.device import Command, Device, Session
-from bench.simulation.node import ALL_US, ONE_US, Node, Settings, back_up, restore
+from bench.simulation.node import ALL_US, ONE_US, Node, Settings, back_up, restore, trim
 from bench.simulation.truth import Wrong
 from bench.simulation.verdicts import Rules, Verdicts
 from bench.simulation.workload import Workload
@@ -24,6 +24,8 @@ STORY_LINES = 40
 ROUNDS_MAX = 20_000
 STILL_ROUNDS = 3  # what a socket took in one round shows in the next
 IN_FLIGHT_MAX = 60
+AGAIN_MAX = 4
+INTAKE_BYTES = 6_000  # the smallest: some writes find it full, most don't
 START_US = 1_795_515_000_000_000
 
 
@@ -57,8 +59,8 @@ def settings_of(draw: random.Random) -> Settings:
         slow_hops_min=draw.choice([0, 4, 512]),
         block_events_max=draw.choice([2, 5, 1 << 16]),
         view_bytes_max=draw.choice([0, 1 << 26]),
-        segment_bytes=draw.choice([1 << 16, 1 << 17, 1 << 30, 1 << 30]),
-        intake_bytes_max=draw.choice([600, 32 << 20, 32 << 20, 32 << 20]),
+        segment_bytes=draw.choice([1 << 14, 1 << 15, 1 << 16, 1 << 30]),
+        intake_bytes_max=draw.choice([INTAKE_BYTES, 32 << 20, 32 << 20, 32 << 20]),
         save_events_max=draw.choice([4, 1_000_000]),
         group_members_max=draw.choice([3, 5_000]),
         send_bytes=draw.choice([4_608, 4_608, 8_192, 1 << 17]),
@@ -78,6 +80,7 @@ class Simulation:
         self.story: deque[str] = deque(maxlen=STORY_LINES)
         self._hash = hashlib.sha256()
         tight = settings.intake_bytes_max < 1 << 20 or settings.save_events_max < 1_000
+        self.again_max = AGAIN_MAX if tight else IN_FLIGHT_MAX  # what is refused again and again shows nothing
         self.verdicts = Verdicts(
             Rules(
                 settings.group_members_max,
@@ -97,7 +100,7 @@ class Simulation:
         for device in self.devices:
             device.slow = draw.random() < 0.3
         self.zombies: list[Session] = []
-        self.backed_up: tuple[int, list[tuple[int, int]]] | None = None
+        self.backed_up: tuple[int, int, list[tuple[int, int]]] | None = None  # end, first sequence, epochs
         self.epochs_used = 1
         self.quiet_every = draw.choice([150, 400, 1_200])
         self._choose_steps()
@@ -131,6 +134,7 @@ class Simulation:
             (self._clock, 1),
             (self._fault, 0.1 * faults),
             (self._crash, 0.15 * faults),
+            (self._trim, draw.choice([0, 0.3, 1])),
         ]
         self._steps = [step for step, _ in choices]
         self._weights = [weight * draw.choice([0.3, 1, 1, 3]) for _, weight in choices]
@@ -369,35 +373,51 @@ class Simulation:
         """All memory is lost; what was on its way to clients may still arrive. Sometimes an older copy is restored."""
         draw = self.draw
         self.verdicts.count("crashes")
-        self.node.crash()
-        for session in self.zombies:
-            session.end()
-        self.zombies.clear()
-        for device in self.devices:
-            if device.session is not None:
-                if draw.random() < 0.7:
-                    while device.session.read(1 << 16, self.verdicts.take):
-                        pass
-                self._leave(device)
+        self._stop()
         words = "crash"
         roll = draw.random()
         if self.backed_up is not None and roll < 0.2:
             words = self._restore()
         elif roll < 0.5 and self.verdicts.truth.end:
             back_up(self.folder, self.backup)
-            self.backed_up = (self.verdicts.truth.end, list(self.verdicts.epochs))
+            self.backed_up = (self.verdicts.truth.end, self.verdicts.truth.first, list(self.verdicts.epochs))
             words = "crash; a copy is kept"
         self._open()
         return f"{words}; the log ends at {self.verdicts.truth.end}"
 
+    def _stop(self) -> None:
+        """The node is gone, and with it all connections."""
+        self.node.crash()
+        for session in self.zombies:
+            session.end()
+        self.zombies.clear()
+        for device in self.devices:
+            if device.session is not None:
+                if self.draw.random() < 0.7:
+                    while device.session.read(1 << 16, self.verdicts.take):
+                        pass
+                self._leave(device)
+
+    def _trim(self) -> str:
+        """A stop, a snapshot, and the log's first segments go, as far as two snapshots allow."""
+        if not self.verdicts.truth.end:
+            return "nothing to trim"
+        self._stop()
+        first = trim(self.folder)
+        self._open()  # a block that nobody had seen yet was judged by what the log held then
+        if first > self.verdicts.truth.first:
+            self.verdicts.count("trims")
+        self.verdicts.truth.first = first
+        return f"trimmed: the log holds {first} to {self.verdicts.truth.end}"
+
     def _restore(self) -> str:
         assert self.backed_up is not None
-        end, epochs = self.backed_up
+        end, first, epochs = self.backed_up
         self.epochs_used += 1
         last = restore(self.backup, self.folder, self.epochs_used)
         if last != end:
             raise Wrong(f"the copy ends at {last}, it was made at {end}")
-        self.verdicts.replaced(end, [*epochs, (self.epochs_used, end + 1)])
+        self.verdicts.replaced(end, first, [*epochs, (self.epochs_used, end + 1)])
         self.verdicts.count("restores")
         return "crash; the copy is restored"
 
@@ -442,7 +462,7 @@ class Simulation:
             session = device.session
             if session is None:
                 continue
-            while device.again and len(self.verdicts.watches[session].in_flight) < IN_FLIGHT_MAX:
+            while device.again and len(self.verdicts.watches[session].in_flight) < self.again_max:
                 self._say(device, session, device.commands[device.again.pop(0)])
             moved |= bool(session.write(1 << 20))
         node.take_sockets()

@@ -129,7 +129,8 @@ class Truth:
     """The log as it is now."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[Event] = []  # all that there ever were
+        self.first = 1  # below it the log holds none any more: trimmed
         self.talks: dict[int, Talk] = {}
         self.talks_of: dict[int, set[int]] = {}
         self.dialogs: dict[tuple[int, int], int] = {}
@@ -227,9 +228,10 @@ class Truth:
         """Whether a session whose welcome stood at `baseline` must be pushed this event."""
         return self.talks[event.conversation].owed(user, event, baseline)
 
-    def cut(self, end: int) -> Truth:
-        """The same log up to a sequence, as a backup of then has it."""
+    def cut(self, end: int, first: int) -> Truth:
+        """The same log up to a sequence, as a backup of then has it, which began with `first`."""
         older = Truth()
+        older.first = first
         for event in self.events[:end]:
             older._take(event)
         return older

@@ -68,9 +68,9 @@ class Verdicts:
         self.watches: dict[Session, Watch] = {}
         self.writes: dict[tuple[int, int, int], Command] = {}  # (user, device, counter): as last sent
 
-    def replaced(self, end: int, epochs: list[tuple[int, int]]) -> None:
-        """The log's history was replaced by that of a copy which ended at `end`."""
-        self.truth = self.truth.cut(end)
+    def replaced(self, end: int, first: int, epochs: list[tuple[int, int]]) -> None:
+        """The log's history was replaced by that of a copy which held `first` to `end`."""
+        self.truth = self.truth.cut(end, first)
         self.epochs = epochs
         for command in self.writes.values():
             command.moment = min(command.moment, end)
@@ -250,10 +250,14 @@ class Verdicts:
             raise Wrong(f"{device.name}: the gap {told} can't be, it began at {watch.start}")
         small = min(self.rules.resume_events_max, self.rules.resume_hops_max)
         known = [self.truth.talks[number] for number in self.truth.talks_of.get(device.user, ())]
-        if sum(sum(event.sequence > told.after for event in one.events) for one in known) <= small:
+        trimmed = [event for event in talk.events if told.after < event.sequence < self.truth.first]
+        if trimmed:
+            self.count("gaps over what was trimmed")
+        elif sum(sum(event.sequence > told.after for event in one.events) for one in known) <= small:
             raise Wrong(f"{device.name}: the gap {told}, though not even {small} events were missed")
         inside = [event for event in talk.events if told.after < event.sequence < told.before]
-        visible = [event for event in reversed(inside) if talk.sees(device.user, event)]
+        kept = [event for event in inside if event.sequence >= self.truth.first]
+        visible = [event for event in reversed(kept) if talk.sees(device.user, event)]
         newest = body["newest"]
         if len(newest) > min(self.rules.gap_newest_events, len(visible)):
             raise Wrong(f"{device.name}: the gap {told} brings {len(newest)} events of {len(visible)}")
@@ -291,7 +295,10 @@ class Verdicts:
         if status in (APPENDED, "repeat"):
             event = self.truth.events[stored - 1] if stored else None
             place = (body["conversation"], body["sequence"], body["conversation_sequence"], body["time"])
-            if event is None or place != (event.conversation, stored, event.conversation_sequence, event.time):
+            places = [] if event is None else [(event.conversation, stored, event.conversation_sequence, event.time)]
+            if stored < self.truth.first:  # the log can't say more than where it was
+                places.append((0, stored, 0, 0))
+            if place not in places:
                 raise Wrong(f"{device.name}: the receipt {body}, but the log holds {event}")
             if status == "repeat" and command.sends < 2:
                 raise Wrong(f"{device.name}: {counter} is called a repeat, it was sent once")

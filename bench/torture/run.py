@@ -228,5 +228,6 @@ def torture(
         hit += name.startswith("killed at ")
     for name, count in sorted(parts.items()):
         print(f"{name}: {count}")
-    print(f"steps at which there was a kill: {hit} of {len(steps())}")
+    if kills:
+        print(f"steps at which there was a kill: {hit} of {len(steps())}")
     print(f"seed {seed}: nothing lost, {time.monotonic() - began:.0f} s")

@@ -225,11 +225,12 @@ def test_a_writer_killed_behind_its_meta_page_is_followed_by_one_that_writes(
         child.kill()
         shim.go()
         assert reader.last_sequence() == 4  # LMDB shows nobody what its writer has not finished
-        syncs = shim.syncs
+        syncs, metas = shim.syncs, shim.metas
         after = EngineChild(tmp_path / "data", shim.environment, segment_bytes=64 << 10)
         try:
             assert reader.last_sequence() == 5
             assert shim.syncs > syncs  # it may not be on the disk yet, and a repeat of it is answered now
+            assert shim.metas > metas  # L10: nor may its meta page, whatever the kernel says of it
             after.publish(say(1, 2, 2), say(1, 3, 2))
             answers = after.wait(2)
             assert [(answer.counter, answer.status) for answer in answers] == [

@@ -30,6 +30,7 @@ import lmdb
 from engine.errors import DataUntrusted
 from engine.lmdbfile import system_error
 from engine.log import format as fmt
+from engine.log.files import require_space
 from engine.log.format import SegmentHeader
 from engine.log.reader import Reader
 from engine.log.resume import Point, Work, seen
@@ -413,6 +414,7 @@ def _copied_state(data: Path, folder: Path, check: _Check) -> Iterator[SavedStat
         return
     try:
         if not target.exists():
+            require_space(folder, 2 * (source / DATA).stat().st_size, "the check")  # the copy, and its replay
             with _whole(target) as making:
                 running = SavedState.open(source, shard=check.shard, read_only=True)
                 try:

@@ -41,7 +41,7 @@ Tls = Annotated[
     bool, Parameter(negative="", help="the server over TLS 1.3, against the same one without it, in one run")
 ]
 
-NAMES = ("append", "open", "publish", "fanout", "latency", "connections")
+NAMES = ("append", "open", "publish", "fanout", "latency", "connections", "overload")
 
 
 def measurement(name: str) -> Callable[[Size, Path | None], list[report.Case]]:

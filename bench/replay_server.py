@@ -21,6 +21,8 @@ from typing import Any
 
 READY_S = 30.0
 DRAIN_S = 15.0
+# Nobody waits to be sent away; and what is refused under load would be an error of the replay.
+SETTINGS = {"GONETS_SERVER_DRAIN_S": "0", "GONETS_ADMISSION_PUBLISH_WAIT_MS_MAX": "10000"}
 
 
 class ServerError(Exception):
@@ -68,7 +70,7 @@ class OwnServer:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,
-                env={**os.environ, "GONETS_SERVER_DRAIN_S": "0"},
+                env={**os.environ, **SETTINGS},
             )
         if wait:
             self._await_ready()

@@ -25,7 +25,7 @@ from ext.handshake cimport HANDSHAKE_ANSWER_BYTES_MAX, busy_answer
 from ext.inbound cimport BUSY_RETRY_S, COLD_WAITING_BYTES_MOST, RECEIVE_BYTES, UNANSWERED_RETRY_MS
 from ext.receipts cimport Answer
 from ext.session_table cimport (
-    E_JSON, F_BLOCKED, F_NO_READ, F_REQUEST, RESERVE, S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER,
+    E_JSON, F_BLOCKED, F_CLOSE_SENT, F_NO_READ, F_REQUEST, RESERVE, S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER,
     SHARE_OF_REST, Session, SessionTable)
 from ext.sockets cimport CLOSE_GOING_AWAY, CLOSE_OVERLOADED, EVENT_LISTENER, EVENT_TIMER, OUT_HELD_BYTES, close_name
 from ext.tls cimport INSIDE_BYTES, LINK_BYTES, SHAKING_BYTES, TAKE_BYTES_MAX, WAITING_BYTES_MAX, Context, Link
@@ -174,15 +174,16 @@ cdef class Poller:
                 continue
             self.serving = index
             self.overfull += 1
-            if s.flags & F_BLOCKED or not S_OPEN <= s.state <= S_LIVE:
-                self.sockets.drop(index, True)
-                self.sessions.empty(index)
-            else:
-                free(s.in_data)
-                s.in_data = NULL
-                s.in_size = s.in_room = 0
-                self.sessions.weigh(index)
+            free(s.in_data)
+            s.in_data = NULL
+            s.in_size = s.in_room = 0
+            if not s.flags & F_BLOCKED and S_OPEN <= s.state <= S_LIVE:
                 self.sockets.end_named(index, CLOSE_OVERLOADED)
+            if s.fd >= 0 and (s.flags & F_BLOCKED or not s.flags & F_CLOSE_SENT):
+                self.sockets.drop(index, True)
+            if s.fd < 0:
+                self.sessions.empty(index)
+            self.sessions.weigh(index)
         self.sessions.overfull_count = 0
         return 0
 

@@ -18,6 +18,7 @@ import pytest
 from engine import config as configuration
 from engine import limits
 from engine.options import Config
+from gateway.serve import StartError, serve
 from tests.support.gateway import ROOT, GatewayProcess, running
 from tests.support.hostile import UPGRADE, command, connect, frame, hello, reset
 
@@ -89,6 +90,21 @@ def test_the_command_prints_the_sum() -> None:
     assert found["total_bytes"] == sums(with_option("fanout.ring_bytes", 256 << 20))[0]
     text = subprocess.run(argv, check=True, capture_output=True, text=True, env=environment).stdout
     assert "fanout.ring_bytes" in text and limits.size_text(found["total_bytes"]) in text
+
+
+def test_a_server_says_at_its_start_that_the_machine_is_too_small(tmp_path: Path) -> None:
+    """One line that names the option; it serves all the same."""
+    with running(tmp_path / "data", **{"gateway.buffers_bytes_max": 1 << 40}) as gateway:
+        assert gateway.device(1).write("publish", user=2, payload=b"x")["status"] == "appended"
+        said = [line for line in gateway.log().splitlines() if "gateway.buffers_bytes_max" in line]
+        assert len(said) == 1 and "gonets config memory" in said[0]
+
+
+def test_a_server_that_could_not_even_begin_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ring is taken whole in any case."""
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 100 << 20)
+    with pytest.raises(StartError, match=r"fanout\.ring_bytes = 67108864"):
+        serve(DEFAULT, print)
 
 
 # ---- a real process ----

@@ -89,7 +89,11 @@ class GatewayProcess:
 
     def start(self) -> GatewayProcess:
         """Returns once it is ready."""
-        environment = {**os.environ, "GONETS_SERVER_DRAIN_S": "0"}  # devices of tests don't wait to be sent away
+        environment = {
+            **os.environ,
+            "GONETS_SERVER_DRAIN_S": "0",  # devices of tests don't wait to be sent away
+            "GONETS_ADMISSION_PUBLISH_WAIT_MS_MAX": "2000",  # a machine that is busy with other tests is no overload
+        }
         for dotted, value in self.options.items():
             environment["GONETS_" + dotted.upper().replace(".", "_", 1)] = str(value)
         with self.log_path.open("a") as log:

@@ -171,8 +171,10 @@ class Peer:
 class Rig:
     """A poller, its table and its clients; use as a context manager."""
 
-    def __init__(self, sessions_max: int = 64, send_bytes: int = 0, **options: Any) -> None:
-        self.table = SessionTable(sessions_max)
+    def __init__(
+        self, sessions_max: int = 64, send_bytes: int = 0, buffers_bytes_max: int = 256 << 20, **options: Any
+    ) -> None:
+        self.table = SessionTable(sessions_max, buffers_bytes_max)
         self.poller = Poller(self.table, **options)
         self.fanout = Fanout(self.table, Interest(self.table), Ring(4 << 20))
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1_024)

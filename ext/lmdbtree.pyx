@@ -36,6 +36,10 @@ cdef inline uint64_t _child(const uint8_t *node) noexcept:
     return load_u32(node) | <uint64_t>load_u16(node + 4) << 32
 
 
+cdef inline bint _is_size(uint64_t page_bytes) noexcept:
+    return 512 <= page_bytes <= 2 * WORDS_MAX
+
+
 cdef class Trees:
     """Over a file's descriptor, of which it keeps a duplicate."""
 
@@ -148,7 +152,7 @@ cdef class Trees:
         fault = self._use(walk, first, count)
         if fault != SOUND:
             return fault
-        if first + count > walk.file_pages:
+        if first >= walk.file_pages or count > walk.file_pages - first:
             return OUTSIDE
         page = walk.base + first * walk.page_bytes
         if load_u64(page) != first:
@@ -291,7 +295,7 @@ cdef class Trees:
         """`path` in the tree of keys that the newer meta page names."""
         cdef uint64_t size = self.size()
         cdef const uint8_t *meta
-        if size < page_bytes + META_END:
+        if not _is_size(page_bytes) or size < page_bytes + META_END:
             return <int>OUTSIDE, 0, None, None
         meta = self._base
         if load_u64(meta + META_TRANSACTION) < load_u64(meta + page_bytes + META_TRANSACTION):
@@ -307,14 +311,14 @@ cdef class Trees:
         cdef Walk walk
         cdef Fault fault
         memset(&walk, 0, sizeof(Walk))
-        walk.file_pages = <uint64_t>self.size() // page_bytes
+        walk.file_pages = <uint64_t>self.size() // max(page_bytes, <uint64_t>1)
         walk.base, walk.page_bytes, walk.last_page, walk.depth = self._base, page_bytes, last_page, depth
         walk.is_free = is_free
         if free is not None:
             if <uint64_t>free.shape[0] <= last_page:
                 raise ValueError("a byte for each page")
             walk.free = &free[0]
-        if depth < 1 or depth > DEPTH_MAX:
+        if depth < 1 or depth > DEPTH_MAX or not _is_size(page_bytes):
             return <int>DEEP, root, None, None
         fault = self._path(&walk, root, key)
         if fault != SOUND:
@@ -330,8 +334,8 @@ cdef class Trees:
         if <uint64_t>used.shape[0] <= last_page:
             raise ValueError("a byte for each page")
         memset(&walk, 0, sizeof(Walk))
-        walk.file_pages = <uint64_t>self.size() // page_bytes
+        walk.file_pages = <uint64_t>self.size() // max(page_bytes, <uint64_t>1)
         walk.base, walk.page_bytes, walk.last_page, walk.depth = self._base, page_bytes, last_page, depth
         walk.used, walk.is_free = &used[0], is_free
-        fault = DEEP if depth < 1 or depth > DEPTH_MAX else self._tree(&walk, root, 1, 0, NONE)
+        fault = DEEP if depth < 1 or depth > DEPTH_MAX or not _is_size(page_bytes) else self._tree(&walk, root, 1, 0, NONE)
         return <int>fault, walk.page, walk.branches, walk.leaves, walk.values, walk.entries

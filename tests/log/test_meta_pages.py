@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from engine.errors import LogDamaged
 from engine.log.check import check_log
-from engine.log.structure import META_END, TRANSACTION_AT, Pages, look
+from engine.log.structure import META_END, TRANSACTION_AT, Broken, Hidden, Pages, look
 from engine.log.writer import Log
 from tests.support.log_rig import Naive, hashes, only_reading, segment_files
 
@@ -148,3 +150,24 @@ def test_a_free_list_that_names_a_page_in_use_stops_the_writer(files: Files) -> 
     assert files.read() == files.last
     with pytest.raises(LogDamaged, match=r"can't be opened: page"):
         files.opened()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_bytes_at_all_are_judged_without_a_crash(tmp_path: Path, seed: int) -> None:
+    """Some bytes of pages in use, or whole fields of meta pages, are anything."""
+    files, chance = Files(tmp_path, 30, 700), random.Random(seed)
+    pages = len(files.whole) // PAGE
+    for _ in range(400):
+        changed = bytearray(files.whole)
+        for _ in range(chance.choice((1, 1, 2, 5))):
+            at = PAGE * chance.choice((0, 1, chance.randrange(pages))) + chance.choice(
+                (8, 16, 40, 88, 128, 136, 144, 152)
+            )
+            at = chance.choice((at, PAGE * chance.randrange(pages) + chance.randrange(PAGE - 8)))
+            value = chance.choice((0, 1, 2, pages, (1 << 63) - 1, (1 << 64) - 1, (1 << 64) - 2, chance.getrandbits(64)))
+            struct.pack_into("<Q", changed, at, value)
+        files.path.write_bytes(changed)
+        found = Pages(files.path)
+        for judge in (found.glance, found.look, found.mended, found.hidden, lambda pages=found: pages.seek(10)):
+            with suppress(Broken, Hidden):
+                judge()

@@ -39,6 +39,8 @@ cdef struct Walk:  # of one tree
     bint is_free
     uint64_t branches, leaves, values, entries  # met so far; `values` counts pages of values
     uint64_t found, following  # of a path: the greatest key up to the one looked for, and the next
+    const uint8_t *value  # of the one found, in the file; and its size
+    uint64_t value_bytes
     uint64_t page  # where the fault is
 
 cdef class Trees:

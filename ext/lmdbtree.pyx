@@ -214,7 +214,6 @@ cdef class Trees:
     cdef Fault _found(self, Walk *walk, uint64_t number, uint64_t key, uint64_t high) noexcept:
         # In a leaf that is right: the greatest key up to `key`, its value, and the key that follows.
         cdef const uint8_t *page = walk.base + number * walk.page_bytes
-        cdef const uint8_t *value = NULL
         cdef uint64_t size = 0
         cdef uint32_t begin = 0, end = _count(page), middle
         walk.found, walk.following = NONE, high
@@ -225,7 +224,7 @@ cdef class Trees:
                 walk.found, begin = size, middle + 1
             else:
                 walk.following, end = size, middle
-        return self._value(walk, _node(page, begin - 1), &value, &size) if begin > 0 else SOUND
+        return self._value(walk, _node(page, begin - 1), &walk.value, &walk.value_bytes) if begin > 0 else SOUND
 
     cdef Fault _branch(self, Walk *walk, uint64_t number, uint32_t level, uint64_t low, uint64_t high) noexcept:
         cdef const uint8_t *page = walk.base + number * walk.page_bytes
@@ -324,6 +323,16 @@ cdef class Trees:
         if fault != SOUND:
             return <int>fault, walk.page, None, None
         return 0, 0, None if walk.found == NONE else walk.found, None if walk.following == NONE else walk.following
+
+    def last_value(self, uint64_t page_bytes, uint64_t root, uint32_t depth, uint64_t last_page):
+        """A copy of the value of the tree's last key; b"" where the way there is not right."""
+        cdef Walk walk
+        memset(&walk, 0, sizeof(Walk))
+        walk.file_pages = <uint64_t>self.size() // max(page_bytes, <uint64_t>1)
+        walk.base, walk.page_bytes, walk.last_page, walk.depth = self._base, page_bytes, last_page, depth
+        if depth < 1 or depth > DEPTH_MAX or not _is_size(page_bytes):
+            return b""
+        return walk.value[:walk.value_bytes] if self._path(&walk, root, NONE - 1) == SOUND else b""
 
     def tree(self, uint64_t page_bytes, uint64_t root, uint32_t depth, uint64_t last_page, bint is_free,
              uint8_t[::1] used not None):

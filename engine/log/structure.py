@@ -13,6 +13,7 @@ Cost: a glance reads a page a level and the free list, a look every page but tho
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from collections.abc import Callable
@@ -158,6 +159,10 @@ class Pages:
             self._settled(judge)
         return words
 
+    def last_value(self, meta: Meta) -> bytes:
+        """The last block that a meta page names."""
+        return self._trees.last_value(self._page_bytes, meta.main.root, meta.main.depth, meta.last_page)
+
     def is_second_ours(self) -> bool:
         """Whether the second meta page, for itself, is of the LMDB that we write with."""
         begin = self._trees.part(self._page_bytes + PAGE_HEAD, 8)
@@ -299,27 +304,54 @@ class Pages:
         _expect(lost < 0, f"page {lost} is neither in use nor free: the last page or the free list is damaged")
 
 
-def look(path: Path) -> str:
+def look(path: Path, *, though_hidden: bool = False) -> str:
     """What is wrong with any page that is in use; "" nothing. Where others write, only in a read transaction that they
     respect. Raises OSError."""
     try:
         Pages(path).look()
-    except (Broken, Hidden) as found:
+    except Broken as found:
         return str(found)
+    except Hidden as found:
+        return "" if though_hidden else str(found)
     return ""
 
 
-def mend(path: Path) -> str:
-    """Writes the right number of a transaction where a meta page has a wrong one, as `mended` proves it, and syncs it;
-    what was done, "" if nothing. Only the writer's, before the file is opened. Raises Broken, OSError."""
+def mend(path: Path) -> tuple[str, bytes]:
+    """Shows the last commit again where LMDB would hide it, as `mended` proves: writes the right number, and syncs it.
+    What was done, "" if nothing. Only the writer's, before it opens the file. Raises Broken, OSError.
+
+    While other processes have the file open, LMDB goes by a number that they share, and would write over what it does
+    not know: then nothing is written, and the last block is given, to be appended once more.
+    """
     pages = Pages(path)
     found = pages.mended()
     if found is None:
-        return ""
+        return "", b""
     meta, number = found
+    if number == pages.newest_transaction() + 1 and is_open_elsewhere(path):
+        return _hidden(meta, number), pages.last_value(meta)
     descriptor = os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_CLOEXEC)
     try:
         os.pwrite(descriptor, number.to_bytes(8, "little"), meta.place * meta.free.pad + TRANSACTION_AT)
     finally:
         os.close(descriptor)
-    return f"meta page {meta.place} said transaction {meta.transaction}; its pages were written by {number}, so it says"
+    words = (
+        f"meta page {meta.place} said transaction {meta.transaction}; its pages were written by {number}, so it says"
+    )
+    return words, b""
+
+
+def is_open_elsewhere(path: Path) -> bool:
+    """Whether another process has the file open with LMDB, which locks the first byte of its lock file for so long.
+    Only while this process has not: closing the lock file would let go of its own locks."""
+    try:
+        descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)

@@ -96,7 +96,7 @@ class Log:
             self._remove_unnamed()
             self._create(SegmentHeader(self.shard, 1, fmt.NO_HASH, ((1, 1),)))
         self._first = self._segments.firsts[-1] if self._segments.firsts else 1
-        self._judge_pages()
+        hidden = self._judge_pages()
         header = self._take_segment()
         self._take_stock()
         self.epochs = list(header.epochs)
@@ -108,6 +108,8 @@ class Log:
         else:
             self.last_sequence = self._first - 1
         self._check_join(header)
+        if hidden:
+            self._append_hidden(hidden)
         self._settle()
         self._remove_unnamed()
 
@@ -116,20 +118,35 @@ class Log:
         for left in self.folder.glob(f"[0-9]*{fmt.SUFFIX}{fmt.MAKING_SUFFIX}*"):
             left.unlink()
 
-    def _judge_pages(self) -> None:
-        """What LMDB would believe of its own pages; a free list that names a page in use would have it written over."""
+    def _judge_pages(self) -> bytes:
+        """What LMDB would believe of its own pages; a free list that names a page in use would have it written over. A
+        block that LMDB would go on before, if it has to be appended once more."""
         path = self._segments.path(self._first)
         look_for_foreign(path)
+        hidden = b""
         try:
-            if done := mend(path):
+            done, hidden = mend(path)
+            if done:
                 _log.warning("segment %s: %s; the last commit would have been hidden", path.name, done)
-            problem = look(path)
+            problem = look(path, though_hidden=bool(hidden))
         except Broken as broken:
             problem = str(broken)
         except OSError as error:
             raise EngineUnable(f"segment {path} can't be read or mended: {error.strerror}") from error
         if problem:
             raise LogDamaged(f"segment {path} can't be opened: {problem}", hint=MEND_HINT)
+        return hidden
+
+    def _append_hidden(self, block: bytes) -> None:
+        """Once more, by the protocol that the other processes go by."""
+        head = blocks.header(block) if not blocks.check(block)[0] else None
+        if head is None or head.first_sequence != self.last_sequence + 1 or head.previous_hash != self.last_hash:
+            raise LogDamaged(
+                f"segment {self._segments.path(self._first)}: the commit that LMDB hides does not go on from"
+                f" {self.last_sequence}",
+                hint=MEND_HINT,
+            )
+        self.append(block)
 
     def _take_segment(self) -> SegmentHeader:
         """Opens the newest segment for writing."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from engine.errors import LogDamaged
 from engine.log.check import check_log
-from engine.log.structure import META_END, TRANSACTION_AT, Broken, Hidden, Pages, look
+from engine.log.structure import META_END, TRANSACTION_AT, Broken, Hidden, Pages, is_open_elsewhere, look
 from engine.log.writer import Log
-from tests.support.log_rig import Naive, hashes, only_reading, segment_files
+from tests.support.log_rig import ROOT, Naive, hashes, only_reading, segment_files
 
 PAGE = 4096
 LAST_PAGE_AT = TRANSACTION_AT - 8
@@ -109,6 +112,45 @@ def test_a_commit_that_lmdb_took_back_is_not_damage(files: Files) -> None:
         assert files.read() == files.last - 1
         assert files.opened() == files.last - 1
     assert files.problems() == []
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from tests.support.log_rig import only_reading
+segments, reader = only_reading(Path(sys.argv[1]))
+for line in sys.stdin:
+    print(reader.last_sequence(), flush=True)
+"""
+
+
+def test_a_hidden_commit_is_shown_to_those_who_have_the_file_open(files: Files) -> None:
+    """They share LMDB's number of the newest transaction, and follow without being started again."""
+    files.put(files.number - 2)
+    if files.number < 3:
+        pytest.skip("the first commit leaves no witness")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(files.data)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+
+        def ask(to: IO[str] = holder.stdin, answers: IO[str] = holder.stdout) -> int:
+            print(file=to, flush=True)
+            return int(answers.readline())
+
+        assert ask() == files.last - 1
+        assert is_open_elsewhere(files.path)
+        assert files.opened() == files.last
+        assert ask() == files.last
+        assert files.opened() == files.last
+        holder.stdin.close()
+    assert not is_open_elsewhere(files.path)
+    assert files.problems() == []
+    assert files.read() == files.last
 
 
 def test_a_commit_taken_back_whose_pages_were_used_again_is_not_damage(files: Files) -> None:

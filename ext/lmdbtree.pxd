@@ -57,4 +57,8 @@ cdef class Trees:
     cdef Fault _leaf(self, Walk *walk, uint64_t number, uint64_t low, uint64_t high) noexcept
     cdef Fault _found(self, Walk *walk, uint64_t number, uint64_t key, uint64_t high) noexcept
     cdef Fault _tree(self, Walk *walk, uint64_t number, uint32_t level, uint64_t low, uint64_t high) noexcept
+    cdef Fault _head(self, Walk *walk, uint64_t number, uint16_t kind) noexcept
+    cdef Fault _probe(self, Walk *walk, const uint8_t *page, uint16_t kind, uint64_t key, int *index) noexcept
+    cdef Fault _touched(self, Walk *walk, const uint8_t *page, int index, uint16_t kind, uint64_t *key) noexcept
+    cdef Fault _way(self, Walk *walk, uint64_t root, uint64_t key) noexcept
     cdef Fault _path(self, Walk *walk, uint64_t root, uint64_t key) noexcept

@@ -118,6 +118,8 @@ def run(
     `bits` None: every one."""
     made = large(data, seed, megabytes) if is_large else small(data, seed)
     known = Bits(made)
+    if only is not None and only >= known.count:
+        raise IndexError(only)
     numbers = [only] if only is not None else list(range(known.count) if bits is None else known.drawn(bits, seed))
     counts, wrong = Counter[str](), list[tuple[str, int, str]]()
 

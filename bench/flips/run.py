@@ -40,8 +40,10 @@ class Bits:
 
     def __init__(self, made: Made) -> None:
         self._made = made
-        self._sizes = [8 * path.stat().st_size for path in made.files]
-        self._proofs = [Proof(path.read_bytes()) for path in made.files]
+        files = made.files
+        self._names = [path.relative_to(made.data) for path in files]
+        self._sizes = [8 * path.stat().st_size for path in files]
+        self._proofs = [Proof(path.read_bytes()) for path in files]
         self.count = sum(self._sizes)
 
     def flip(self, number: int, made: Made | None = None) -> Flip:
@@ -50,7 +52,7 @@ class Bits:
         while number >= self._sizes[place]:
             number -= self._sizes[place]
             place += 1
-        return Flip((made or self._made).files[place], number, self._proofs[place].reason(number))
+        return Flip((made or self._made).data / self._names[place], number, self._proofs[place].reason(number))
 
     def drawn(self, count: int, seed: int) -> Iterator[int]:
         """So many numbers."""

@@ -285,7 +285,12 @@ class Segments:
         try:
             pages = pages_of(self.path(first))
             env = open_environment(self.path(first), write=False)
-            if words := pages.hidden():
+            try:
+                words = pages.hidden()
+            except Broken as broken:
+                env.close()
+                raise LogDamaged(f"segment {self.path(first)} can't be opened: {broken}") from None
+            if words:
                 self.damage.note(LogDamaged(f"segment {self.path(first).name}: {words}"))
             return env, pages
         except LogDamaged:

@@ -164,15 +164,18 @@ class Log:
         One that was killed behind its meta page, while others had the file open, has left a block that LMDB shows once
         somebody begins to write. Then it must be on the disk: a repeat of it is answered at once.
         """
+        path = self._segments.path(self._first)
         try:
             self._env.sync(True)
             with self._env.begin(write=True) as txn:
                 number = txn.id()
                 txn.abort()
+            due = Pages(path).newest_transaction() + 1
         except lmdb.Error as error:
             raise self._not_synced(error) from error
-        path = self._segments.path(self._first)
-        if number != Pages(path).newest_transaction() + 1:
+        except Broken as broken:
+            raise LogDamaged(f"segment {path} can't be opened: {broken}", hint=MEND_HINT) from None
+        if number != due:
             raise EngineUnable(
                 f"segment {path} is open in another process, which does not know its last commit",
                 hint="end the readers of this log (its workers, `gonets log` verbs), then open it again",

@@ -99,7 +99,7 @@ class Admission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=5,
             le=10_000,
         ),
-    ] = 80
+    ] = 60
 
 
 def wrong_proxies(admission: Admission) -> str:

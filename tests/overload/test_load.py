@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.load import CONNECTIONS, NAMES, PUBLISHES, TICK_S, UNLIMITED, WINDOW_MIN, Load, Progress
 
-WAIT_S = 0.08
+WAIT_S = 0.06
 
 
 class Server:

@@ -138,7 +138,7 @@ def test_three_times_the_load_keeps_what_can_be_carried_and_its_time() -> None:
 def test_a_wait_that_shedding_does_not_shorten_does_not_end_all_carrying() -> None:
     """Refusing alone takes all of the time: part of what was carried goes on, or nobody would get through."""
     server = Server()
-    server.carry(4_000, 4_000, 100)
+    server.carry(16_000, 16_000, 100)
     before = server.load.window
     server.read_wait_s = 1.0
     server.tick(200)

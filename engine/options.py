@@ -260,7 +260,7 @@ class Fanout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         option(
             "pairs of a session and a conversation that it follows; a hello that would go beyond is closed with 4004",
             "entries",
-            ge=1_000,
+            ge=1,
             le=1_000_000_000,
         ),
     ] = 10_000_000

@@ -14,12 +14,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from engine import config as configuration
 from engine import limits
 from engine.options import Config
 from gateway.serve import StartError, serve
-from tests.support.gateway import ROOT, GatewayProcess, running
+from tests.support.gateway import ROOT, Device, GatewayProcess, running
 from tests.support.hostile import UPGRADE, command, connect, frame, hello, reset
 
 DEFAULT = Config()
@@ -173,6 +174,25 @@ def test_messages_that_never_become_whole_stay_within_the_sum(tmp_path: Path) ->
         assert watched.grown <= most
         for one in crowd:
             reset(one)
+
+
+def test_interest_is_bounded_and_who_finds_no_room_is_told_when_to_come_again(tmp_path: Path) -> None:
+    """At hello by 4004; a session that a new conversation would take beyond is cut off, and told when it comes back."""
+    with running(tmp_path / "data", **{"fanout.interest_entries_max": 4}) as gateway:
+        owner = gateway.device(1)
+        for _ in range(2):
+            owner.group(2, 3)
+        other = gateway.device(2)
+        refused = Device(gateway.url)
+        refused.send("hello", token=gateway.token(3), device=1, protocol=1)
+        code, reason = refused.closed()
+        assert code == 4004 and 5_000 <= int(reason.rpartition("=")[2]) <= 15_000, (code, reason)
+        owner.send("create", counter=owner.counter + 1, kind="group", title="one more", members=[])
+        assert owner.closed() == (1006, "")
+        with pytest.raises(ConnectionClosed) as end:
+            gateway.device(1)
+        assert end.value.rcvd is not None and end.value.rcvd.code == 4004
+        assert other.settled() is not None, "who is in stays in"
 
 
 def test_answers_that_nobody_takes_stay_within_the_sum(tmp_path: Path) -> None:

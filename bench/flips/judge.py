@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.flips.made import Made
+from bench.flips.proof import Proof
 from engine.errors import EngineError, LogDamaged
 from engine.log import format as fmt
 from engine.log.check import check_log
@@ -79,14 +80,25 @@ def _write(made: Made, flip: Flip, changed: bytes, original: bytes, block: bytes
     try:
         if log.last_sequence != len(made.records):
             return "hidden"
-        left = flip.file.read_bytes()
-        if left != changed:
-            return "mended" if left == original else "changed"
+        if kept := _kept(flip, changed, original):
+            return kept
         log.append(block)
     finally:
         log.close()
     found, _ = _read_behind(made)
     return "overwritten" if found else ""
+
+
+def _kept(flip: Flip, changed: bytes, original: bytes) -> str:
+    """"" if what is in use was left as it is. Opening a log for writing commits, which writes other pages."""
+    left, mended = flip.file.read_bytes(), False
+    for begin, end in Proof(original).kept():
+        if left[begin:end] == changed[begin:end]:
+            continue
+        if left[begin:end] != original[begin:end]:
+            return "changed"
+        mended = True
+    return "mended" if mended else ""
 
 
 def _read_behind(made: Made) -> tuple[str, bool]:

@@ -55,6 +55,11 @@ class Proof:
         for page in set(range(pages)) - self._used:
             self._harmless(page * self._page, (page + 1) * self._page, "a page that is not in use")
 
+    def kept(self) -> list[tuple[int, int]]:
+        """(begin, end) of what a commit leaves as it is: pages in use, but for the older meta page."""
+        older = self._newest + 1 & 1
+        return [(page * self._page, (page + 1) * self._page) for page in sorted(self._used - {older})]
+
     def reason(self, bit: int) -> str:
         """Why a bit can't matter."""
         return self._reasons.get(bit // 8) or self._bits.get(bit, "")

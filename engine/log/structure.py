@@ -129,7 +129,7 @@ class Pages:
         if len(wrong) != 1 or None in true or abs(int(true[0] or 0) - int(true[1] or 0)) != 1:
             return None
         earlier, later = sorted(metas, key=lambda meta: int(true[meta.place] or 0))
-        if earlier.main.entries >= later.main.entries:  # each commit adds a block: a witness is damaged, not a number
+        if earlier.main.entries > later.main.entries:  # no commit takes a block: a witness is damaged, not a number
             return None
         (meta,) = wrong
         other = metas[1 - meta.place]
@@ -254,7 +254,7 @@ class Pages:
                 f"meta page {meta.place}: it is of transaction {meta.transaction}, which belongs to the other one",
             )
         _expect(
-            newer.transaction - older.transaction == 1,
+            newer.transaction - older.transaction == 1 or self._may_be_left(older),
             f"the meta pages are of transactions {older.transaction} and {newer.transaction}, which do not follow each"
             " other: one is damaged, and the last commit may be hidden",
         )
@@ -268,6 +268,18 @@ class Pages:
             f" {number}: it is damaged, and the last commit may be hidden",
         )
         return newer
+
+    def _may_be_left(self, older: Meta) -> bool:
+        """Whether a meta page further back than one commit was left by a power cut, which took those between: a sync of
+        them had failed, and writers went on. Then its number is its own, or its pages have been written over; under a
+        flipped number they are whole, and tell."""
+        if self._transaction_of(older) == older.transaction:
+            return True
+        try:
+            self._whole(older)
+        except Broken:
+            return True
+        return False
 
     def _transaction_of(self, meta: Meta) -> int | None:
         """The transaction that wrote what a meta page names: it has left the pages that it replaced under its own

@@ -67,7 +67,7 @@ NOW = int(time.time())
         (ISSUER.token(1, exp=NOW - 31), "expired"),
         (ISSUER.token(1, exp=None), "no exp"),
         (ISSUER.token(1, exp="soon"), ""),
-        (ISSUER.token(1, nbf=NOW + 300), "not valid yet"),
+        (ISSUER.token(1, nbf=NOW + 86_400), "not valid yet"),
         (ISSUER.token(1, aud="elsewhere"), "audience"),
         (ISSUER.token(1, aud=None), ""),
         (ISSUER.token("0"), "sub"),

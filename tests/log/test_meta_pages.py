@@ -90,7 +90,10 @@ def test_every_bit_of_both_numbers_is_named_and_mended(files: Files) -> None:
             assert hashes(files.data) == before
             try:
                 assert files.opened() == files.last, (place, bit)
-                assert files.path.read_bytes() == files.whole
+                assert files.read() == files.last
+                found, newest = files.path.read_bytes(), u64(files.whole, PAGE * files.place + TRANSACTION_AT)
+                numbers = [u64(found, PAGE * each + TRANSACTION_AT) for each in (0, 1)]
+                assert sorted(numbers) == [newest, newest + 1]  # L10: opening commits, in the place of the older
                 assert files.problems() == []
             except LogDamaged:  # the first commit leaves no witness of its number
                 assert right < 2

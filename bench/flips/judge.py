@@ -90,7 +90,7 @@ def _write(made: Made, flip: Flip, changed: bytes, original: bytes, block: bytes
 
 
 def _kept(flip: Flip, changed: bytes, original: bytes) -> str:
-    """"" if what is in use was left as it is. Opening a log for writing commits, which writes other pages."""
+    """ "" if what is in use was left as it is. Opening a log for writing commits, which writes other pages."""
     left, mended = flip.file.read_bytes(), False
     for begin, end in Proof(original).kept():
         if left[begin:end] == changed[begin:end]:

@@ -240,7 +240,7 @@ def test_config_check_explains(tmp_path: Path) -> None:
 
 
 def test_log_stat_read_check(data: Path, tmp_path: Path) -> None:
-    one_line(gonets("log", "stat", "--data", tmp_path / "none"), "no log")
+    one_line(gonets("log", "stat", "--data", tmp_path / "none"), "is not there")
     with running(data) as gateway:
         gateway.device(1).write("publish", user=2, text="x")
         assert gonets("log", "stat", "--data", data).returncode == 0  # while it runs

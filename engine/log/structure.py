@@ -111,14 +111,15 @@ class Pages:
     def seek(self, sequence: int) -> tuple[int | None, int | None]:
         """The key up to a sequence and the one that follows, by pages found right; 0 is the header's. In a read
         transaction; may show more than that does. Raises Broken."""
-        for _ in range(TRIES):
+        fault, page, found, following = self._trees.seek(self._page_bytes, sequence)
+        for _ in range(TRIES if fault else 0):
             before = self._metas()
             fault, page, found, following = self._trees.seek(self._page_bytes, sequence)
-            if not fault:
-                return found, following
-            if before == self._metas():
+            if not fault or before == self._metas():
                 break
-        raise Broken(f"page {page}: {FAULTS[fault]}")
+        if fault:
+            raise Broken(f"page {page}: {FAULTS[fault]}")
+        return found, following
 
     def mended(self) -> tuple[Meta, int] | None:
         """The meta page whose number of a transaction is wrong, and the right one: None if that can't be proved or

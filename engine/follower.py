@@ -17,10 +17,12 @@ import logging
 import random
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from socket import socket
 from typing import Final
 
+import lmdb
 import msgspec
 
 from engine.answers import refuse_batch
@@ -137,7 +139,8 @@ class Follower:
     def second(self) -> None:
         """Now and then: gives back what trimming has removed, and the reader slots of workers that were killed."""
         self.log.drop_trimmed()
-        self._saved.env.reader_check()
+        with suppress(lmdb.Error):
+            self._saved.env.reader_check()
 
     # ---- to the sequencer ------------------------------------------------------------------------------------------
 

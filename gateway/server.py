@@ -318,7 +318,10 @@ class Gateway:
             return True
         if self.sessions.state(session) != OPEN or origin in self._waiting or self._ahead_is_over:
             return False
-        last = self.engine.log.last_sequence
+        try:
+            last = self.engine.log.last_sequence
+        except EngineError:  # of a damaged end, which whoever reads there names
+            return False
         if last <= self.fanout.sequence:
             return False
         self._targets[origin] = last

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SEEDS, STEPS = "1..45", "2500"
+SEEDS, STEPS = "1..90", "2500"
 DIRECTIVES = ("boundscheck", "wraparound", "initializedcheck", "embedsignature")
 
 

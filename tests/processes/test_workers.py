@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from gateway import close_codes
 from tests.support.gateway import ROOT, Device, GatewayProcess, running
+from tests.support.supervised import is_alive
 
 DEADLINE_S = 20.0
 # A busy machine, and workers that a test stops, look like load: nothing of that is shed here.
@@ -197,7 +198,7 @@ class Talk:
                 self.receipts[number] = receipt["sequence"]
                 number += 1
                 self._first.set()
-            elif receipt["status"] in ("unavailable", "overloaded"):
+            elif receipt["status"] in ("unavailable", "overloaded", "rate_limited"):
                 time.sleep(receipt["extra"] / 1_000)
             else:
                 self.wrong.append(f"{receipt}")
@@ -276,7 +277,7 @@ def test_the_supervisor_killed_all_end_and_the_next_one_goes_on(tmp_path: Path) 
         gateway.process = following
         assert following.stdout is not None
         assert following.stdout.readline(), gateway.log()[-3000:]
-        assert not any(Path(f"/proc/{pid}").exists() for pid in orphans.values())
+        assert not any(is_alive(pid) for pid in orphans.values())
         count = len(talk.receipts)
         until = time.monotonic() + DEADLINE_S
         while len(talk.receipts) < count + 20:

@@ -141,7 +141,7 @@ class Child:
         return True
 
     def _say(self, event: str, **more: object) -> None:
-        print(json.dumps({"event": event, "child": self.number, **more}), file=sys.stderr, flush=True)
+        os.write(2, json.dumps({"event": event, "child": self.number, **more}).encode() + b"\n")  # whole, among others'
 
     def _serve(self) -> None:
         assert self.clients is not None

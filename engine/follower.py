@@ -170,8 +170,8 @@ class Follower:
         if self._link is not None:
             self._send(self._link, NOTE, body)
 
-    def is_ours(self, body: bytes) -> bool:
-        """Whether such a note is on its way: in the order of all it comes after whatever is heard now."""
+    def is_on_its_way(self, body: bytes) -> bool:
+        """Whether such a note has not come back yet."""
         return body in self._notes
 
     def _send(self, link: Link, kind: int, body: bytes) -> None:

@@ -2,14 +2,16 @@
 
 Called by signals.py, cursors.py and hello.py beside what they do for this worker's own sessions. In one process there
 is nobody to tell (`Alone`). With workers, signals and marks go through the sequencer's process to all the others, and
-never touch the log; they may be lost. Hellos are notes: all workers hear them in one order, so that of two sessions of
-a device, on whichever workers, the later one stays and the earlier one is closed.
+never touch the log; they may be lost. Hellos are notes, which come to all workers, late if the sequencer is being
+started. Of two sessions of a device, on whichever workers, the later one stays by the machine's one monotonic clock:
+whoever hears of a later hello elsewhere ends its own, whoever hears of an earlier one says its own again.
 
-Cost: a message of some hundred bytes for each signal or mark told, and one a hello.
+Cost: a message of some hundred bytes for each signal or mark told, and one a hello; an entry for a hello, for a minute.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -19,6 +21,10 @@ from gateway import close_codes
 
 if TYPE_CHECKING:
     from gateway.session import Door
+
+
+RECENT_NS: Final = 60 * 10**9  # far longer than a sequencer takes to start
+RECENT_MAX: Final = 100_000
 
 
 class Bus(Protocol):
@@ -65,6 +71,7 @@ class Hello(Struct, frozen=True, array_like=True):
 
     user: int
     device: int
+    at_ns: int  # CLOCK_MONOTONIC, which all processes of a machine share
 
 
 class Alone:
@@ -89,9 +96,6 @@ class Ways(Protocol):
     def note(self, body: bytes) -> None:
         """To all, in one order."""
 
-    def is_ours(self, body: bytes) -> bool:
-        """Whether such a note of this worker has not come back yet."""
-
 
 _SIGNALS: Final = msgspec.msgpack.Decoder(ForConversation | Mark)
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -102,6 +106,7 @@ class Shared:
 
     def __init__(self, door: Door, ways: Ways) -> None:
         self._door, self._ways = door, ways
+        self._recent: dict[tuple[int, int], int] = {}  # (user, device) -> when its last hello was, oldest first
 
     def conversation(self, conversation: int, msgpack: bytes, json: bytes) -> None:
         """To the sessions of the other workers."""
@@ -113,7 +118,17 @@ class Shared:
 
     def hello(self, user: int, device: int) -> None:
         """To all workers."""
-        self._ways.note(_encode(Hello(user, device)))
+        self._recent.pop((user, device), None)
+        while len(self._recent) >= RECENT_MAX:
+            del self._recent[next(iter(self._recent))]
+        at_ns = self._recent[user, device] = time.monotonic_ns()
+        self._ways.note(_encode(Hello(user, device, at_ns)))
+
+    def second(self) -> None:
+        """Forgets hellos of which nobody can still hear late: an entry that lacks is an early one."""
+        until_ns = time.monotonic_ns() - RECENT_NS
+        while self._recent and (first := next(iter(self._recent.items())))[1] < until_ns:
+            del self._recent[first[0]]
 
     def on_signal(self, body: bytes) -> None:
         """What another worker says."""
@@ -128,11 +143,15 @@ class Shared:
             door.fanout.signal_to(door.sessions.of_user(said.user), said.told.msgpack, said.told.json)
 
     def on_note(self, body: bytes, ours: bool) -> None:
-        """A hello somewhere. Ours has ended earlier sessions here by itself, when it was said; one of another worker
-        ends ours, unless a later one of ours is on its way behind it."""
-        if ours or self._ways.is_ours(body):
+        """A hello somewhere. Ours has ended earlier sessions here by itself, when it was said."""
+        if ours:
             return
         said = msgspec.msgpack.decode(body, type=Hello)
-        earlier = self._door.sessions.find_device(said.user, said.device)
-        if earlier:
-            self._door.end(earlier, close_codes.REPLACED)
+        session = self._door.sessions.find_device(said.user, said.device)
+        if not session:
+            return
+        at_ns = self._recent.get((said.user, said.device), 0)
+        if at_ns < said.at_ns:
+            self._door.end(session, close_codes.REPLACED)
+        else:  # it came late, and its worker may have missed ours
+            self._ways.note(_encode(Hello(said.user, said.device, at_ns)))

@@ -219,14 +219,14 @@ def test_a_follower_answers_everything_once(sequencer: SequencerProcess, tmp_pat
         assert [(one.counter, one.status) for one in await until(2)] == [(1, UNAVAILABLE), (2, UNAVAILABLE)]
         follower.join(loop, sequencer.link())
         follower.note(b"hello")
-        assert follower.is_ours(b"hello")
+        assert follower.is_on_its_way(b"hello")
         follower.submit(say(1, 1))
         first = (await until(1))[0]
         assert first.status == APPENDED
         assert follower.failure is None
         assert follower.log.last_sequence >= first.sequence
         assert looks
-        while follower.is_ours(b"hello"):
+        while follower.is_on_its_way(b"hello"):
             await asyncio.sleep(0.005)
         for round_ in range(3):
             base = 100 * round_
@@ -241,7 +241,7 @@ def test_a_follower_answers_everything_once(sequencer: SequencerProcess, tmp_pat
             assert all(250 <= one.extra <= 750 for one in got if one.status == UNAVAILABLE)
             sequencer = SequencerProcess(config_of(tmp_path))
             follower.join(loop, sequencer.link())
-            while follower.is_ours(b"again"):  # said anew to the next one
+            while follower.is_on_its_way(b"again"):  # said anew to the next one
                 await asyncio.sleep(0.005)
             follower.submit(b"".join(say(1, one.counter) for one in got))
             second = {one.counter: one for one in await until(63)}

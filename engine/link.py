@@ -16,6 +16,7 @@ import struct
 import threading
 from collections import deque
 from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 HEADER: Final = struct.Struct("<IHH")  # bytes of the body, kind, 0
@@ -76,7 +77,7 @@ class Link:
     def _flush(self) -> bool:
         while self._unsent and self.is_open:
             try:
-                sent = self._socket.sendmsg(list(self._unsent)[:64])
+                sent = self._socket.sendmsg(islice(self._unsent, 64))
             except (BlockingIOError, InterruptedError):
                 return True
             except OSError:  # whoever reads notices the end of the stream

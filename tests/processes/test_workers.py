@@ -120,6 +120,30 @@ def test_a_device_has_one_session_whichever_worker_has_it(gateway: GatewayProces
         other.close()
 
 
+def test_a_hello_of_a_session_that_is_over_replaces_nobody(gateway: GatewayProcess) -> None:
+    """While the sequencer is away a device comes to one worker, goes, and comes to the other: when the first says its
+    hello again, behind the second's, the session that lives stays."""
+    there = children(gateway)
+    os.kill(there["sequencer"], signal.SIGSTOP)  # it hears of neither
+    earlier = on(gateway, "worker 1", 61)
+    earlier.close()
+    later = on(gateway, "worker 2", 61)
+    os.kill(there["worker 1"], signal.SIGSTOP)
+    try:
+        os.kill(there["sequencer"], signal.SIGKILL)
+        until = time.monotonic() + DEADLINE_S
+        while later.write("publish", user=62, type="message", payload=b"x")["status"] not in ("appended", "repeat"):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    finally:
+        os.kill(there["worker 1"], signal.SIGCONT)
+    until_ready(gateway)
+    on(gateway, "worker 1", 63).close()  # its note comes behind those that were said again
+    later.settled()
+    assert later.write("publish", user=62, type="message", payload=b"y")["status"] in ("appended", "repeat")
+    later.close()
+
+
 def test_a_resume_on_another_worker_waits_for_its_tail(gateway: GatewayProcess) -> None:
     """A device that has seen an event on one worker says so to the other, which may not have looked yet: no reset, no
     second delivery, no counter given twice."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import random
+import struct
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import suppress
@@ -170,10 +171,6 @@ class Follower:
         if self._link is not None:
             self._send(self._link, NOTE, body)
 
-    def is_on_its_way(self, body: bytes) -> bool:
-        """Whether such a note has not come back yet."""
-        return body in self._notes
-
     def _send(self, link: Link, kind: int, body: bytes) -> None:
         if link.send(kind, body) and not self._writing and self._loop is not None:
             self._writing = True
@@ -211,7 +208,7 @@ class Follower:
                 for kind, body in frames:
                     self._take(kind, body)
                 return
-        except (LinkBroken, ValueError, msgspec.DecodeError) as error:
+        except (LinkBroken, ValueError, struct.error, msgspec.DecodeError) as error:
             _log.error("the link to the sequencer is given up: %s", error)
         self._part()
 

@@ -36,7 +36,7 @@ from ext.ring import memory_bytes as ring_memory_bytes
 # Limits of the gateway's Python half; who keeps to them imports them from here.
 UNSENT_BYTES_MAX: Final = 1 << 20  # answers that a session has not taken, beyond which it gets no more
 WAITING_JOBS_MAX: Final = 4_096  # of history and catch-up, beyond which history is refused
-ISSUER_WAITING_BYTES_MAX: Final = 8 << 20  # of sessions whose hello waits for the issuer
+HELLOS_WAITING_BYTES_MAX: Final = 8 << 20  # of sessions whose hello waits: for the issuer, as much for the tail
 ISSUER_DOCUMENT_BYTES_MAX: Final = 256 << 10
 REVOKED_DOCUMENT_BYTES_MAX: Final = 4 << 20
 TYPING_SEEN_MAX: Final = 100_000  # of one second
@@ -173,7 +173,7 @@ def _taking_in(config: Config) -> list[Row]:
         Row("intake of publishes", 1, intake + native["round"], "log.intake_bytes_max"),
         Row("their answers", 1, intake, "log.intake_bytes_max"),
         Row("rows that they lack", intake // (2 * PROPOSAL_BYTES), LOADED_BYTES, "log.intake_bytes_max"),
-        Row("hellos that wait for the issuer", 1, 2 * ISSUER_WAITING_BYTES_MAX, "fixed"),
+        Row("hellos that wait: for the issuer, for the tail", 2, 2 * HELLOS_WAITING_BYTES_MAX, "fixed"),
         Row("typing of a second", TYPING_SEEN_MAX, TYPING_BYTES, "fixed"),
         Row("marks to be written", MARKS_MAX, MARK_BYTES, "fixed"),
     ]

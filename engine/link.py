@@ -23,6 +23,7 @@ HEADER: Final = struct.Struct("<IHH")  # bytes of the body, kind, 0
 BODY_BYTES_MAX: Final = 1 << 28
 RECEIVE_BYTES: Final = 256 << 10
 SOCKET_BYTES: Final = 1 << 20
+JOINED_BYTES: Final = 4_096  # a body so small is copied behind its header rather than named beside it
 PROPOSALS, SIGNAL, NOTE, ANSWERS, COMMITTED, STATUS = range(1, 7)
 KINDS: Final = frozenset((PROPOSALS, SIGNAL, NOTE, ANSWERS, COMMITTED, STATUS))
 COMMITTED_BODY: Final = struct.Struct("<QQQ")  # last sequence, commits, ns that they took
@@ -57,14 +58,8 @@ class Link:
         with self._lock:
             if not self.is_open:
                 return False
-            for part in (
-                (HEADER.pack(len(body), kind, 0) + body,)
-                if len(body) < 4096
-                else (
-                    HEADER.pack(len(body), kind, 0),
-                    body,
-                )
-            ):
+            header = HEADER.pack(len(body), kind, 0)
+            for part in (header + body,) if len(body) < JOINED_BYTES else (header, body):
                 self._unsent.append(memoryview(part))
                 self.waiting_bytes += len(part)
             return self._flush()

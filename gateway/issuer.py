@@ -2,7 +2,7 @@
 
 A KeySet of auth.py whose file is a document of remote.py. A token that names a key which isn't there yet is not
 refused: the issuer is asked at once (one request for all who wait, and one in UNKNOWN_S at most, so that made-up
-names cost it nothing), and the hello waits for the answer in Waiting, without holding up anybody else's.
+names cost it nothing), and the hello waits for the answer (waiting.py), without holding up anybody else's.
 
 Invariants: keys older than auth.keys_age_s_max open nothing (told to come again, not refused for good); a key that
 the issuer has withdrawn opens nothing from the next fetch on; sessions that it has opened stay until their token ends.
@@ -23,11 +23,6 @@ UNKNOWN_S = 30.0
 ABSENT_MAX = 1_000  # names that are remembered as asked for in vain
 LATER_JITTER_MS = 2_000
 COPY = "issuer-keys.copy"
-
-# What is held back while the issuer is asked: beyond it, and limits.ISSUER_WAITING_BYTES_MAX, sessions are told to come
-# again.
-WAITING_SESSIONS_MAX = 4_096
-MESSAGES_MAX = 64
 
 
 class IssuerKeys:
@@ -96,46 +91,3 @@ class IssuerKeys:
 
 def _later_ms(pause_s: float) -> int:
     return int(max(pause_s, 1.0) * 1_000) + random.randrange(LATER_JITTER_MS)
-
-
-class Waiting:
-    """Messages of sessions whose hello waits (for the issuer, for the tail), by origin, in order."""
-
-    def __init__(self) -> None:
-        self._held: dict[int, list[bytes]] = {}
-        self._bytes = 0
-
-    def __contains__(self, origin: int) -> bool:
-        return origin in self._held
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def add(self, origin: int, message: bytes) -> bool:
-        """Holds one back; False if there is no room for it."""
-        held = self._held.get(origin)
-        if held is None:
-            if len(self._held) >= WAITING_SESSIONS_MAX:
-                return False
-            held = self._held[origin] = []
-        if len(held) >= MESSAGES_MAX or self._bytes + len(message) > limits.ISSUER_WAITING_BYTES_MAX:
-            return False
-        held.append(message)
-        self._bytes += len(message)
-        return True
-
-    def forget(self, origin: int) -> None:
-        """Its session is gone."""
-        self._bytes -= sum(map(len, self._held.pop(origin, ())))
-
-    def take_of(self, origin: int) -> list[bytes]:
-        """Those of one session, to be handled now."""
-        held = self._held.pop(origin, [])
-        self._bytes -= sum(map(len, held))
-        return held
-
-    def take(self) -> list[tuple[int, list[bytes]]]:
-        """All of them, to be handled now."""
-        taken = list(self._held.items())
-        self._held, self._bytes = {}, 0
-        return taken

@@ -41,7 +41,6 @@ from gateway.admin import Admin
 from gateway.cursors import TELL_INTERVAL_S, Cursors
 from gateway.drain import Drain
 from gateway.hello import IssuerAsked
-from gateway.issuer import Waiting
 from gateway.listener import StartError
 from gateway.load import TICK_S, Progress
 from gateway.metrics import exposition, process_values
@@ -50,6 +49,7 @@ from gateway.reading import SlowestSlice, readiness, readings
 from gateway.session import CLOSING, OPEN, Door, log
 from gateway.signals import Signals
 from gateway.trust import Trust, TrustError
+from gateway.waiting import Waiting
 
 COLD_SLICE_S = 0.001
 ROUTE_SLICE_US = 1_000

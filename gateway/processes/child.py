@@ -28,6 +28,7 @@ from gateway.processes.control import Channel, ControlError, Failed, Message, St
 from gateway.serve import SWITCH_INTERVAL_S
 
 ORPHAN_S: Final = 10.0
+REPORT_S: Final = 1.0  # between two reports of a child to its supervisor
 EXIT_FAILED: Final = 1
 EXIT_ORPHAN: Final = 70
 

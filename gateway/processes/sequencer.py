@@ -18,12 +18,10 @@ from gateway.listener import StartError
 from gateway.metrics import process_values
 from gateway.parts import open_engine
 from gateway.processes import control
-from gateway.processes.child import listen
+from gateway.processes.child import REPORT_S, listen
 from gateway.processes.control import Channel, Drain, Link, Message, Ready, Report, Stop
 from gateway.reading import stopped
 from gateway.session import log
-
-REPORT_S = 1.0
 
 
 def run(channel: Channel, config: Config) -> None:

@@ -24,14 +24,13 @@ from gateway.bus import Bus, Shared
 from gateway.metrics import process_values
 from gateway.parts import SPARE_DESCRIPTORS
 from gateway.processes import control
-from gateway.processes.child import listen
+from gateway.processes.child import REPORT_S, listen
 from gateway.processes.control import Channel, Drain, Link, Message, Ready, Reload, Report, Stop
 from gateway.reading import readiness, readings
 from gateway.serve import raise_descriptor_limit
 from gateway.server import Gateway
 from gateway.session import Door, log
 
-REPORT_S = 1.0
 LOOK_S = 0.1  # whether it is ready still, which is told at once
 
 

@@ -151,13 +151,7 @@ def tls(data: bytes) -> None:
     rig = _secure_rig()
     before = rig.poller.counters()["tls_handshakes"]
     peer = poller_rig.Peer(rig)
-    for piece in pieces(data[1:], data[0]):
-        try:
-            peer.send(piece)
-        except OSError:
-            break
-        if rig.ready(0):
-            rig.turn()
+    _feed(rig, peer, pieces(data[1:], data[0]))
     rig.quiet(0)
     assert rig.table.memory_bytes() < 90_000 and rig.poller.counters()["tls_handshakes"] == before
     if verdict > naive_tls.WHOLE and data[1] == naive_tls.HANDSHAKE:
@@ -266,6 +260,17 @@ def _secure_rig() -> poller_rig.Rig:
     return tls_peer.SecureRig(64, connects_per_s_max=1_000_000, close_timeout_ms=1)
 
 
+def _feed(rig: poller_rig.Rig, peer: poller_rig.Peer, parts: list[bytes]) -> None:
+    """One piece a turn, until the server has ended it."""
+    for piece in parts:
+        try:
+            peer.send(piece)
+        except OSError:
+            break
+        if rig.ready(0):
+            rig.turn()
+
+
 def _leave(rig: poller_rig.Rig, peer: poller_rig.Peer) -> None:
     """Gone at once, and the rig as it was."""
     peer.socket.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER 0
@@ -289,13 +294,7 @@ def session(data: bytes) -> None:
     rig = _rig()
     upgraded = data[0] & 1
     peer = rig.upgraded(poller_rig.JSON if data[0] & 2 else poller_rig.MSGPACK) if upgraded else poller_rig.Peer(rig)
-    for piece in pieces(data[2:], data[1]):
-        try:
-            peer.send(piece)
-        except OSError:
-            break
-        if rig.ready(0):
-            rig.turn()
+    _feed(rig, peer, pieces(data[2:], data[1]))
     for _ in range(3):
         if rig.ready(0):
             rig.turn()

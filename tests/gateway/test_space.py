@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from engine.log.space import LOOK_S, Space
 from tests.support.gateway import GatewayProcess, running
+from tests.support.small_disk import mounted
 
 MIB = 1 << 20
 
@@ -40,17 +40,8 @@ def test_a_place_that_cannot_be_asked_changes_nothing(tmp_path: Path) -> None:
 @pytest.fixture(name="small_disk")
 def _small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 96 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(place)]
-    try:
-        run = subprocess.run(mount, check=False, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("no mount command here")
-    if run.returncode:
-        pytest.skip(f"no file system of its own can be mounted here: {run.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with mounted(tmp_path / "disk", 96) as point:
+        yield point
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -21,6 +21,7 @@ from tests.support.grown_log import grow
 from tests.support.killed import copy, quiet
 from tests.support.log_command import NOBODY, Ran, log_command
 from tests.support.log_rig import ROOT
+from tests.support.small_disk import mounted
 
 ON_A_LOG = ("stat", "read", "check", "snapshot", "trim --keep-bytes 1", "dump", "readers")
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else, or mount")
@@ -168,17 +169,8 @@ def test_without_permission(place: Path) -> None:
 @pytest.fixture(name="mount")
 def _mount(place: Path) -> Iterator[Path]:
     """A file system of its own, of 8 MiB."""
-    point = place / "mount"
-    point.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(point)]
-    try:
-        run = subprocess.run(mount, check=False, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("no mount command here")
-    if run.returncode:
-        pytest.skip(f"no file system of its own can be mounted here: {run.stderr.strip()}")
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
+    with mounted(place / "mount", 8) as point:
+        yield point
 
 
 def test_a_read_only_file_system(place: Path, mount: Path) -> None:

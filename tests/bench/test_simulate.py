@@ -10,6 +10,7 @@ import pytest
 
 from bench.simulate import run_seed
 from bench.simulation.run import Failure
+from tests.support.sanitizers import sanitizers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MUST_BE_SEEN = (  # a simulation in which these don't happen shows nothing
@@ -41,7 +42,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         text=True,
         timeout=55,
         check=False,
-        env={"PATH": "", **environment},
+        env={"PATH": "", **sanitizers(), **environment},
     )
 
 

@@ -242,8 +242,8 @@ def _segment() -> tuple[bytes, int]:
 
 def tree(data: bytes) -> None:
     """LMDB's pages, damaged in some places or strange from the first byte on: found right, or named; never followed
-    out of the file. Damage: page, place in it (2 bytes), how much, the bytes; the file ends where that would begin if it
-    reached beyond the end."""
+    out of the file. Damage: page, place in it (2 bytes), how much, the bytes; where they would reach beyond its end,
+    the file ends."""
     if not data:
         return
     segment, last = _segment()

@@ -22,6 +22,7 @@ from engine.options import Config
 from gateway.serve import StartError, serve
 from tests.support.gateway import ROOT, Device, GatewayProcess, running
 from tests.support.hostile import UPGRADE, command, connect, frame, hello, reset
+from tests.support.sanitizers import needs_plain_memory
 
 DEFAULT = Config()
 NUMBERS = [
@@ -156,6 +157,7 @@ class Watched:
 def test_messages_that_never_become_whole_stay_within_the_sum(tmp_path: Path) -> None:
     """A thousand connections without a token hold 60 KB each, four times what all may hold: some are sent away with
     4004, nobody else notices."""
+    needs_plain_memory()
     begun = frame(PIECE * 2)[: len(PIECE)]
     with running(tmp_path / "data", **SMALL) as gateway:
         watched = Watched(gateway)
@@ -197,6 +199,7 @@ def test_interest_is_bounded_and_who_finds_no_room_is_told_when_to_come_again(tm
 
 def test_answers_that_nobody_takes_stay_within_the_sum(tmp_path: Path) -> None:
     """Sixty people ask for long histories and read nothing."""
+    needs_plain_memory()
     with running(tmp_path / "data", **SMALL) as gateway:
         watched = Watched(gateway)
         conversation = watched.writer.group(*range(1_000, 1_060))

@@ -25,7 +25,7 @@ from gateway.metrics import process_values
 from gateway.parts import SPARE_DESCRIPTORS
 from gateway.processes import control
 from gateway.processes.child import REPORT_S, listen
-from gateway.processes.control import Channel, Drain, Link, Message, Ready, Reload, Report, Stop
+from gateway.processes.control import Channel, Drain, Link, Message, Ready, Reload, Report, Share, Stop
 from gateway.reading import readiness, readings
 from gateway.serve import raise_descriptor_limit
 from gateway.server import Gateway
@@ -106,6 +106,8 @@ async def _serve(channel: Channel, gateway: Gateway, follower: Follower) -> None
         message = waiting.result()
         if isinstance(message, Reload):
             gateway.reload(msgspec.msgpack.decode(message.config, type=Config))
+        elif isinstance(message, Share):
+            gateway.share(message.sessions)
         elif isinstance(message, Drain):
             if message.handed_over:
                 gateway.unlisten()

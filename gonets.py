@@ -76,13 +76,14 @@ def serve(
     if take_over and not loaded.config.server.gateway_workers:
         fail("--take-over needs --workers N (or server.gateway_workers): one process has nobody to hand its sockets to")
 
-    def ready(addresses: dict[str, str]) -> None:
+    def ready(addresses: dict[str, Any]) -> None:
         if as_json:
             print_json(addresses)
         else:
+            new = " (a new log was begun)" if addresses["new_log"] else ""
             print(
                 f"gonets: clients {addresses['url']}  admin {addresses['admin'] or '(none)'}"
-                f"  data {addresses['data']}  durability {addresses['durability']}"
+                f"  data {addresses['data']}{new}  durability {addresses['durability']}"
             )
             if demo:
                 _print_demo(loaded.config, addresses)
@@ -104,7 +105,7 @@ def serve(
         fail(str(error))
 
 
-def _print_demo(config: Config, addresses: dict[str, str]) -> None:
+def _print_demo(config: Config, addresses: dict[str, Any]) -> None:
     if config.auth.keys:
         print("gonets: --demo makes no tokens, because [auth] keys is set")
         return

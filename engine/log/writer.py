@@ -24,6 +24,7 @@ import lmdb
 
 from engine.errors import BadArgument, EngineClosed, EngineUnable, LogDamaged, LogFenced, LogInUse, Trimmed
 from engine.log import format as fmt
+from engine.log.before import refuse_backup
 from engine.log.damage import Damage
 from engine.log.format import SegmentHeader
 from engine.log.place import RESTORING, durability_of, filesystem_of, make_directory, sync_directory
@@ -61,12 +62,14 @@ class Log:
 
     @classmethod
     def open(cls, path: Path, *, shard: int = 0, segment_bytes: int = SEGMENT_BYTES) -> Log:
-        """The log of a data directory, made if there is none. Raises LogInUse, LogVersion, LogDamaged."""
+        """The log of a data directory, made if there is none. Raises LogInUse, LogVersion, LogDamaged, and
+        BadArgument for a backup."""
         folder = path / fmt.FOLDER
         if (path / RESTORING).exists():
             raise EngineUnable(
                 f"{path} is half restored: {RESTORING} is in it", hint="let `gonets log restore` end, or run it again"
             )
+        refuse_backup(path)
         make_directory(folder)
         log = cls(folder, shard, segment_bytes)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from typing import Any
 
 from engine import Config
 from gateway import logs
@@ -19,7 +20,7 @@ from gateway.processes.supervisor import Supervisor
 
 def serve_processes(
     config: Config,
-    ready: Callable[[dict[str, str]], None],
+    ready: Callable[[dict[str, Any]], None],
     reload: Callable[[], Config] | None = None,
     *,
     take_over: bool = False,

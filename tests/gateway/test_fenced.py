@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,10 @@ def test_a_failed_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Ki
         one.write("publish", user=2, text="never tried")
         assert disk.count(Kind.META) <= commits + 1  # the saver or the marks, at most: the writer tries nothing
         assert server.terminate() == 0
-    assert "the writer is fenced" in server.log() and "look at the disk first" in server.log()
+    (line,) = [json.loads(line) for line in server.log().splitlines() if "fenced" in line]  # JSON, as the gateway's own
+    assert line["level"] == "critical" and line["timestamp"] and "exception" not in line
+    assert line["event"].startswith("the writer is fenced: block ") and "look at the disk first" in line["event"]
+    assert "Traceback" not in server.log()
     disk.clear()
     with GatewayProcess(tmp_path / "data") as after:
         three = after.device(2)

@@ -303,7 +303,7 @@ def test_serve_demo_prints_what_to_try(data: Path) -> None:
     )
     try:
         lines = [process.stdout.readline() for _ in range(6)]  # type: ignore[union-attr]
-        assert "ws://127.0.0.1:" in lines[0] and "durability" in lines[0]
+        assert "ws://127.0.0.1:" in lines[0] and "durability" in lines[0] and "a new log was begun" in lines[0]
         assert sum("token of user" in line for line in lines) == 2
         assert any(" listen " in line for line in lines) and any(" send " in line for line in lines)
     finally:

@@ -42,13 +42,7 @@ def serve(config: Config, ready: Callable[[dict[str, Any]], None], reload: Calla
     def serving(addresses: dict[str, Any]) -> None:
         addresses["new_log"] = is_new
         log.info("serving", **addresses)
-        if allowed < wanted:  # said only now: beside a reason not to start it would be noise
-            log.info(
-                "descriptors",
-                allowed=allowed,
-                wanted=wanted,
-                hint="gateway.sessions_max can't be reached; raise the hard limit (ulimit -Hn)",
-            )
+        say_descriptors(wanted, allowed)  # only now: beside a reason not to start it would be noise
         ready(addresses)
 
     try:
@@ -65,6 +59,13 @@ def raise_descriptor_limit(wanted: int) -> int:
     if soft != resource.RLIM_INFINITY and soft < goal:
         resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
     return goal
+
+
+def say_descriptors(wanted: int, allowed: int) -> None:
+    """One line where sessions_max can't be reached."""
+    if allowed < wanted:
+        hint = "gateway.sessions_max can't be reached; raise the hard limit (ulimit -Hn)"
+        log.info("descriptors", allowed=allowed, wanted=wanted, hint=hint)
 
 
 async def _run(gateway: Gateway, ready: Callable[[dict[str, Any]], None], reload: Callable[[], Config] | None) -> None:
@@ -97,4 +98,4 @@ async def _run(gateway: Gateway, ready: Callable[[dict[str, Any]], None], reload
     log.info("stopped")
 
 
-__all__ = ["StartError", "raise_descriptor_limit", "serve"]
+__all__ = ["StartError", "raise_descriptor_limit", "say_descriptors", "serve"]

@@ -94,9 +94,11 @@ def test_the_command_prints_the_sum() -> None:
     assert "fanout.ring_bytes" in text and limits.size_text(found["total_bytes"]) in text
 
 
-def test_a_server_says_at_its_start_that_the_machine_is_too_small(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_server_says_at_its_start_that_the_machine_is_too_small(tmp_path: Path, workers: int) -> None:
     """One line that names the option; it serves all the same."""
-    with running(tmp_path / "data", **{"gateway.buffers_bytes_max": 1 << 40}) as gateway:
+    options = {"gateway.buffers_bytes_max": 1 << 40, "server.gateway_workers": workers}
+    with running(tmp_path / "data", **options) as gateway:
         assert gateway.device(1).write("publish", user=2, payload=b"x")["status"] == "appended"
         said = [line for line in gateway.log().splitlines() if "gateway.buffers_bytes_max" in line]
         assert len(said) == 1 and "gonets config memory" in said[0]

@@ -139,6 +139,10 @@ def test_health_readiness_and_metrics(data: Path) -> None:
             assert gateway.http("/healthz", admin) == (200, "ok\n")
             assert gateway.http("/readyz", admin) == (200, "ok\n")
         assert gateway.http("/metrics")[0] == 404
+        assert gateway.http("/v1")[0] == 426
+        for path, found in (("/", 200), ("/v1", 404), ("/no/where", 404)):
+            status, text = gateway.http(path, admin=True)
+            assert status == found and "/metrics, /healthz, /readyz" in text
         status, text = gateway.http("/metrics", admin=True)
         assert status == 200 and "secret" not in text
         for row in metrics.TABLE:

@@ -2,7 +2,7 @@
 
 A verb is a thin function: it reads the configuration, calls one function of the package that does the work, and
 prints what comes back, for people or with `--json` for programs. What goes wrong in a way that a person can mend is
-one line on stderr and exit code 1.
+one line on stderr and exit code 1; a command line that can't be understood is one with exit code 2.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cyclopts import App, Parameter
 
 from engine import Config
 from engine import config as configuration
-from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, os_error, print_json, print_table
+from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, os_error, print_json, print_table, run
 
 DEMO_USERS = (1, 2)
 DEMO_TOKEN_S = 30 * 86_400
@@ -189,7 +189,8 @@ def _check_ids(**given: int | None) -> None:
             fail(f"--{name} {value}: must be 1 to {ID_MAX}")
 
 
-def _development_token(config: Config, user: int, device: int | None, lifetime_s: int) -> str:
+def _development_token(config: Config, user: int, device: int | None, lifetime_s: int, otherwise: str = "") -> str:
+    """A token of the key that a server has made in its data directory; `otherwise` says what else would do."""
     from gateway.auth import DEVELOPMENT_KEY, KeysError, development_token
 
     if config.auth.keys:
@@ -197,31 +198,26 @@ def _development_token(config: Config, user: int, device: int | None, lifetime_s
     _check_ids(user=user, device=device)
     if not 1 <= lifetime_s <= TOKEN_MAX_S:
         fail(f"--lifetime-s {lifetime_s}: must be 1 to {TOKEN_MAX_S} (10 years)")
+    # A key made here would be of no server: its tokens would be refused by every one, and hide the mistake.
     data = Path(config.server.data)
     try:
-        is_new = not (data / DEVELOPMENT_KEY).exists()
-        text = development_token(data, user, lifetime_s, config.auth.audience, config.auth.issuer, device)
+        if not (data / DEVELOPMENT_KEY).is_file():
+            why = f"holds no {DEVELOPMENT_KEY}" if data.is_dir() else "is not a directory"
+            if not data.exists():
+                why = f"is not there, and so holds no {DEVELOPMENT_KEY}"
+            fail(f"--data {config.server.data!r} {why}: name the directory of a `gonets serve` that has run{otherwise}")
+        return development_token(data, user, lifetime_s, config.auth.audience, config.auth.issuer, device)
     except KeysError as error:
         fail(str(error))
     except OSError as error:
-        why = "not a directory" if data.exists() and not data.is_dir() else error.strerror or error
-        fail(f"--data {config.server.data!r}: {why}; name a directory in which the development key can be kept")
-    if is_new:
-        print(f"gonets: made a new development key in {data / DEVELOPMENT_KEY}", file=sys.stderr)
-    return text
+        fail(os_error(error, data / DEVELOPMENT_KEY))
 
 
 def _client_token(config: Config, user: int, given: str | None) -> str:
     """The token of a session: the given one, or one of the development key of a server that has been run."""
     if given:
         return given
-    from gateway.auth import DEVELOPMENT_KEY
-
-    # A key made here would be of no server: the refusal would then come from the gateway, and hide the mistake.
-    data = config.server.data
-    if not config.auth.keys and not os.path.exists(os.path.join(data, DEVELOPMENT_KEY)):
-        fail(f"--data {data!r} holds no {DEVELOPMENT_KEY}: name the directory of `gonets serve`, or give --token")
-    return _development_token(config, user, None, 86_400)
+    return _development_token(config, user, None, 86_400, ", or give --token")
 
 
 @config_app.command
@@ -359,7 +355,7 @@ def main() -> None:
     """Entry point of the `gonets` command."""
     try:
         try:
-            app()
+            run(app)
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from engine import Config
+from engine import Config, split_address
 from engine import config as configuration
 from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, os_error, print_json, print_table, run
 
@@ -116,6 +116,13 @@ def _print_demo(config: Config, addresses: dict[str, str]) -> None:
         )
         print(f"token of user {user}: {token}")
     where = "" if addresses["url"] == DEFAULT_URL else f" --url {addresses['url']}"
+    if config.tls.certificate:
+        from gateway.certificate import UNKNOWN_AUTHORITY, seen_by_clients
+
+        url, authority = seen_by_clients(Path(config.tls.certificate), addresses["url"])
+        where = f" --url {url}" + (f" --ca {authority}" if authority else "")
+        if authority == UNKNOWN_AUTHORITY:
+            print(f"{authority} below is the certificate of the authority that signed {config.tls.certificate}")
     data = "" if config.server.data == "./data" else f" --data {config.server.data}"
     program = os.path.relpath(sys.argv[0])
     print("try in a second terminal, then in a third:")
@@ -157,7 +164,7 @@ def memory(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 
 DEFAULT_URL = "ws://127.0.0.1:8800/v1"
-UrlOption = Annotated[str, Parameter(help="the gateway", env_var="GONETS_URL")]
+UrlOption = Annotated[str | None, Parameter(help="the gateway (default: by server.listen)", env_var="GONETS_URL")]
 CaOption = Annotated[Path | None, Parameter(help="wss: file of the authority to believe (default: the system's)")]
 
 
@@ -213,6 +220,15 @@ def _development_token(config: Config, user: int, device: int | None, lifetime_s
         fail(os_error(error, data / DEVELOPMENT_KEY))
 
 
+def _url_of(config: Config) -> str:
+    """Where the server of this configuration is reached from this machine."""
+    host, port = split_address(config.server.listen)
+    if not port:
+        fail(f"server.listen = {config.server.listen!r}: the system chooses the port; name the gateway with --url")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"{'wss' if config.tls.certificate else 'ws'}://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+
 def _client_token(config: Config, user: int, given: str | None) -> str:
     """The token of a session: the given one, or one of the development key of a server that has been run."""
     if given:
@@ -265,7 +281,7 @@ def listen(
     device: Annotated[int, Parameter(help="as which device")] = LISTEN_DEVICE,
     resume: Annotated[bool, Parameter(negative="", help="go on where the last `listen` of this device ended")] = False,
     count: Annotated[int | None, Parameter(help="end after so many events")] = None,
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
     ca: CaOption = None,
     token: Annotated[str | None, Parameter(help="default: a development token", env_var="GONETS_TOKEN")] = None,
     data: DataDirectory = None,
@@ -280,6 +296,7 @@ def listen(
         fail(f"--count {count}: must be at least 1")
     loaded = load(config, server__data=data)
     place = Path(loaded.config.server.data)
+    url = url or _url_of(loaded.config)
 
     def work() -> Any:
         tour.check_url(url)
@@ -300,7 +317,7 @@ def send(
     to: Annotated[int | None, Parameter(help="the person it is for")] = None,
     conversation: Annotated[int | None, Parameter(help="or the conversation")] = None,
     device: Annotated[int, Parameter(help="as which device")] = SEND_DEVICE,
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
     ca: CaOption = None,
     token: Annotated[str | None, Parameter(help="default: a development token", env_var="GONETS_TOKEN")] = None,
     data: DataDirectory = None,
@@ -316,6 +333,7 @@ def send(
     if to == user and not token:
         fail(f"--to {to}: must be another person than --user {user}")
     loaded = load(config, server__data=data)
+    url = url or _url_of(loaded.config)
 
     def work() -> Any:
         tour.check_url(url)

@@ -366,7 +366,8 @@ class Link:
 
     def _again(self, write: Write, pause_ms: int, error: ClientError) -> None:
         """Sends a write again after the pause that the server named, or a random one."""
-        self._on_trouble(Trouble("refused", error.code, error.hint or error.message))
+        said = error.message if isinstance(error, CommandFailed) else ""  # of a receipt there are no words but ours
+        self._on_trouble(Trouble("refused", error.code, said or error.hint))
         if time.monotonic() - write.since > self._retry_timeout_s:
             write.done.set_exception(error)
             return

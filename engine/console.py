@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import lmdb
 import msgspec
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -66,6 +66,8 @@ def _usage(error: CycloptsError) -> str:
             words = f"the argument {argument.name.lstrip('-').upper()} is missing{about}"
         else:
             words = f"{argument.name} is missing{about}"
+    elif isinstance(error, UnusedCliTokensError):
+        words = f"{' '.join(map(repr, error.unused_tokens or ()))} can't be understood here"
     else:
         words = " ".join(str(error).split()).rstrip(".")
         words = words[:1].lower() + words[1:]

@@ -168,6 +168,7 @@ def test_a_token_that_no_server_takes_is_not_made(tmp_path: Path) -> None:
         ),
         (["listen", "--user", "x"], 'listen: invalid value for --user: unable to convert "x" into int'),
         (["listen", "--user", 1, "--foo"], "listen: unknown option: --foo"),
+        (["token", "--user", 1, "extra"], "token: 'extra' can't be understood here"),
         (["log", "nope"], 'log: unknown command "nope"'),
         (["lsiten"], 'unknown command "lsiten". Did you mean "listen"?'),
         (["token", "--user", 1, "--user", 2], "token: parameter --user specified multiple times"),

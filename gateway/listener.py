@@ -14,6 +14,7 @@ import socket
 from engine import split_address
 
 BACKLOG = 4_096
+CLIENTS_PATH = b"/v1"
 
 
 class StartError(Exception):
@@ -64,18 +65,27 @@ def answer(head: bytes, ready: bool, why: str) -> bytes:
         return response(200, "ok", method)
     if path == b"/readyz":
         return response(200 if ready else 503, why, method)
+    if path == CLIENTS_PATH:
+        return response(426, "this is the clients' door: connect by WebSocket, with Upgrade: websocket", method)
     return response(404, "nothing here; clients connect by WebSocket to /v1", method)
 
 
-REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+REASONS = {
+    200: "OK",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    426: "Upgrade Required",
+    503: "Service Unavailable",
+}
+MORE = {405: "Allow: GET, HEAD\r\n", 426: "Upgrade: websocket\r\n"}  # what these answers must name
 
 
 def response(status: int, text: str, method: bytes = b"GET") -> bytes:
     """A whole HTTP/1.1 answer."""
     body = (text + "\n").encode()
-    allow = "Allow: GET, HEAD\r\n" if status == 405 else ""
+    connection = "Upgrade, close" if status == 426 else "close"
     head = (
         f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\n{allow}Connection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{MORE.get(status, '')}Connection: {connection}\r\n\r\n"
     ).encode()
     return head if method == b"HEAD" else head + body

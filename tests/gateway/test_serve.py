@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway import metrics
+from gateway.auth import development_key
 from tests.support.gateway import ROOT, Device, GatewayProcess, running
 from tests.support.tokens import Issuer
 
@@ -139,6 +140,10 @@ def test_health_readiness_and_metrics(data: Path) -> None:
             assert gateway.http("/healthz", admin) == (200, "ok\n")
             assert gateway.http("/readyz", admin) == (200, "ok\n")
         assert gateway.http("/metrics")[0] == 404
+        assert gateway.http("/v1")[0] == 426
+        for path, found in (("/", 200), ("/v1", 404), ("/nope", 404)):
+            status, text = gateway.http(path, admin=True)
+            assert status == found and "/metrics, /healthz, /readyz" in text
         status, text = gateway.http("/metrics", admin=True)
         assert status == 200 and "secret" not in text
         for row in metrics.TABLE:
@@ -218,14 +223,15 @@ def test_the_soft_limit_of_descriptors_is_raised(data: Path) -> None:
         assert now == "unlimited" or int(now) >= min(100_000, hard if hard > 0 else 100_000)
 
 
-def test_token_makes_a_key_and_refuses_when_keys_are_set(tmp_path: Path) -> None:
+def test_token_takes_the_servers_key_and_refuses_when_keys_are_set(tmp_path: Path) -> None:
+    development_key(tmp_path)
     run = gonets("token", "--user", 5, "--data", tmp_path, "--json")
     found = json.loads(run.stdout)
     assert found["user"] == 5 and found["token"].count(".") == 2 and found["expires"] > time.time()
     assert stat.S_IMODE((tmp_path / "development-key.pem").stat().st_mode) == 0o600
     keys = Issuer().write(tmp_path / "keys.json")
     one_line(gonets("token", "--user", 5, "--data", tmp_path, GONETS_AUTH_KEYS=str(keys)), "auth.keys", "issuer")
-    one_line(gonets("token", "--user", 0, "--data", tmp_path), "--user 0", "2^53" if False else "9007199254740991")
+    one_line(gonets("token", "--user", 0, "--data", tmp_path), "--user 0", "9007199254740991")
     one_line(gonets("token", "--user", 5, "--device", 2**53, "--data", tmp_path), "--device")
 
 

@@ -33,6 +33,7 @@ from engine import (
     Router,
     Tail,
     config_changes,
+    private,
 )
 from ext.poller import Batch
 from ext.session_table import SessionTable
@@ -95,7 +96,7 @@ class Gateway:
         self._bound = [bound for bound in (self._clients, self._operators) if bound is not None]
         self.data = data = Path(server.data)
         try:
-            data.mkdir(parents=True, exist_ok=True)
+            private.make_folder(data)
             self.trust = Trust(self._config, data)
             self.trust.open()
             with ExitStack() as undo:

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import lmdb
 import msgspec
 
+from engine import private
 from engine.errors import BadArgument, DataUntrusted, LogDamaged
 from engine.lmdbfile import cut_off, sync_path
 from engine.log import format as fmt
@@ -296,7 +297,13 @@ class _Backup:
         newest = b""
         map_bytes = 2 * self._segments.path(first).stat().st_size + PART_SPARE_BYTES
         with lmdb.open(
-            str(making), subdir=False, map_size=map_bytes, lock=False, sync=False, lib_version=fmt.LMDB_ENGINE
+            str(making),
+            subdir=False,
+            map_size=map_bytes,
+            lock=False,
+            sync=False,
+            mode=private.FILE_MODE,
+            lib_version=fmt.LMDB_ENGINE,
         ) as env:
             with env.begin(write=True) as txn:
                 txn.put(fmt.HEADER_KEY, fmt.pack_header(header))
@@ -344,7 +351,7 @@ class _Backup:
         if not target.exists():
             making = target.with_name(target.name + MAKING_SUFFIX)
             shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
+            making.mkdir(private.DIRECTORY_MODE)
             copy_file(source / DATA, making / DATA, expected=digest, pace=self._pace, on_bytes=self._took)
             copy_file(source / MANIFEST, making / MANIFEST, pace=self._pace, on_bytes=self._took)
             name_file(making, target)
@@ -363,12 +370,14 @@ class _Backup:
         target = self._target / CURSORS / f"{self._number:08d}.mdb"
         making = target.with_name(target.name + MAKING_SUFFIX)
         shutil.rmtree(making, ignore_errors=True)
-        making.mkdir()
+        making.mkdir(private.DIRECTORY_MODE)
         try:
-            with lmdb.open(str(source.parent), readonly=True, lib_version=fmt.LMDB_ENGINE) as env:
+            with lmdb.open(
+                str(source.parent), readonly=True, mode=private.FILE_MODE, lib_version=fmt.LMDB_ENGINE
+            ) as env:
                 if words := cut_off(env, source):
                     raise lmdb.CorruptedError(words)
-                env.copy(str(making), compact=True)
+                private.copy_environment(env, making, compact=True)
         except lmdb.Error as error:
             self._problem(f"the marks in {source.parent} can't be copied: {error}; clients say theirs again")
             shutil.rmtree(making, ignore_errors=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from engine.private import DIRECTORY_MODE
+
 RESTORING = "restoring.new"  # in a data directory that a restore is still putting together
 IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _ESCAPES = {r"\040": " ", r"\011": "\t", r"\012": "\n", r"\134": "\\"}
@@ -51,7 +53,7 @@ def make_directory(path: Path) -> None:
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(DIRECTORY_MODE, exist_ok=True)
         sync_directory(directory.parent)
 
 

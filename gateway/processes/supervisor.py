@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine import Config, ConfigError, config_changes
+from engine import Config, ConfigError, config_changes, private
 from gateway import logs
 from gateway.listener import StartError, address_of
 from gateway.processes import control, operators, sockets, takeover
@@ -143,7 +143,7 @@ class Supervisor:
     async def _begin(self) -> None:
         """Until all children of the start are ready."""
         try:
-            self._data.mkdir(parents=True, exist_ok=True)
+            private.make_folder(self._data)
             self._lock = DataLock(self._data)
             if not self._lock.take():
                 await self._meet_holder()

@@ -151,6 +151,7 @@ def test_without_permission(place: Path) -> None:
             )
         (place / closed).chmod(0o755)
     subprocess.run(["chown", "-R", str(NOBODY), "data"], check=True)
+    subprocess.run(["chmod", "-R", "a+rX", "backup"], check=True)  # an operator may let others read
     (place / "empty").chmod(0o700)
     for command in (
         "backup empty --data data",

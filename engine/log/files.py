@@ -130,12 +130,23 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
 def locked(path: Path, refusal: str = "") -> Iterator[None]:
     """Holds a lock file while inside; waits for it, or raises EngineUnable with `refusal`. The kernel lets go of it
     when the process ends, however it ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private.FILE_MODE)
+    descriptor = _locked(path, refusal)
+    while os.fstat(descriptor).st_nlink == 0:  # whoever had it before has taken back what was made in vain
+        os.close(descriptor)
+        descriptor = _locked(path, refusal)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
-        except BlockingIOError:
-            raise EngineUnable(refusal, hint="wait until it has ended") from None
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(path: Path, refusal: str) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private.FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise EngineUnable(refusal, hint="wait until it has ended") from None
+        raise
+    return descriptor

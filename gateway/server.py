@@ -109,7 +109,7 @@ class Gateway:
         except (TrustError, EngineError) as error:
             raise StartError(str(error)) from None
         except OSError as error:
-            raise StartError(f"server.data = {server.data!r}: {error.strerror or error}") from None
+            raise listener.data_refused(server.data, error) from None
 
     def _compose(self) -> None:
         config, engine = self._config, self.engine

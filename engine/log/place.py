@@ -85,7 +85,11 @@ def overlap(one: Path, two: Path) -> str:
 
 def data_directory_above(path: Path) -> Path | None:
     """The data directory that a path lies in, links followed, if there is one."""
-    return next((above for above in path.resolve().parents if any((above / "log").glob("[0-9]*.lmdb"))), None)
+    for above in path.resolve().parents:
+        with suppress(OSError):  # not there, or nothing that may be looked into
+            if any(name[:1].isdigit() and name.endswith(".lmdb") for name in os.listdir(above / "log")):
+                return above
+    return None
 
 
 def not_a_directory(path: Path) -> str:

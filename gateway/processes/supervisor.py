@@ -21,7 +21,7 @@ import msgspec
 
 from engine import Config, ConfigError, config_changes, private
 from gateway import logs
-from gateway.listener import StartError, address_of
+from gateway.listener import StartError, address_of, data_refused
 from gateway.processes import control, operators, sockets, takeover
 from gateway.processes.children import PATIENCE, Children, Patience
 from gateway.processes.lock import LOCK_NAME, DataLock
@@ -152,7 +152,7 @@ class Supervisor:
                 self._answer_knocks()
                 await self._serve_operators()
         except OSError as error:
-            raise StartError(f"server.data = {self._config.server.data!r}: {error.strerror or error}") from None
+            raise data_refused(self._config.server.data, error) from None
         children = self.children
         assert self._listening is not None
         children.lock, children.clients = self._lock.descriptor, self._listening.clients.fileno()

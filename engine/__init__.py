@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine import errors, history, limits, schema
+    from engine import errors, history, limits, private, schema
     from engine.answers import pack_proposal
     from engine.catchup import CatchUp
     from engine.config import ConfigError, config_changes, split_address
@@ -58,6 +58,7 @@ __all__ = [
     "may",
     "networks",
     "pack_proposal",
+    "private",
     "saved_position",
     "schema",
     "split_address",

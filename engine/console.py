@@ -134,7 +134,13 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obje
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
+    plain_console(PIPE_WIDTH).print(table)
+
+
+def plain_console(pipe_width: int) -> Console:
+    """One that prints text as it is: what stands in brackets is no style, and `:name:` no picture. A terminal has a
+    width of its own."""
+    return Console(width=None if sys.stdout.isatty() else pipe_width, markup=False, emoji=False)
 
 
 def print_fields(found: dict[str, Any]) -> None:
@@ -143,7 +149,7 @@ def print_fields(found: dict[str, Any]) -> None:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             print_table(name, value[0], (row.values() for row in value))
         else:
-            print(f"{name}: {value if value != [] else 'none'}")
+            print(f"{name}: {'none' if value is None or value == [] else value}")
 
 
 def moment(time_us: int) -> str:
@@ -155,12 +161,12 @@ def moment(time_us: int) -> str:
 
 
 @contextmanager
-def progress_bars() -> Iterator[OnProgress]:
+def progress_bars(*, is_wanted: bool = True) -> Iterator[OnProgress]:
     """What a long piece of work tells how far it is: bars on stderr where that is a terminal, else nothing."""
-    if not sys.stderr.isatty():
+    if not is_wanted or not sys.stderr.isatty():
         yield lambda what, done, total: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
         tasks: dict[str, Any] = {}
         shown_s = 0.0

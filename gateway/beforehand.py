@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine import Config, EngineError, limits, look_at_data, writer_of
-from gateway.listener import StartError
+from gateway.listener import StartError, data_refused
 
 
 def begins_log(config: Config) -> bool:
@@ -22,7 +22,7 @@ def begins_log(config: Config) -> bool:
     except EngineError as error:
         raise StartError(str(error)) from None
     except OSError as error:
-        raise StartError(f"server.data = {config.server.data!r}: {error.strerror or error}") from None
+        raise data_refused(config.server.data, error) from None
 
 
 def check_trust(config: Config) -> None:

@@ -21,6 +21,26 @@ class StartError(Exception):
     """The process can't start; the text is one line that says what to change."""
 
 
+DATA_CHANGES = {
+    errno.EEXIST: "a file lies there: name a directory, or a place where one can be made",
+    errno.ENOTDIR: "a file lies where a directory should be: name another place",
+    errno.ENOENT: "no directory can be made there: name another place",
+    errno.EACCES: "start as a user who may write there, or name another place",
+    errno.EPERM: "start as a user who may write there, or name another place",
+    errno.EROFS: "name a place on a file system that can be written",
+    errno.ENOSPC: "make room there, or name a place on another file system",
+    errno.EDQUOT: "make room there, or name a place on another file system",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ELOOP: "a link leads to itself: name another place",
+}
+
+
+def data_refused(data: str, error: OSError) -> StartError:
+    """What the system has against the data directory, and what to change."""
+    change = DATA_CHANGES.get(error.errno or 0, "name another place (--data)")
+    return StartError(f"server.data = {data!r}: {error.strerror or error}; {change}")
+
+
 def bind(option: str, address: str) -> socket.socket:
     """A listening, non-blocking socket."""
     host, port = split_address(address)
@@ -29,7 +49,10 @@ def bind(option: str, address: str) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise StartError(f"{option} = {address!r}: {error.strerror or error}") from None
+        raise StartError(
+            f"{option} = {address!r}: {error.strerror or error}; write an address of this machine, or a name that it"
+            " resolves, such as 127.0.0.1, or 0.0.0.0 for all"
+        ) from None
     bound = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

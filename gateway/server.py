@@ -33,6 +33,7 @@ from engine import (
     Router,
     Tail,
     config_changes,
+    private,
 )
 from ext.poller import Batch
 from ext.session_table import SessionTable
@@ -97,7 +98,7 @@ class Gateway:
         self._bound = [bound for bound in (self._clients, self._operators) if bound is not None]
         self.data = data = Path(server.data)
         try:
-            data.mkdir(parents=True, exist_ok=True)
+            private.make_folder(data)
             self.trust = Trust(self._config, data)
             self.trust.open()
             with ExitStack() as undo:
@@ -110,7 +111,7 @@ class Gateway:
         except (TrustError, EngineError) as error:
             raise StartError(str(error)) from None
         except OSError as error:
-            raise StartError(f"server.data = {server.data!r}: {error.strerror or error}") from None
+            raise listener.data_refused(server.data, error) from None
 
     def _compose(self) -> None:
         config, engine = self._config, self.engine

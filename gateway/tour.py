@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from engine import private
 from gateway.client import (
     ID_MAX,
     PAYLOAD_BYTES_MAX,
@@ -272,8 +273,8 @@ def _stored(path: Path) -> list[dict[str, int]] | None:
 def _save(path: Path, client: Client) -> None:
     aside = path.with_suffix(f".{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(client.positions))
+        private.make_folder(path.parent)
+        private.write_file(aside, json.dumps(client.positions).encode())
         aside.replace(path)
     except OSError as error:
         raise TourError(f"listen keeps its position in {path}: {error.strerror}; name another --data") from None

@@ -31,6 +31,7 @@ from engine.log.place import RESTORING, durability_of, filesystem_of, make_direc
 from engine.log.reader import LAST, Reader
 from engine.log.segments import Segments, look_for_foreign, open_environment
 from engine.log.structure import Broken, Pages, look, mend
+from engine.private import FILE_MODE
 from ext import block as blocks
 
 SEGMENT_BYTES: Final = 1 << 30
@@ -83,7 +84,7 @@ class Log:
     # Opening.
 
     def _take_lock(self) -> None:
-        self._lock_descriptor = os.open(self.folder / fmt.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock_descriptor = os.open(self.folder / fmt.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

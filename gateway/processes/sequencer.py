@@ -17,7 +17,7 @@ import msgspec
 
 from engine import Config, CursorStore, Engine, Hub, config_changes
 from gateway import logs
-from gateway.listener import StartError
+from gateway.listener import data_refused
 from gateway.metrics import process_values
 from gateway.parts import merged, open_engine
 from gateway.processes import control
@@ -35,7 +35,7 @@ def run(channel: Channel, config: Config) -> None:
     try:
         engine = open_engine(config, data, on_answers=hub.answer, on_committed=hub.committed)
     except OSError as error:
-        raise StartError(f"server.data = {config.server.data!r}: {error.strerror or error}") from None
+        raise data_refused(config.server.data, error) from None
     try:
         # Made here, before a worker opens it: several at once would each take an empty directory for theirs.
         CursorStore.open(data / "cursors", interval_s=config.log.cursors_interval_s).close()

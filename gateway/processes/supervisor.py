@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import Config, ConfigError, config_changes
+from engine import Config, ConfigError, config_changes, private
 from gateway import beforehand, logs
-from gateway.listener import StartError, address_of
+from gateway.listener import StartError, address_of, data_refused
 from gateway.processes import control, operators, sockets, takeover
 from gateway.processes.children import PATIENCE, Children, Patience
 from gateway.processes.lock import LOCK_NAME, DataLock
@@ -145,7 +145,7 @@ class Supervisor:
         """Until all children of the start are ready."""
         self._begins_log = beforehand.begins_log(self._config)
         try:
-            self._data.mkdir(parents=True, exist_ok=True)
+            private.make_folder(self._data)
             await asyncio.to_thread(beforehand.check_trust, self._config)  # may ask an issuer
             self._lock = DataLock(self._data)
             if not self._lock.take():
@@ -156,7 +156,7 @@ class Supervisor:
                 self._answer_knocks()
                 await self._serve_operators()
         except OSError as error:
-            raise StartError(f"server.data = {self._config.server.data!r}: {error.strerror or error}") from None
+            raise data_refused(self._config.server.data, error) from None
         children = self.children
         assert self._listening is not None
         children.lock, children.clients = self._lock.descriptor, self._listening.clients.fileno()

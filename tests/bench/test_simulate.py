@@ -84,7 +84,17 @@ def test_a_failure_names_its_seed_and_how_to_see_it_again(
         run_seed(seed, int(words[words.index("--steps") + 1]))
 
 
-@pytest.mark.parametrize("arguments", [("--seeds", "9..2"), ("--seeds", "x"), ("--steps", "0"), ("--seconds", "-1")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--seeds", "9..2"),
+        ("--seeds", "x"),
+        ("--steps", "0"),
+        ("--seconds", "-1"),
+        ("--seed", "1", "--seeds", "1..3"),
+        ("--seed", "1", "--seconds", "3"),
+    ],
+)
 def test_mistakes_are_one_line(arguments: tuple[str, ...]) -> None:
     """No traceback for what a person can mend."""
     done = command(*arguments)

@@ -253,3 +253,9 @@ def test_a_silent_server_is_told_with_words() -> None:
                 await Client(f"ws://127.0.0.1:{port}/v1", "t", 1, open_timeout_s=0.3).connect()
 
     asyncio.run(run())
+
+
+def test_brackets_are_no_style() -> None:
+    """The table of options for people has all the words of the configuration."""
+    run = gonets("config", "check")
+    assert run.returncode == 0 and "[gateway]" in run.stdout and "[admission]" in run.stdout

@@ -78,6 +78,24 @@ def test_a_taken_port_and_a_data_directory_in_use_are_one_line(data: Path, tmp_p
         one_line(gonets("serve", "--data", data, "--listen", "127.0.0.1:0", "--admin", ""), str(data))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data", "README.md"], ["server.data = 'README.md'", "File exists", "a file lies there: name a directory"]),
+        (["--data", "/proc/x"], ["server.data = '/proc/x'", "No such file", "name another place"]),
+        (["--data", "README.md/x"], ["server.data = 'README.md/x'", "Not a directory", "name another place"]),
+        (["--listen", "nohost.invalid:1"], ["server.listen = 'nohost.invalid:1'", "127.0.0.1"]),
+        (["--admin", "nohost.invalid:1"], ["server.admin = 'nohost.invalid:1'", "127.0.0.1"]),
+    ],
+)
+def test_each_refusal_says_what_to_change(data: Path, options: list[str], words: list[str], workers: int) -> None:
+    given = ["--data", str(data), "--listen", "127.0.0.1:0", "--admin", "", "--workers", str(workers)]
+    for name, value in zip(options[::2], options[1::2], strict=True):
+        given[given.index(name) + 1] = value
+    one_line(gonets("serve", *given), *words)
+
+
 def test_other_reasons_not_to_start(tmp_path: Path) -> None:
     one_line(gonets("serve", "--listen", "nowhere"), "server.listen", "host:port")
     one_line(gonets("serve", "--config", tmp_path / "none.toml"), "none.toml")

@@ -24,7 +24,7 @@ from bench.report import filesystem_of
 from bench.saturation import saturated
 from bench.schema import Process, Sample
 
-__all__ = ["Sampler", "Watched", "saturated"]
+__all__ = ["Sampler", "Totals", "Watched", "saturated"]
 
 INTERVAL_S: Final = 1.0
 SAMPLES_SHOWN_MAX: Final = 600  # of a process in a report; of longer runs every second, third, …
@@ -46,6 +46,7 @@ class _Seen(NamedTuple):
     resident_bytes: int
     anonymous_bytes: int
     descriptors: int
+    threads_count: int
     threads: dict[int, tuple[str, float]]  # those that have run since the sample before; name, CPU since their start
 
 
@@ -55,6 +56,16 @@ class _Life:
     def __init__(self) -> None:
         self.samples: list[_Seen] = []
         self.threads: dict[int, float] = {}  # CPU of each when it was last seen
+
+
+class Totals(NamedTuple):
+    """Of several processes together, at one moment of `time.monotonic()`."""
+
+    at: float
+    resident_bytes: int
+    anonymous_bytes: int
+    descriptors: int
+    threads: int
 
 
 class _Machine(NamedTuple):
@@ -143,7 +154,9 @@ class Sampler:
             if seen.cpu_s > life.threads.get(thread, -1.0)
         }
         life.threads |= {thread: cpu_s for thread, (_, cpu_s) in running.items()}
-        life.samples.append(_Seen(at, used.cpu_s, memory.resident_bytes, memory.anonymous_bytes, descriptors, running))
+        life.samples.append(
+            _Seen(at, used.cpu_s, memory.resident_bytes, memory.anonymous_bytes, descriptors, used.threads, running)
+        )
 
     @property
     def remarks(self) -> list[str]:
@@ -163,6 +176,20 @@ class Sampler:
                 _process(role, name, pid, life.samples, began, ended)
                 for (role, name, pid, _), life in self._seen.items()
             ]
+
+    def totals(self, leave_out: str) -> list[Totals]:
+        """Sums over the processes of all roles but one, of each look."""
+        with self._lock:
+            lives = [life.samples for (role, *_), life in self._seen.items() if role != leave_out]
+            looks = [machine.at for machine in self._machine]
+        sums = [[0, 0, 0, 0] for _ in looks]
+        for samples in lives:
+            for seen in samples:
+                place = bisect_left(looks, seen.at)  # a look notes its own moment when it is done
+                if place < len(looks):
+                    more = (seen.resident_bytes, seen.anonymous_bytes, seen.descriptors, seen.threads_count)
+                    sums[place] = [a + b for a, b in zip(sums[place], more, strict=True)]
+        return [Totals(at, *found) for at, found in zip(looks, sums, strict=True)]
 
     def resources(self, began: float, ended: float) -> dict[str, float]:
         """Machine, disk and network within the window; names end in their unit. Empty if it was never looked at."""

@@ -63,6 +63,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     resident_bytes: int
     descriptors: int
     anonymous_bytes: int = 0
+    threads: int = 0
 
 
 class Process(Struct, frozen=True, kw_only=True):

@@ -72,8 +72,8 @@ def licence_of(package: importlib.metadata.Distribution) -> str:
     """As the package itself says: an SPDX expression, else its own words, else its classifier."""
     about = package.metadata
     said = [about[key] for key in ("License-Expression", "License") if key in about]
-    words = (said[0] if said else "").strip().split("\n")[0]
-    if words and len(words) < 80:
+    words = (said[0] if said else "").strip()
+    if words and len(words) < 80 and "\n" not in words:  # some put their whole licence there
         return words
     classes = [row.split(" :: ")[-1] for row in about.get_all("Classifier") or [] if row.startswith("License ::")]
     return classes[-1] if classes else "not stated"

@@ -164,6 +164,39 @@ def memory(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
         print(shortage)
 
 
+JobOption = Annotated[str, Parameter(help="label `job` of the nodes in Prometheus")]
+
+
+@config_app.command
+def alerts(
+    *,
+    job: JobOption = "gonets",
+    runbook: Annotated[str, Parameter(help="where OPERATING.md is to be read, for runbook_url")] = "OPERATING.md",
+    config: ConfigFile = None,
+) -> None:
+    """Rules for Prometheus, with the limits of this configuration; gateway/operating/OPERATING.md explains them."""
+    from gateway.operating.rules import rules
+
+    print(rules(_figures(load(config).config, job, runbook)), end="")
+
+
+@config_app.command
+def dashboard(*, job: JobOption = "gonets", config: ConfigFile = None) -> None:
+    """A dashboard for Grafana as JSON, with the limits of this configuration; it can be imported as it is."""
+    from gateway.operating.dashboard import dashboard as drawn
+
+    print(drawn(_figures(load(config).config, job, "OPERATING.md")), end="")
+
+
+def _figures(config: Config, job: str, runbook: str) -> Any:
+    from gateway.operating.figures import FigureError, figures_of
+
+    try:
+        return figures_of(config, job, runbook)
+    except FigureError as error:
+        fail(str(error))
+
+
 DEFAULT_URL = "ws://127.0.0.1:8800/v1"
 UrlOption = Annotated[str | None, Parameter(help="the gateway (default: by server.listen)", env_var="GONETS_URL")]
 CaOption = Annotated[Path | None, Parameter(help="wss: file of the authority to believe (default: the system's)")]

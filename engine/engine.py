@@ -16,6 +16,7 @@ from engine.conversations import GROUP_MEMBERS_MAX
 from engine.errors import EngineClosed, EngineUnable, LogDamaged, StateDamaged
 from engine.limits import TABLES_BYTES_MAX, VIEW_BYTES_MAX
 from engine.log import Log
+from engine.log.readers import backup_age_s
 from engine.log.retention import INTERVAL_S, Retention
 from engine.log.space import Space
 from engine.log.trim import Wanted
@@ -32,7 +33,10 @@ LAG_SAVES = 8  # saves that admission may be ahead of the saver before it waits:
 class Engine:
     """Use `Engine.open`."""
 
-    def __init__(self, log: Log, saved: SavedState, saver: Saver, sequencer: Sequencer, space: Space) -> None:
+    def __init__(
+        self, path: Path, log: Log, saved: SavedState, saver: Saver, sequencer: Sequencer, space: Space
+    ) -> None:
+        self.path = path
         self.log = log
         self.sequencer = sequencer
         self.space = space
@@ -107,7 +111,7 @@ class Engine:
         if threads:
             sequencer.start()
             saver.start()
-        return cls(log, saved, saver, sequencer, space)
+        return cls(path, log, saved, saver, sequencer, space)
 
     @property
     def durability(self) -> str:
@@ -134,9 +138,10 @@ class Engine:
     def stats(self) -> dict[str, float]:
         """Counters for the metrics."""
         retention = self._retention
-        free_bytes = self.space.free_bytes()
+        free_bytes, backup_age_s = self.space.free_bytes(), self._backup_age_s()
         return {
             **({} if free_bytes is None else {"data_free_bytes": free_bytes}),
+            **({} if backup_age_s is None else {"backup_age_seconds": backup_age_s}),
             "retention_removed_bytes": 0 if retention is None else retention.removed_bytes,
             "retention_held_segments": 0 if retention is None else retention.held_segments,
             "retention_failures": 0 if retention is None else retention.failures,
@@ -147,11 +152,18 @@ class Engine:
             "log_commits": self.sequencer.commits,
             "log_bytes": self.sequencer.committed_bytes,
             "log_sync_seconds": self.sequencer.sync_ns / 1e9,
+            "log_slow_commits": self.sequencer.slow_commits,
             "intake_bytes": self.sequencer.intake_bytes,
             "writer_fenced": int(self.sequencer.failure is not None),
             "disk_short": int(self.space.look()),
             "saver_failed": int(self.saver.failure is not None),
         }
+
+    def _backup_age_s(self) -> float | None:
+        try:
+            return backup_age_s(self.path)
+        except OSError:  # whoever backs up or trims says it better
+            return None
 
     def close(self) -> None:
         """Commits what was taken in, saves, releases the lock. No view may be used after it."""

@@ -36,6 +36,7 @@ SHED_SLICES: Final = 4
 SHED_SLICES_FULL: Final = 64  # where rows alone are over the limit
 TABLES_FULL: Final = 1.5  # of the limit: beyond it admission waits for the saver, for nothing of it can be dropped
 NO_SPACE_RETRY_MS: Final = 1_000
+SLOW_COMMIT_NS: Final = 50_000_000  # a disk that is well takes a tenth of it; what a publish may wait is 60 ms
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class Sequencer:
         self._loading = False
         self._answered = 0  # of the admitter's, handed over
         self.commits = self.committed_bytes = self.sync_ns = 0  # the last: writing and syncing
+        self.slow_commits = 0  # of them, those of more than SLOW_COMMIT_NS
         self._threads = [
             threading.Thread(target=self._admit, name="admission", daemon=True),
             threading.Thread(target=self._commit, name="committer", daemon=True),
@@ -362,7 +364,9 @@ class Sequencer:
         except BaseException as error:
             self._fence(error)
             return
-        self.sync_ns += time.perf_counter_ns() - began_ns
+        took_ns = time.perf_counter_ns() - began_ns
+        self.sync_ns += took_ns
+        self.slow_commits += took_ns > SLOW_COMMIT_NS
         self.commits += 1
         self.committed_bytes += len(cut.block)
 

@@ -39,7 +39,9 @@ def _g(key: str, unit: str, help: str, across: Literal["sum", "max", "min"] = "s
 
 
 TABLE: tuple[MetricRow, ...] = (
+    _g("ready", "boolean", "1 while /readyz answers 200; it says why it doesn't.", "min"),
     _g("sessions", "sessions", "Open sockets, whatever their state."),
+    _g("room_sessions", "sessions", "Sessions that fit: gateway.sessions_max, as far as descriptors reach."),
     _g("live_sessions", "sessions", "Sessions after hello, live or reading the log."),
     _g("reader_sessions", "sessions", "Sessions that read the log: resuming, or too slow for the ring."),
     _c("accepted_sessions", "sessions", "Handshakes completed."),
@@ -100,6 +102,13 @@ TABLE: tuple[MetricRow, ...] = (
     _c("log_commits", "commits", "Blocks committed and synced."),
     _c("log_bytes", "bytes", "Bytes of committed blocks."),
     _c("log_sync_seconds", "seconds", "Time that writing and syncing blocks took."),
+    _c("log_slow_commits", "commits", "Of the commits, those that took more than 50 ms."),
+    _g(
+        "backup_age_seconds",
+        "seconds",
+        "Time since `gonets log backup --hold` last ended; of several, the oldest.",
+        "max",
+    ),
     _g(
         "data_free_bytes", "bytes", "Bytes that the file system of the data directory has left for this process.", "min"
     ),
@@ -131,7 +140,10 @@ TABLE: tuple[MetricRow, ...] = (
     _g("link_waiting_bytes", "bytes", "What workers have for the sequencer's process, and it has not taken."),
     _g("processes", "processes", "Processes of this node: 1, or supervisor, sequencer and workers."),
     _c("restarted_processes", "processes", "Processes that ended by themselves and were started anew."),
-    _g("resident_memory_bytes", "bytes", "Resident memory of the process."),
+    _g("resident_memory_bytes", "bytes", "Resident memory of the process, mapped pages of the log's files among it."),
+    _g(
+        "anonymous_memory_bytes", "bytes", "Of it, what the sum of `gonets config memory` bounds: all but mapped files."
+    ),
     _c("cpu_seconds", "seconds", "Processor time of the process."),
     _g("start_time_seconds", "seconds", "UNIX time at which the process started.", "min"),
 )
@@ -143,9 +155,11 @@ def process_values() -> dict[str, float]:
     """What the process knows about itself."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     with open("/proc/self/statm", "rb") as file:
-        resident_pages = int(file.read().split()[1])
+        _, resident_pages, shared_pages, *_ = map(int, file.read().split())
+    page_bytes = resource.getpagesize()
     return {
-        "resident_memory_bytes": resident_pages * resource.getpagesize(),
+        "resident_memory_bytes": resident_pages * page_bytes,
+        "anonymous_memory_bytes": (resident_pages - shared_pages) * page_bytes,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "start_time_seconds": _STARTED_S,
     }

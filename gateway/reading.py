@@ -75,7 +75,10 @@ def readings(gateway: Gateway) -> dict[str, float]:
     values.update(
         {
             "loop_slice_max_seconds": gateway.slowest.seconds,
+            "ready": int(readiness(gateway)[0]),
+            "processes": 1,
             "sessions": gateway.sessions.open_count,
+            "room_sessions": gateway.room_sessions,
             "reader_sessions": gateway.sessions.reader_count,
             "ring_bytes": gateway.fanout.ring.bytes_room,
             "delivered_sequence": gateway.fanout.sequence,

@@ -115,7 +115,8 @@ class Gateway:
 
     def _compose(self) -> None:
         config, engine = self._config, self.engine
-        self.sessions = SessionTable(sessions_room(config), config.gateway.buffers_bytes_max)
+        self.room_sessions = sessions_room(config)
+        self.sessions = SessionTable(self.room_sessions, config.gateway.buffers_bytes_max)
         self.poller = make_poller(self.sessions, config)
         view = engine.view()
         self.fanout = Fanout(

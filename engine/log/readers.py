@@ -87,6 +87,16 @@ def readers(data: Path) -> list[ReaderRow]:
     return rows
 
 
+def backup_age_s(data: Path) -> float | None:
+    """How long ago that backup was made which trimming waits for and which is the oldest; None if there is none."""
+    folder = data / FOLDER
+    if not folder.is_dir():
+        return None
+    rows = [_row_of(path) for path in folder.iterdir() if path.suffix == ENTRY]
+    times = [row.time for row in rows if row.kind == "backup"]
+    return max(0.0, (_now_us() - min(times)) / 1e6) if times else None
+
+
 def _row_of(path: Path) -> ReaderRow:
     try:
         row = msgspec.json.decode(path.read_bytes(), type=ReaderRow)

@@ -26,12 +26,13 @@ def rules() -> dict[str, Rule]:
     return {row.key: Rule(row.across, row.kind == "counter") for row in TABLE}
 
 
-def metrics_of(children: Children, merged: Merged) -> Callable[[], bytes]:
-    """A function that gives the text of one scrape."""
+def metrics_of(children: Children, merged: Merged, readiness: Callable[[], tuple[bool, str]]) -> Callable[[], bytes]:
+    """A function that gives the text of one scrape. `readiness` is of the whole: what /readyz says."""
 
     def read() -> dict[str, float]:
         merged.take(OWN, process_values())
         values = merged.read()
+        values["ready"] = int(readiness()[0])
         values["processes"] = 1 + sum(place.child is not None for place in children.places())
         values["restarted_processes"] = children.restarted
         return values

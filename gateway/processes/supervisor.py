@@ -203,7 +203,7 @@ class Supervisor:
         if self._listening.operators is not None:
             from gateway.admin import Admin  # of no use where there is no admin address
 
-            self._admin = Admin(operators.metrics_of(self.children, self._merged), self._readiness)
+            self._admin = Admin(operators.metrics_of(self.children, self._merged, self._readiness), self._readiness)
             await self._admin.start(self._listening.operators.dup())  # it closes what it gets; a successor may come
 
     def _readiness(self) -> tuple[bool, str]:

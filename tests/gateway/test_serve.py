@@ -24,9 +24,9 @@ from tests.support.tokens import Issuer
 
 # [auth] keys or revoked by URL, [tls], workers: tests/tls, test_issuer.py and tests/processes look at them
 ONLY_WHERE_CONFIGURED = {
+    "backup_age_seconds",
     "unanswered_publishes",
     "link_waiting_bytes",
-    "processes",
     "restarted_processes",
     "token_keys_age_seconds",
     "revoked_entries",
@@ -173,6 +173,12 @@ def test_health_readiness_and_metrics(data: Path) -> None:
         assert gateway.metric("gonets_publishes_total") == 1
         assert gateway.metric("gonets_log_sequence") == 2
         assert gateway.metric("gonets_writer_fenced") == 0
+        assert gateway.metric("gonets_ready") == gateway.metric("gonets_processes") == 1
+        resident, anonymous = (
+            gateway.metric("gonets_resident_memory_bytes"),
+            gateway.metric("gonets_anonymous_memory_bytes"),
+        )
+        assert 0 < anonymous < resident
         assert "secret" not in gateway.log()
 
 

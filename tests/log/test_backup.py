@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from engine.log import files
 from engine.log.backup import Options, backup_log
 from engine.log.files import Pace, locked
 from engine.log.manifest import manifest_numbers, read_manifest
-from engine.log.readers import readers
+from engine.log.readers import backup_age_s, note_reader, readers
 from engine.log.restore import restore_log
 from engine.log.trim import Wanted, trim_log
 from engine.log.verify import verify_log
@@ -116,6 +117,23 @@ def test_what_the_log_trims_stays_in_the_backup(data: Path, tmp_path: Path) -> N
     shutil.rmtree(data / "snapshots")
     with pytest.raises(BadArgument, match="no good snapshot reaches that far"):
         backup(data, tmp_path / "other")
+
+
+def test_the_age_of_a_backup_is_that_of_the_oldest_that_trimming_waits_for(data: Path, tmp_path: Path) -> None:
+    """Others hold nothing, and nothing else that reads is a backup."""
+    note_reader(data, "mail", "subscription", 5)
+    backup(data, tmp_path / "passing")
+    assert backup_age_s(data) is None
+    backup(data, tmp_path / "first", hold=True)
+    time.sleep(0.1)
+    backup(data, tmp_path / "second", hold=True)
+    first, second = sorted(row.time / 1e6 for row in readers(data) if row.kind == "backup")
+    age_s = backup_age_s(data)
+    assert age_s is not None
+    assert first == pytest.approx(time.time() - age_s, abs=(second - first) / 2)
+    (data / "readers" / "torn.json").write_text("{")
+    assert backup_age_s(data) is not None
+    assert backup_age_s(tmp_path / "nowhere") is None
 
 
 def test_what_holds_nothing_yet_is_not_trimmed(data: Path, tmp_path: Path) -> None:

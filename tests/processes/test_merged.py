@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.metrics import TABLE
 from gateway.processes.merged import Merged, Rule
-from gateway.processes.operators import rules
+from gateway.processes.operators import metrics_of, rules
 
 RULES = {
     "counted": Rule("sum", counter=True),
@@ -67,6 +70,23 @@ def test_every_metric_has_its_rule() -> None:
     found = rules()
     assert set(found) == {row.key for row in TABLE}
     assert all(rule.across == "sum" for rule in found.values() if rule.counter)
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_readiness_is_that_of_the_whole(ready: bool) -> None:
+    """Whatever each child says of itself; and without a sequencer no end of the log, which an alert asks for."""
+
+    class NoChildren:
+        restarted = 3
+
+        def places(self) -> list[Any]:
+            return []
+
+    merged = Merged(rules())
+    merged.take("worker 1", {"ready": 1 - ready, "sessions": 5})
+    text = metrics_of(cast(Any, NoChildren()), merged, lambda: (ready, "words"))().decode()
+    assert f"\ngonets_ready {float(ready)}\n" in text
+    assert "gonets_log_sequence" not in text and "\ngonets_restarted_processes_total 3.0\n" in text
 
 
 def test_what_is_no_number_is_left_out() -> None:

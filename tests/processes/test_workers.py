@@ -168,6 +168,8 @@ def test_metrics_are_of_all_processes(gateway: GatewayProcess) -> None:
     time.sleep(1.2)  # children report each second
     assert gateway.metric("gonets_sessions") >= 4
     assert gateway.metric("gonets_processes") == 4
+    assert gateway.metric("gonets_ready") == 1
+    assert gateway.metric("gonets_room_sessions") % 2 == 0  # as much in each
     assert gateway.metric("gonets_publishes_total") >= 4
     assert gateway.metric("gonets_log_sequence") > 4
     for device in devices:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import errors, schema
+from engine import errors, schema, sequencer
 from engine.answers import pack_proposal
 from engine.state.saved import SavedState
 from tests.support.sequencer_rig import DEADLINE_S, Rig
@@ -72,6 +72,21 @@ def test_what_gathers_during_a_sync_is_one_block(rig: Rig) -> None:
     rig.log.go()
     rig.wait(39)
     assert len(rig.log.blocks) <= 4
+
+
+def test_commits_that_take_long_are_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the alert for a slow disk asks for."""
+    monkeypatch.setattr(sequencer, "SLOW_COMMIT_NS", 2_000_000_000)
+    rig.say(1, 1, 2)
+    assert (rig.sequencer.commits, rig.sequencer.slow_commits) == (1, 0)
+    monkeypatch.setattr(sequencer, "SLOW_COMMIT_NS", 20_000_000)
+    rig.log.hold()
+    rig.say(1, 2, 2, wait=False)
+    assert rig.log.waiting.wait(DEADLINE_S)
+    time.sleep(0.05)
+    rig.log.go()
+    rig.wait(2)
+    assert (rig.sequencer.commits, rig.sequencer.slow_commits) == (2, 1)
 
 
 def test_a_failed_sync_discards_fences_and_says_unavailable(rig: Rig) -> None:

@@ -15,6 +15,7 @@ cdef enum Arrivals:             # when the next publish of an open loop is due
     ARRIVE_POISSON = 0          # at random times
     ARRIVE_EVEN = 1             # at even distances
     ARRIVE_PAUSES = 2           # each writer by itself, with pauses drawn from a table
+    ARRIVE_NEVER = 3            # only when it is told to
 
 cdef enum Verdict:
     EVENT_BROKEN = -1           # not a record
@@ -82,7 +83,7 @@ cdef struct Stream:
     uint64_t sent, receipts, refused, deliveries, corrupted, completed
     uint64_t expected           # deliveries that the receipts make due
     uint64_t slow_deliveries    # of them, to connections that read slowly
-    uint64_t refused_from, refused_to
+    uint64_t refused_from, refused_to, sent_from, sent_to
     uint64_t receipts_from, receipts_to, deliveries_from, deliveries_to, completed_from, completed_to
     uint64_t *receipt_ns        # histograms of ext/loadhdr
     uint64_t *deliver_ns

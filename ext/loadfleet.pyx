@@ -46,7 +46,8 @@ cdef class FleetGenerator(LoadGenerator):
     # ---- connecting -----------------------------------------------------------------------------------------------
 
     def head(self, str host, int port, str path, ClientContext tls=None):
-        """Where to."""
+        """Where to. Who is answered 503 (that process is full) comes again a moment later."""
+        self.comes_again = True
         self._head(host, port, path, "gonets.v1.msgpack", tls)
 
     def opening(self, double slice_s, double per_second=0.0):
@@ -92,6 +93,13 @@ cdef class FleetGenerator(LoadGenerator):
     def stop_publishing(self):
         """Nothing new from now on; answers and events still come."""
         self.publishing = False
+
+    def publish_once(self, uint32_t stream, uint32_t writer=0):
+        """One publish of a stream's writer, now, whether or not the stream publishes by itself."""
+        cdef uint32_t count = self._known_stream(stream).writer_count
+        if writer >= count:
+            raise ValueError(f"writer {writer} of stream {stream} is unknown; there are {count}")
+        self._publish(stream, writer, 1, now_ns())
 
     def drop(self, uint32_t connection, double away_s):
         """It breaks, and comes back later from its position; False if it isn't live."""

@@ -17,7 +17,7 @@ import ipaddress
 
 from ext.c_load cimport now_ns, thread_ns
 from ext.loadcheck cimport (
-    ARRIVE_EVEN, ARRIVE_PAUSES, ARRIVE_POISSON, STAMP, TABLE_ROWS, WINDOW, Stream, Tables, Target, Writer, stream_free,
+    ARRIVE_EVEN, ARRIVE_NEVER, ARRIVE_PAUSES, ARRIVE_POISSON, STAMP, TABLE_ROWS, WINDOW, Stream, Tables, Target, Writer, stream_free,
     stream_open)
 from ext.loadhdr cimport HDR_COUNTS, hdr_at, hdr_bytes, hdr_ns
 from ext.loadloop cimport LoadLoop, Receipt
@@ -28,7 +28,7 @@ from ext.tls cimport ClientContext
 # The nonce is the RFC's own example: all connections may share one, and the expected answer is then a constant.
 NONCE = "dGhlIHNhbXBsZSBub25jZQ=="
 LIVES = ("new", "connecting", "upgrading", "hello", "live", "dead", "away")
-ARRIVALS = {"poisson": ARRIVE_POISSON, "even": ARRIVE_EVEN, "pauses": ARRIVE_PAUSES}
+ARRIVALS = {"poisson": ARRIVE_POISSON, "even": ARRIVE_EVEN, "pauses": ARRIVE_PAUSES, "never": ARRIVE_NEVER}
 
 
 cdef class LoadGenerator(LoadLoop):
@@ -245,6 +245,7 @@ cdef class LoadGenerator(LoadLoop):
                 self._open(self.opened, now)
                 self.opened += 1
                 due += spacing_ns
+            self._return(now)
             self._step(min(until_ns - now, max(due - now, <uint64_t>50_000) if due > now else <uint64_t>5_000_000))
             now = now_ns()
         return 0
@@ -321,14 +322,16 @@ cdef class LoadGenerator(LoadLoop):
             s = &self.streams[i]
             if begins:
                 s.receipts_from, s.deliveries_from, s.completed_from = s.receipts, s.deliveries, s.completed
+                s.refused_from, s.sent_from = s.refused, s.sent
+                if self.count_from_ns:
+                    continue  # histograms hold nothing from before the window
                 memset(s.receipt_ns, 0, HDR_COUNTS * 8)
                 memset(s.deliver_ns, 0, HDR_COUNTS * 8)
                 memset(s.refused_ns, 0, HDR_COUNTS * 8)
                 memset(s.late_ns, 0, HDR_COUNTS * 8)
-                s.refused_from = s.refused
             else:
                 s.receipts_to, s.deliveries_to, s.completed_to = s.receipts, s.deliveries, s.completed
-                s.refused_to = s.refused
+                s.refused_to, s.sent_to = s.refused, s.sent
         if begins:
             self.window_from_ns = now_ns()
         else:
@@ -361,7 +364,9 @@ cdef class LoadGenerator(LoadLoop):
                 "broken": self.broken, "disordered": self.disordered, "doubled": self.doubled, "missing": self.missing,
                 "gaps": self.gaps, "gapped": self.gapped, "unmatched": self.unmatched, "bytes_in": self.bytes_in,
                 "reads": self.reads, "sends": self.sends, "connects": self.connects, "dropped": self.dropped,
-                "resumes": self.resumes, "frames": {i: self.numbers[i] for i in range(NUMBERS) if self.numbers[i]},
+                "resumes": self.resumes, "retried": self.retried,
+                "back_from_ns": self.back_from_ns, "back_to_ns": self.back_to_ns,
+                "frames": {i: self.numbers[i] for i in range(NUMBERS) if self.numbers[i]},
                 "window_s": window / 1e9, "cpu_share": <double>self.busy_ns / <double>window if window else 0.0,
                 "last_close": self.last_close, "last_words": self._last_words()}
 
@@ -371,7 +376,7 @@ cdef class LoadGenerator(LoadLoop):
         return {"sent": s.sent, "receipts": s.receipts, "refused": s.refused, "expected": s.expected,
                 "deliveries": s.deliveries, "slow_deliveries": s.slow_deliveries, "corrupted": s.corrupted, "completed": s.completed,
                 "receipts_in_window": s.receipts_to - s.receipts_from,
-                "refused_in_window": s.refused_to - s.refused_from,
+                "sent_in_window": s.sent_to - s.sent_from, "refused_in_window": s.refused_to - s.refused_from,
                 "deliveries_in_window": s.deliveries_to - s.deliveries_from,
                 "completed_in_window": s.completed_to - s.completed_from}
 

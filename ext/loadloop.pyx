@@ -185,6 +185,7 @@ cdef class LoadLoop(LoadPublishers):
         if not c.resumes:
             return 0
         self.resumes += 1
+        self.back_to_ns = now
         self.resume_ns[hdr_at(now - c.hello_ns)] += 1
         return self._say_again(k)
 

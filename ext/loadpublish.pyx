@@ -15,7 +15,7 @@ from libc.string cimport memcpy
 
 from ext.c_load cimport store_be64
 from ext.loadcheck cimport (
-    ARRIVE_EVEN, ARRIVE_PAUSES, STAMP, WINDOW, Stream, Tables, Target, Writer, stamp_put)
+    ARRIVE_EVEN, ARRIVE_NEVER, ARRIVE_PAUSES, STAMP, WINDOW, Stream, Tables, Target, Writer, stamp_put)
 from ext.loadhdr cimport hdr_at
 from ext.loadsocket cimport L_LIVE, NO_STREAM, OUTPUT_BYTES, Connection, Slot
 
@@ -214,6 +214,9 @@ cdef class LoadPublishers(LoadSockets):
         cdef uint32_t i
         s.due_ns = from_ns
         if not s.interval_ns or not s.writer_count:
+            return 0
+        if s.arrivals == ARRIVE_NEVER:
+            s.due_ns = <uint64_t>-1
             return 0
         if s.arrivals != ARRIVE_PAUSES:
             s.due_ns += <uint64_t>(self._share() * s.interval_ns)

@@ -75,8 +75,10 @@ cdef class LoadSockets:
     cdef uint32_t away_from, away_count, pending_max
     cdef uint64_t away_ns, epoch
     cdef bint breaks_expected   # connections that the server breaks come back too
-    cdef uint64_t dropped, resumes, reopened
+    cdef bint comes_again       # so do those that are answered 503
+    cdef uint64_t dropped, resumes, reopened, retried
     cdef uint64_t *resume_ns    # hello → live, of those
+    cdef uint64_t back_from_ns, back_to_ns      # when the first of them opened, and the last one was live
     # slow readers
     cdef uint32_t slow_bytes_per_s
     # time

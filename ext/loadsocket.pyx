@@ -103,6 +103,9 @@ cdef class LoadSockets:
         head = <uint32_t>(end - data) + 4
         if head < 16 or memcmp(data, b"HTTP/1.1 101", 12) != 0 or find_bytes(data, head, ACCEPT, 28) == NULL:
             self._note(data, head)
+            if self.comes_again and head >= 16 and memcmp(data, b"HTTP/1.1 503", 12) == 0:
+                self.retried += 1
+                self._leave(k, now_ns(), AGAIN_NS)
             return -1
         c.life = L_HELLO
         c.hello_ns = now_ns()
@@ -189,6 +192,7 @@ cdef class LoadSockets:
             self.away_from = (self.away_from + 1) % self.room
             self.away_count -= 1
             self.reopened += 1
+            self.back_from_ns = self.back_from_ns or now
             self._open(k, now)
         return 0
 

@@ -33,6 +33,7 @@ from bench.schema import Run, Tick
 from bench.tokens import Signer
 from bench.workload import Workload
 
+FOREVER_NS: Final = 2**62
 START_NS: Final = 300_000_000  # from the word to the first publish: all processes have heard it by then
 WORKER_SESSIONS: Final = 16_000  # of a worker that is started here: sockets aren't dealt out quite evenly
 SAMPLES: Final = 5  # of a window that is shorter than so many seconds
@@ -251,7 +252,7 @@ class _Single:
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self.deadline = time.monotonic() + workload.run.deadline_s
         self.connect_s = self.drain_s = 0.0
-        self.start = Start(0, 0, 0, 0.0)
+        self.start = Start(0, 0, 0, 0, 0.0)
         self.results: list[Result] = []
         self.counts: dict[str, int] = {}
         self.moments: list[Moment] = []
@@ -289,7 +290,9 @@ class _Single:
             self.values["follows_per_s"] = sum(map(len, pairs)) / max(clients.follow(pairs), 1e-3)
         at_ns = time.monotonic_ns() + START_NS
         window_ns = at_ns + int(phases.warmup_s * 1e9)
-        self.start = Start(at_ns, window_ns, window_ns + int(phases.window_s * 1e9), sessions.ping_interval_s)
+        end_ns = window_ns + int(phases.window_s * 1e9)
+        count_to_ns = FOREVER_NS if sessions.idle else end_ns  # the broadcast comes behind the window
+        self.start = Start(at_ns, window_ns, end_ns, count_to_ns, sessions.ping_interval_s)
         self.moments.clear()
         clients.start(self.start)
         self.progress.phase("warm-up", phases.warmup_s)

@@ -108,7 +108,6 @@ class Fleet:
         self._children: list[_Child] = []
         self.watch: Callable[[], None] = lambda: None  # raises when the server is gone
         self.last_words = ""
-        self._moments: list[Moment] = []
         self.on_moment: Callable[[Moment], None] = lambda moment: None
 
     def __enter__(self) -> Self:
@@ -151,11 +150,6 @@ class Fleet:
         """(name, pid) of each process."""
         return [(child.name, child.process.pid) for child in self._children]
 
-    @property
-    def moments(self) -> list[Moment]:
-        """Everything until now, second by second."""
-        return self._moments
-
     # ---- phases ---------------------------------------------------------------------------------------------------
 
     def connect(self, per_second: float) -> float:
@@ -175,7 +169,9 @@ class Fleet:
         return time.monotonic() - began
 
     def start(self, start: Start) -> None:
-        """Publishing begins at its moment."""
+        """Publishing begins at its moment; moments are counted from here on."""
+        for child in self._children:
+            child.ticks.clear()
         self._say_all(start)
 
     def storm(self, at_ns: int, connections: Sequence[Sequence[int]], away_s: float) -> None:
@@ -308,9 +304,7 @@ class Fleet:
                 for ns, count in tick.deliver:
                     deliver[ns] = deliver.get(ns, 0) + count
             longest = max(tick.max_ns for tick in ticks)
-            moment = Moment(max(tick.at_ns for tick in ticks), counts, deliver, longest)
-            self._moments.append(moment)
-            self.on_moment(moment)
+            self.on_moment(Moment(max(tick.at_ns for tick in ticks), counts, deliver, longest))
 
 
 def children_needed(sessions: int, descriptors: int = DESCRIPTORS_MAX) -> int:

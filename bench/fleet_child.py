@@ -191,10 +191,10 @@ class Process:
     def _run(self, start: Start) -> bool:
         """From Start to Finish; True when that has been said."""
         generator = self.generator
-        generator.start(start.at_ns, start.window_ns, start.window_end_ns, start.ping_interval_s)
+        generator.start(start.at_ns, start.window_ns, start.count_to_ns, start.ping_interval_s)
         marks = [(start.window_ns, True), (start.window_end_ns, False)]
         storms: list[Storm] = []
-        tick_ns, every_ns = start.at_ns + TICK_NS, TICK_NS
+        tick_ns, every_ns = start.at_ns, TICK_NS
         while True:
             now = time.monotonic_ns()
             until = min([now + SLICE_NS, tick_ns, *(at for at, _ in marks), *(storm.at_ns for storm in storms)])

@@ -87,6 +87,7 @@ class Start(Message):
     at_ns: int
     window_ns: int
     window_end_ns: int
+    count_to_ns: int  # what was intended until then is in the histograms
     ping_interval_s: float
 
 

@@ -64,6 +64,7 @@ cdef struct Stream:
     uint32_t per_send           # publishes that leave in one send
     uint64_t interval_ns        # mean time between publishes of an open loop; 0 closed loop
     uint64_t due_ns             # intended time of the next one
+    uint64_t free_ns            # when the last wait for a writer with room in its window was over; 0: it isn't
     uint64_t origin_ns          # where its profile begins
     uint64_t limit              # publishes in all; 0 as many as the time allows
     uint32_t recipients         # sessions that get each event, where a target doesn't say it
@@ -88,7 +89,7 @@ cdef struct Stream:
     uint64_t *receipt_ns        # histograms of ext/loadhdr
     uint64_t *deliver_ns
     uint64_t *refused_ns
-    uint64_t *late_ns           # how long after it was due a paced publish left
+    uint64_t *late_ns           # how long after it was due, and its writer free, a paced publish left
     Seen *seen                  # SEEN of them, broadcast only
     uint8_t *seen_bytes
     uint32_t seen_room

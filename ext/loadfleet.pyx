@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 import ipaddress
 
-from ext.c_load cimport EPOLLIN, now_ns, sharp_timers, thread_ns, watch
+from ext.c_load cimport EPOLLOUT, now_ns, sharp_timers, thread_ns, watch
 from ext.loadhdr cimport TICK_COUNTS, tick_ns
 from ext.loadsocket cimport L_LIVE, Connection
 from ext.tls cimport ClientContext
@@ -27,21 +27,19 @@ cdef class FleetGenerator(LoadGenerator):
         self.source = int(ipaddress.IPv4Address(source))
 
     def slow(self, uint32_t connection):
-        """It will read slowly once it is live."""
+        """It is one of those that read slowly, when they are told to."""
         self._known(connection)
         self.at[connection].slow = 1
 
     def read_slowly(self, uint32_t bytes_per_s):
-        """How much each slow reader reads a second; 0: from now on they read like the others."""
+        """How much each slow reader reads a second; 0, as in the beginning: they read like the others."""
         cdef uint32_t k
         cdef Connection *c
         self.slow_bytes_per_s = bytes_per_s
-        for k in range(self.used if not bytes_per_s else 0):
+        for k in range(self.used):
             c = &self.at[k]
-            if c.slow == 1:
-                c.slow = 2
-                if c.life == L_LIVE:
-                    watch(self.epoll_fd, c.fd, EPOLLIN, k, 1)
+            if c.slow and c.life == L_LIVE:
+                watch(self.epoll_fd, c.fd, self._looks_for(c) | (EPOLLOUT if c.out_size else 0), k, 1)
 
     # ---- connecting -----------------------------------------------------------------------------------------------
 

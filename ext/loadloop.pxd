@@ -17,7 +17,7 @@ cdef class LoadLoop(LoadPublishers):
     # counts
     cdef uint64_t numbers[32]
     cdef uint64_t others, events, broken, disordered, doubled, missing, gaps, gapped, unmatched, bytes_in, reads
-    cdef uint64_t *hello_ns     # opened → live, of all
+    cdef uint64_t *hello_ns     # opened → live, the first time
     cdef uint64_t *tick_counts  # deliveries of this second
     cdef uint64_t tick_max_ns
     cdef Receipt *receipts

@@ -67,7 +67,7 @@ cdef class LoadLoop(LoadPublishers):
         cdef ssize_t got
         cdef int64_t used
         cdef uint32_t have, take
-        cdef uint8_t slow = c.slow == 1 and c.life == L_LIVE
+        cdef bint slow = c.slow and self.slow_bytes_per_s and c.life == L_LIVE
         while c.life != L_DEAD and c.life != L_AWAY:
             have = c.rest_size
             take = min(room, INPUT_BYTES - have)
@@ -179,10 +179,10 @@ cdef class LoadLoop(LoadPublishers):
         self.pending -= 1
         self.live += 1
         c.last_sequence = max(c.last_sequence, number_after(body, size, b"\xa8sequence", 9))
-        self.hello_ns[hdr_at(now - c.opened_ns)] += 1
-        if c.slow == 1:
+        if c.slow:
             watch(self.epoll_fd, c.fd, self._looks_for(c), k, 1)
         if not c.resumes:
+            self.hello_ns[hdr_at(now - c.opened_ns)] += 1
             return 0
         self.resumes += 1
         self.back_to_ns = now
@@ -316,7 +316,7 @@ cdef class LoadLoop(LoadPublishers):
             return 0
         self.slow_due_ns = now + SLOW_NS
         for k in range(self.used):
-            if self.at[k].slow == 1 and self.at[k].life == L_LIVE:
+            if self.at[k].slow and self.at[k].life == L_LIVE:
                 self._readable(k, max(self.slow_bytes_per_s // 10, <uint32_t>1))
         return 0
 

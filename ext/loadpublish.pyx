@@ -212,7 +212,7 @@ cdef class LoadPublishers(LoadSockets):
     cdef int _arrange(self, Stream *s, uint64_t from_ns) noexcept nogil:
         """First times. Writers with pauses begin somewhere in one of them, each for itself."""
         cdef uint32_t i
-        s.due_ns = from_ns
+        s.due_ns = s.free_ns = from_ns
         if not s.interval_ns or not s.writer_count:
             return 0
         if s.arrivals == ARRIVE_NEVER:
@@ -249,17 +249,20 @@ cdef class LoadPublishers(LoadSockets):
         cdef Stream *s = &self.streams[stream]
         cdef Writer *w
         cdef int64_t writer
-        cdef uint64_t due
+        cdef uint64_t due, could
         while s.due_ns <= now and s.writer_count and (not s.limit or s.sent < s.limit):
             writer = self._whose_turn(s, now)
             if writer < 0:
+                s.free_ns = 0
                 return 0
+            s.free_ns = s.free_ns or now
             w = &s.writers[writer]
             due = w.due_ns if s.arrivals == ARRIVE_PAUSES else s.due_ns
+            could = max(due, w.look_ns if s.arrivals == ARRIVE_PAUSES else s.free_ns)
             if self._factor(s, due) >= 1e-6:
                 self._publish(stream, <uint32_t>writer, s.per_send, due)
                 if self.count_from_ns <= due < self.count_to_ns:
-                    s.late_ns[hdr_at(now - due)] += s.per_send
+                    s.late_ns[hdr_at(now - could if now > could else 0)] += s.per_send
             if s.arrivals == ARRIVE_PAUSES:
                 w.due_ns = w.look_ns = due + self._pause(s, due)
                 self._sift(s, 0)

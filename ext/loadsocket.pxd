@@ -31,7 +31,7 @@ cdef struct Connection:
     int fd
     Link *tls                   # NULL: plain
     uint8_t life
-    uint8_t slow                # 1: reads so many bytes a second
+    uint8_t slow                # 1: reads so many bytes a second, as long as there is such a number
     uint8_t resumes             # 1: has been live before
     uint64_t opened_ns, hello_ns
     uint8_t *hello

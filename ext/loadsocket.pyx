@@ -215,7 +215,7 @@ cdef class LoadSockets:
 
     cdef uint32_t _looks_for(self, const Connection *c) noexcept nogil:
         """Input, but of a slow reader who is live: that one looks by its clock."""
-        return 0 if c.slow and c.life == L_LIVE else EPOLLIN
+        return 0 if c.slow and self.slow_bytes_per_s and c.life == L_LIVE else EPOLLIN
 
     cdef int _send(self, uint32_t k, const uint8_t *data, uint32_t size) except -1 nogil:
         """Sends, or keeps what the kernel does not take."""

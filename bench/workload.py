@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 
 from bench.workload_fields import (
     DIALOG_MEMBERS,
+    RATE_PER_S_MAX,
     SESSIONS_MAX,
     Fixed,
     Members,
@@ -35,6 +36,7 @@ from bench.workload_fields import (
 
 __all__ = [
     "FOLDER",
+    "RATE_PER_S_MAX",
     "Fixed",
     "Members",
     "Phases",

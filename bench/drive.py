@@ -92,8 +92,8 @@ def workers_for(sessions: int, options: Options) -> int:
         most = (options.workers or 1) * DESCRIPTORS
         if sessions > most:
             raise BenchError(
-                f"--workers {options.workers} can't hold {sessions:,} sessions: a process has {DESCRIPTORS:,} descriptors"
-                f" to give; at least --workers {-(-sessions // WORKER_SESSIONS)}"
+                f"--workers {options.workers} can't hold {sessions:,} sessions: a process has {DESCRIPTORS:,}"
+                f" descriptors to give; at least --workers {-(-sessions // WORKER_SESSIONS)}"
             )
         return options.workers
     return -(-sessions // WORKER_SESSIONS) if sessions > WORKER_SESSIONS else 2 if options.kill_worker else 0

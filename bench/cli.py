@@ -34,6 +34,7 @@ app.command(
 app.command("bench.torture.run:torture", name="torture", help="Power cuts and kill -9, and what is left of the log.")
 app.command("bench.micro.run:micro", name="micro", help="Nanoseconds an operation of the native parts.")
 app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
+app.command("bench.run:run", name="run", help="A workload against a server, by native clients in several processes.")
 app.command("bench.workload_list:workloads", name="workloads", help="The named loads; one of them as TOML.")
 
 

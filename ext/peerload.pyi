@@ -32,6 +32,7 @@ class PeerLoad(PeerLoop):
         drain_s: float = 10.0,
         recipients: int = 0,
         rate_per_s: float = 0.0,
+        limit: int = 0,
         stall_s: float = 2.0,
     ) -> None: ...
     def command(self, connection: int, data: bytes) -> None: ...

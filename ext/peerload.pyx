@@ -148,8 +148,8 @@ cdef class PeerLoad(PeerLoop):
         return 0
 
     def run(self, double seconds, *, double warmup_s=0.0, double drain_s=10.0, uint32_t recipients=0,
-            double rate_per_s=0.0, double stall_s=2.0):
-        """Publishes: warms up, measures for some seconds, drains. Each message goes to so many recipients (0: nobody
+            double rate_per_s=0.0, uint64_t limit=0, double stall_s=2.0):
+        """Publishes: warms up, measures for some seconds (less if limit messages are sent and settled), drains. Each message goes to so many recipients (0: nobody
         listens); rate_per_s makes it an open loop of Poisson arrivals, else the next pack leaves when everybody has the
         last one (nobody listens: each publisher's when it is answered), or nothing has come for stall_s, which
         also ends the draining."""
@@ -163,18 +163,19 @@ cdef class PeerLoad(PeerLoop):
         self.interval_ns = <uint64_t>(1e9 / rate_per_s) if rate_per_s > 0 else 0
         self.due_ns = self.progress_ns = begun
         self.stall_ns = <uint64_t>(stall_s * 1e9)
+        self.limit = limit
         self.publishing = not self.dead
         if self.publishing and not self.interval_ns:
             for i in range(1 if recipients else self.publishers):
                 self._publish(self.publisher_at[i], now_ns())
         if warmup_s > 0:
-            self._run(begun + <uint64_t>(warmup_s * 1e9), 0, False)
+            self._run(begun + <uint64_t>(warmup_s * 1e9), 0, limit > 0)
         self.waits.count = self.late.count = 0
         self.measuring = True
         self.sent_from, self.answered_from, self.deliveries_from = self.sent, self.answered, self.deliveries
         self.window_from_ns = now_ns()
         cpu = thread_ns()
-        self._run(self.window_from_ns + <uint64_t>(seconds * 1e9), 0, False)
+        self._run(self.window_from_ns + <uint64_t>(seconds * 1e9), 0, limit > 0)
         self.busy_ns = thread_ns() - cpu
         self.window_to_ns = now_ns()
         self.sent_to, self.answered_to, self.deliveries_to = self.sent, self.answered, self.deliveries

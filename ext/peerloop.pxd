@@ -85,6 +85,7 @@ cdef class PeerLoop:
     cdef uint32_t *publisher_at
     cdef uint32_t publishers, publisher_room, turn
     cdef uint64_t interval_ns, due_ns, stall_ns, progress_ns
+    cdef uint64_t limit         # messages in all; 0: as many as the time allows
     cdef bint publishing, measuring
     cdef uint64_t random
     # counts
@@ -112,6 +113,7 @@ cdef class PeerLoop:
     cdef int _token(self, uint32_t k, const uint8_t *data, const Token *t, uint64_t now) except -1 nogil
     cdef int _answer(self, uint32_t k, bint refused, uint64_t now) except -1 nogil
     cdef int _payload(self, uint32_t k, const uint8_t *payload, uint32_t size, uint64_t now) except -1 nogil
+    cdef int _count_up(self, uint32_t k) except -1 nogil
     cdef int _follow_up(self, uint32_t k) except -1 nogil
     cdef int _sample(self, Samples *to, uint64_t ns) except -1 nogil
     # sending

@@ -248,7 +248,7 @@ cdef class PeerLoop:
             else:
                 self.deliveries += 1
             c.last_index = max(c.last_index, hex16(payload + 4))
-            return 0
+            return self._count_up(k)
         if message.index != index or memcmp(
                 payload, self.sent_bytes + (index & (SENT - 1)) * self.payload_bytes, size) != 0:
             index = hex16(payload + 4)
@@ -268,11 +268,15 @@ cdef class PeerLoop:
         self.deliveries += 1
         if self.measuring and self.interval_ns:
             self._sample(&self.waits, now - message.intended_ns if now > message.intended_ns else 0)
-        if c.again_every:
-            c.again_have += 1
-            if c.again_have == c.again_every:
-                c.again_have = 0
-                self._follow_up(k)
+        return self._count_up(k)
+
+    cdef int _count_up(self, uint32_t k) except -1 nogil:
+        """One message of those after which it asks for more."""
+        cdef Peer *c = &self.at[k]
+        c.again_have += 1
+        if c.again_every and c.again_have == c.again_every:
+            c.again_have = 0
+            return self._follow_up(k)
         return 0
 
     cdef int _follow_up(self, uint32_t k) except -1 nogil:
@@ -352,6 +356,9 @@ cdef class PeerLoop:
         cdef Peer *c = &self.at[k]
         cdef uint8_t *payload
         cdef uint32_t i
+        if self.limit and self.sent + c.pack.messages > self.limit:
+            self.publishing = False
+            return 0
         self.packs += 1
         for i in range(c.pack.numbers):
             hex16_put(c.pack.data + c.pack.number_at[i], self.packs)
@@ -422,6 +429,8 @@ cdef class PeerLoop:
     cdef bint _settled(self) noexcept nogil:
         """Everything that was sent is answered and delivered, or given up."""
         cdef uint32_t i
+        if self.publishing:
+            return False
         if now_ns() - self.progress_ns > self.stall_ns:
             return True                     # what hasn't come by now is lost
         if self.deliveries + self.given_up < self.sent * self.recipients:

@@ -27,15 +27,20 @@ CONNECT_S: Final = 120.0
 DRAIN_S: Final = 20.0
 IDLE_S: Final = 1.0
 DYING_S: Final = 0.3
+STORE_S: Final = 120.0
 
 
 class Opening(NamedTuple):
-    """What a connection sends first, and how many answers make it live; the first part alone, where there is one."""
+    """What a connection sends first, and how many answers make it live; the first part alone, where there is one. What
+    it asks again (behind the name that came last, if `named`) when a reply is whole or so `many` messages have come."""
 
     data: bytes
     answers: int = 0
     first_bytes: int = 0
     first_answers: int = 0
+    again: bytes = b""
+    named: bool = False
+    many: int = 0
 
 
 class Pack(NamedTuple):
@@ -59,7 +64,7 @@ class Speech(Protocol):
         """A publisher's."""
 
     def message(self, name: str, payload: bytes) -> bytes:
-        """One message on its way to the server."""
+        """One message of the publisher that was opened last, on its way to the server."""
 
     @property
     def answers(self) -> int:
@@ -86,8 +91,11 @@ def packed(message: Callable[[bytes], bytes], payload_bytes: int, count: int, an
 
 def add(clients: PeerLoad, opening: Opening, follows: int | None = None) -> int:
     """One more connection."""
-    data, answers, first, first_answers = opening
-    return clients.add(data, answers, first_bytes=first, first_answers=first_answers, follows=follows)
+    data, answers, first, first_answers, again, named, many = opening
+    number = clients.add(data, answers, first_bytes=first, first_answers=first_answers, follows=follows)
+    if again:
+        clients.follow_up(number, again, every=many, named=named)
+    return number
 
 
 def add_publisher(clients: PeerLoad, opening: Opening, pack: Pack) -> int:
@@ -160,8 +168,9 @@ def fanout(speech: Speech, server: PeerServer, job: Job, scale: Scale) -> Outcom
     clients = load(speech.protocol, MESSAGE_BYTES, sessions + 1)
     for _ in range(sessions):
         add(clients, speech.listening("all"))
+    opening = speech.publishing()
     pack = packed(partial(speech.message, "all"), MESSAGE_BYTES, job.at_once, speech.answers)
-    add_publisher(clients, speech.publishing(), pack)
+    add_publisher(clients, opening, pack)
     with connected(clients, server):
         watch = Watch(server)
         clients.run(scale.seconds, warmup_s=scale.warmup_s, drain_s=DRAIN_S, recipients=sessions)
@@ -192,8 +201,9 @@ def latency(speech: Speech, server: PeerServer, job: Job, scale: Scale) -> Outco
     for number in range(pairs):
         add(clients, speech.listening(f"to{number}"), follows=pairs + number)
     for number in range(pairs):
+        opening = speech.publishing()
         pack = packed(partial(speech.message, f"to{number}"), MESSAGE_BYTES, 1, speech.answers)
-        add_publisher(clients, speech.publishing(), pack)
+        add_publisher(clients, opening, pack)
     with connected(clients, server):
         return paced(clients, server, scale)
 
@@ -248,8 +258,21 @@ def appended(
         return finished(clients, watch, rate(clients, "answered"), int(counts["sent"]), lost, **waits)
 
 
-def collected(clients: PeerLoad, server: PeerServer, stored: int) -> Outcome:
-    """Clients whose openings and follow-ups ask for stored events, until all have come in their order."""
+def stored(clients: PeerLoad, server: PeerServer, opening: Opening, pack: Pack, scale: Scale) -> int:
+    """Appends what is to be read back; how many there are then."""
+    add_publisher(clients, opening, pack)
+    with connected(clients, server):
+        clients.run(STORE_S, drain_s=DRAIN_S, limit=scale.stored // len(pack.payloads) * len(pack.payloads))
+        counts = clients.stats()
+        if not counts["answered"] == counts["sent"] > 0 or counts["refused"]:
+            server.check()
+            raise PeerError(f"{counts['answered']:,.0f} of {counts['sent']:,.0f} events stored; {clients.last_words()}")
+        return int(counts["sent"])
+
+
+def collected(clients: PeerLoad, server: PeerServer, opening: Opening, stored: int) -> Outcome:
+    """A client whose opening and follow-ups ask for what is stored, until all has come in its order."""
+    add(clients, opening)
     with connected(clients, server):
         watch = Watch(server)
         seconds = clients.collect(stored)

@@ -36,6 +36,7 @@ JOBS: Final = (
     Job("append-100-clients", "append", "events/s", "durable append, 100 clients, one each", 100),
     Job("append-1000-clients", "append", "events/s", "durable append, 1,000 clients, one each", 1_000),
     Job("latency", "latency", "ms", "publish → deliver, 1,000/s, p50", LATENCY_PAIRS),
+    Job("read", "read", "events/s", "reading back", 1, 1_000),
     Job("memory", "memory", "bytes", "memory of an idle connection", 10_000),
 )
 
@@ -57,7 +58,7 @@ class Scale:
         return max(min(job.clients, 2), round(job.clients * self.share))
 
 
-FULL: Final = Scale("full", 3, 3.0, 1.0, 1.0, 1_000.0, 1_000_000)
+FULL: Final = Scale("full", 3, 3.0, 1.0, 1.0, 1_000.0, 500_000)
 SMOKE: Final = Scale("smoke", 1, 0.3, 0.1, 0.02, 200.0, 5_000)
 
 

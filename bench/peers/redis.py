@@ -8,13 +8,14 @@ last id to follow, XREAD COUNT to read back.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
 
 from bench.peers import drive
 from bench.peers.child import PeerServer, free_port, said_by
-from bench.peers.drive import Opening
-from bench.peers.jobs import Job, Outcome, Scale
+from bench.peers.drive import Opening, Pack
+from bench.peers.jobs import EVENT_BYTES, Job, Outcome, Scale
 from bench.peers.system import Found, Places, System, on_path
 
 BACKLOG: Final = 4_096
@@ -45,6 +46,39 @@ class PubSubSpeech:
     def message(self, name: str, payload: bytes) -> bytes:
         """Answered with the number of those who got it."""
         return command(b"PUBLISH", name.encode(), payload)
+
+
+class StreamSpeech:
+    """XADD, and XREAD from behind the last id, which waits for more."""
+
+    protocol = "resp"
+    answers = 1
+
+    def listening(self, name: str) -> Opening:
+        """Live at once: the answer to XREAD is the first message."""
+        asked = command(b"XREAD", b"COUNT", b"%d" % PAGE, b"BLOCK", b"0", b"STREAMS", name.encode(), b"0")
+        return Opening(asked, again=without_last(asked), named=True)
+
+    def publishing(self) -> Opening:
+        """Nothing needs to be said first."""
+        return Opening(command(b"PING"), 1)
+
+    def message(self, name: str, payload: bytes) -> bytes:
+        """Answered with its id."""
+        return command(b"XADD", name.encode(), b"*", FIELD, payload)
+
+    def pack(self, count: int) -> Pack:
+        """One, or a transaction of many: the file is written and synced once for all of it."""
+        one = drive.packed(partial(self.message, "events"), EVENT_BYTES, count, 1)
+        if count == 1:
+            return one
+        begin, end = command(b"MULTI"), command(b"EXEC")
+        return Pack(begin + one.data + end, [len(begin) + at for at in one.payloads], [], count + 2)
+
+
+def without_last(asked: bytes) -> bytes:
+    """A command whose last word is put behind it later."""
+    return asked[: asked.rindex(b"$")]
 
 
 class Redis(System):
@@ -99,3 +133,30 @@ class RedisPubSub(Redis):
         """One run against a fresh server."""
         with self.start(found, place) as server:
             return drive.speak(PubSubSpeech(), server, job, scale)
+
+
+class RedisStreams(Redis):
+    """A stream in memory and in a file that is synced before each answer."""
+
+    name = "redis-streams"
+    title = "Redis Streams"
+    settings = ("--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
+    note = f"appendonly yes, appendfsync always, no rewrites, maxclients {SESSIONS}; a batch is one MULTI … EXEC"
+    durabilities: ClassVar = dict.fromkeys(("fanout", "append", "latency", "read", "memory"), "fsync (AOF always)")
+
+    def run(self, job: Job, scale: Scale, found: Found, place: Path) -> Outcome:
+        """One run against a fresh server."""
+        speech = StreamSpeech()
+        with self.start(found, place) as server:
+            if job.kind == "append":
+                count = scale.clients(job)
+                clients = drive.load("resp", EVENT_BYTES, count)
+                publishers = [(speech.publishing(), speech.pack(job.at_once))] * count
+                return drive.appended(clients, server, publishers, scale)
+            if job.kind == "read":
+                writer = drive.load("resp", EVENT_BYTES, 1)
+                stored = drive.stored(writer, server, speech.publishing(), speech.pack(job.at_once), scale)
+                asked = command(b"XREAD", b"COUNT", b"%d" % PAGE, b"STREAMS", b"events", b"0")
+                opening = Opening(asked, again=without_last(asked), named=True)
+                return drive.collected(drive.load("resp", EVENT_BYTES, 1), server, opening, stored)
+            return drive.speak(speech, server, job, scale)

@@ -6,9 +6,20 @@ from typing import Final
 
 from bench.peers.centrifugo import Centrifugo
 from bench.peers.gonets import Bare, Gonets
+from bench.peers.jetstream import JetStream, JetStreamAlways
 from bench.peers.mosquitto import Mosquitto
 from bench.peers.nats import NatsCore
-from bench.peers.redis import RedisPubSub
+from bench.peers.redis import RedisPubSub, RedisStreams
 from bench.peers.system import System
 
-SYSTEMS: Final[tuple[System, ...]] = (Bare(), Gonets(), RedisPubSub(), NatsCore(), Mosquitto(), Centrifugo())
+SYSTEMS: Final[tuple[System, ...]] = (
+    Bare(),
+    Gonets(),
+    RedisPubSub(),
+    RedisStreams(),
+    NatsCore(),
+    JetStream(),
+    JetStreamAlways(),
+    Mosquitto(),
+    Centrifugo(),
+)

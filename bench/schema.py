@@ -142,7 +142,7 @@ class Capacity(Struct, frozen=True, kw_only=True):
 
     objective_p99_ms: float
     rate_per_s: float | None  # highest that met it; None: none did
-    spread_per_s: tuple[float, float] | None
+    spread_per_s: tuple[float, float] | None  # up to the first every run met it, from the second on none did
     saturated: str
     points: list[Point]
 

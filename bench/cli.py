@@ -32,6 +32,9 @@ app.command(
     "bench.simulate:simulate", name="simulate", help="The engine against a naive model, in one thread, under seeds."
 )
 app.command("bench.torture.run:torture", name="torture", help="Power cuts and kill -9, and what is left of the log.")
+app.command(
+    "bench.peers.command:peers", name="peers", help="The same jobs on Redis, NATS, Mosquitto, Kafka and others."
+)
 app.command("bench.micro.run:micro", name="micro", help="Nanoseconds an operation of the native parts.")
 app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
 app.command("bench.run:run", name="run", help="A workload against a server, by native clients in several processes.")

@@ -117,6 +117,11 @@ class Child:
         """All clients of a generator, live; through TLS where the server speaks it."""
         generator.connect(self.host, self.port, tls=self._tls)
 
+    def check(self) -> None:
+        """BenchError if it has ended."""
+        if (code := self._process.poll()) is not None:
+            raise BenchError(f"the server ended with {code}: {self.last_words()}")
+
     def last_words(self) -> str:
         """The end of its stderr."""
         return self._stderr.read_bytes()[-1_500:].decode("utf-8", "replace").strip() or "(it said nothing)"
@@ -145,25 +150,40 @@ class Child:
 
     def processes(self) -> list[int]:
         """The child and all its descendants."""
-        found, rest = [], [self.pid]
-        while rest:
-            pid = rest.pop()
-            found.append(pid)
-            for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                rest += [int(child) for child in task.read_text().split()]
-        return found
+        return processes_of(self.pid)
 
     def anonymous_bytes(self) -> int:
-        """Memory of all its processes that is no file's: heaps, stacks, tables; pages of mapped files are the
-        kernel's to drop."""
-        return (
-            sum(_kib(pid, "smaps_rollup", "Anonymous") + _kib(pid, "smaps_rollup", "Swap") for pid in self.processes())
-            * 1024
-        )
+        """Memory of all its processes that is no file's."""
+        return anonymous_bytes_of(self.pid)
 
     def cpu_s(self) -> float:
-        """User and system time of all its processes so far, threads that have ended too."""
-        return sum(time.clock_gettime(_cpu_clock_of(pid)) for pid in self.processes())
+        """User and system time of all its processes so far."""
+        return cpu_s_of(self.pid)
+
+
+def processes_of(root: int) -> list[int]:
+    """A process and all its descendants."""
+    found, rest = [], [root]
+    while rest:
+        pid = rest.pop()
+        found.append(pid)
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            rest += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def anonymous_bytes_of(root: int) -> int:
+    """Memory of a process and its descendants that is no file's: heaps, stacks, tables; pages of mapped files are the
+    kernel's to drop."""
+    return (
+        sum(_kib(pid, "smaps_rollup", "Anonymous") + _kib(pid, "smaps_rollup", "Swap") for pid in processes_of(root))
+        * 1024
+    )
+
+
+def cpu_s_of(root: int) -> float:
+    """User and system time of a process and its descendants so far, threads that have ended too."""
+    return sum(time.clock_gettime(_cpu_clock_of(pid)) for pid in processes_of(root))
 
 
 def _cpu_clock_of(pid: int) -> int:

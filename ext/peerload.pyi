@@ -1,0 +1,46 @@
+from typing import Final
+
+from ext.peerloop import PeerLoop
+
+PROTOCOLS: Final[dict[str, int]]
+STAMP: Final[bytes]
+PACK_BYTES_MAX: Final[int]
+
+class PeerLoad(PeerLoop):
+    def __init__(self, protocol: int, payload_bytes: int, connections_max: int, fill: bytes) -> None: ...
+    # what Python prepares
+    def add(
+        self,
+        opening: bytes,
+        answers: int = 0,
+        *,
+        first_bytes: int = 0,
+        first_answers: int = 0,
+        follows: int | None = None,
+    ) -> int: ...
+    def follow_up(self, connection: int, data: bytes, *, every: int = 0, named: bool = False) -> None: ...
+    def publisher(
+        self, connection: int, pack: bytes, payloads: list[int], *, numbers: list[int] = ..., answers: int = 0
+    ) -> None: ...
+    # what Python starts
+    def connect(self, host: str, port: int, *, pending_max: int = 256, deadline_s: float = 60.0) -> float: ...
+    def run(
+        self,
+        seconds: float,
+        *,
+        warmup_s: float = 0.0,
+        drain_s: float = 10.0,
+        recipients: int = 0,
+        rate_per_s: float = 0.0,
+        limit: int = 0,
+        stall_s: float = 2.0,
+    ) -> None: ...
+    def command(self, connection: int, data: bytes) -> None: ...
+    def collect(self, messages: int, *, deadline_s: float = 60.0) -> float: ...
+    def idle(self, seconds: float) -> None: ...
+    def close(self) -> None: ...
+    # what Python reads
+    def last_words(self) -> str: ...
+    def stats(self) -> dict[str, float]: ...
+    def waits_ns(self) -> bytes: ...
+    def late_ns(self) -> bytes: ...

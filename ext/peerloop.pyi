@@ -1,0 +1,2 @@
+class PeerLoop:
+    closed: bool

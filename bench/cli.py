@@ -29,6 +29,8 @@ app.command(
 )
 app.command("bench.torture.run:torture", name="torture", help="Power cuts and kill -9, and what is left of the log.")
 app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
+app.command("bench.plan.costs:costs", name="costs", help="CPU and memory of each operation, for the plan.")
+app.command("bench.plan.run:plan", name="plan", help="From measured figures to the machines of a nation.")
 
 
 Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]

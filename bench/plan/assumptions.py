@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, Self, get_type_hints
 
 from cyclopts import Parameter
 
@@ -110,7 +110,7 @@ class Assumptions:
         float,
         Parameter(help="time over which clients that have lost their server come back"),
         About("s", 1, 3_600, 10, 120, "clients back off at random; a choice of who writes them"),
-    ] = 30.0
+    ] = 60.0
     retention_days: Annotated[
         float,
         Parameter(help="days that the log is kept on the nodes"),
@@ -194,7 +194,8 @@ class Assumptions:
         About("pairs", 1, 1e9, 10e6, 40e6, "fanout.interest_entries_max, above its default of 10 million"),
     ] = 20e6
 
-    def __post_init__(self) -> None:
+    def checked(self) -> Self:
+        """The same; AssumptionError if a value is out of its bounds."""
         for field in fields(self):
             self._check(field.name)
         for name in WHOLE:
@@ -205,6 +206,7 @@ class Assumptions:
                 f"--group-members-mean {self.group_members_mean:g} is more than --group-members-max"
                 f" {self.group_members_max:g}: lower the one, or raise the other"
             )
+        return self
 
     def _check(self, name: str) -> None:
         value, about = getattr(self, name), table()[name].about
@@ -252,4 +254,4 @@ def moved(base: Assumptions, name: str, value: float) -> Assumptions:
     if name == "group_members_max":
         value = max(value, base.group_members_mean)
     changed: Any = {name: value}
-    return replace(base, **changed)
+    return replace(base, **changed).checked()

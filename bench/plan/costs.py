@@ -49,19 +49,19 @@ class Scale(NamedTuple):
     ping_interval_s: float
     broadcasts_per_s: float
     publishers: int
-    publishes_per_s: float
 
 
 SCALES: Final = {
-    "smoke": Scale(200, 0.5, 0.25, 8.0, 20, 200.0),
-    "short": Scale(10_000, 6.0, 5.0, 2.0, 400, 2_000.0),
-    "full": Scale(15_000, 10.0, 5.0, 2.0, 400, 2_000.0),
+    "smoke": Scale(200, 0.5, 0.25, 8.0, 20),
+    "short": Scale(10_000, 6.0, 5.0, 2.0, 400),
+    "full": Scale(15_000, 10.0, 5.0, 2.0, 400),
 }
 
 MEANING: Final = {
-    "publish_us": "CPU of a worker for a publish: read, check, hand over, receipt, its own event, its block's wake",
+    "publish_us": "CPU of a worker for a publish, many clients that wait: read, check, hand over, receipt, own event",
     "sequence_us": "CPU of the sequencer's process for an event, many clients that wait for their receipts",
-    "wake_us": "CPU of a worker without sessions for a block of one event",
+    "wake_us": "CPU of a worker without sessions for a block of one event, less the event",
+    "read_us": f"CPU of a worker without sessions for each further event of a block of {COALESCED}",
     "delivery_us": "CPU of a worker for an event to a session that was quiet, one an outbox",
     "delivery_more_us": f"CPU of a worker for an event of {COALESCED} that leave in one send",
     "hello_us": "CPU of a worker for a connection: TCP, handshake, signature, interest in each conversation",
@@ -191,7 +191,7 @@ def _broadcast(found: Found, server: Child, generator: LoadGenerator, crowd: Aud
 
 
 def _publishing(found: Found, place: Path, issuer: Issuer, scale: Scale, size: Size) -> None:
-    """Publishes at a low rate; as many as waiting clients make; and of few of them, for the disk."""
+    """Publishes, as many as waiting clients make; and of few of them, for the disk."""
     with gateway(place, issuer, GONETS_SERVER_GATEWAY_WORKERS="1") as server:
         worker, sequencer = Meter(server, "worker 1"), Meter(server, "sequencer")
         load = Load(f"{scale.publishers} × 1", scale.publishers)
@@ -199,15 +199,11 @@ def _publishing(found: Found, place: Path, issuer: Issuer, scale: Scale, size: S
         try:
             clients.rate(size)
             before = clients.generator.stream_stats(clients.stream)["receipts"]
-            with sequencer.counted():
+            with sequencer.counted(), worker.counted():
                 clients.rate(size)
             many = clients.generator.stream_stats(clients.stream)["receipts"] - before
             found.take("sequence_us", sequencer.spent_s / many * 1e6)
-            clients.generator.pace(clients.stream, in_flight=COALESCED, rate_per_s=scale.publishes_per_s)
-            with worker.counted():
-                clients.rate(size)
-            few = clients.generator.stream_stats(clients.stream)["receipts"] - before - many
-            found.take("publish_us", worker.spent_s / few * 1e6)
+            found.take("publish_us", worker.spent_s / many * 1e6)
         finally:
             clients.generator.close()
         load = Load("16 × 1", 16)
@@ -227,21 +223,26 @@ def _publishing(found: Found, place: Path, issuer: Issuer, scale: Scale, size: S
 def _waking(found: Found, place: Path, issuer: Issuer, size: Size) -> None:
     """One client, three workers: two of them have nobody, and wake for each block. Then the sequencer is killed."""
     with gateway(place, issuer, GONETS_SERVER_GATEWAY_WORKERS="3") as server:
-        load = Load("1 × 1", 1)
-        clients = Clients(server, load, hellos_of(issuer, load, 20_000_000), 20_000_000, 1)
-        names = [name for name in parts(server) if name.startswith("worker")]
-        meters = [Meter(server, name) for name in names]
-        try:
-            before = [cpu_s(parts(server)[name]) for name in names]
-            clients.rate(size)
-            for meter, name, at in zip(meters, names, before, strict=True):
-                meter.spent_s = cpu_s(parts(server)[name]) - at
-            blocks = clients.generator.stream_stats(clients.stream)["receipts"]
-            found.take("wake_us", min(meter.spent_s for meter in meters) / blocks * 1e6)
-        finally:
-            clients.generator.close()
+        alone = _of_a_block(server, issuer, Load("1 × 1", 1), 20_000_000, size)
+        packed = _of_a_block(server, issuer, Load("packed", 1, COALESCED, COALESCED), 30_000_000, size)
+        read = max(packed - alone, 0.0) / (COALESCED - 1)
+        found.take("read_us", read * 1e6)
+        found.take("wake_us", (alone - read) * 1e6)
         os.kill(parts(server)["sequencer"], signal.SIGKILL)
         found.take("recovery_s", _until_ready(server))
+
+
+def _of_a_block(server: Child, issuer: Issuer, load: Load, users: int, size: Size) -> float:
+    """Seconds of the least busy worker for each send of one client that waits for its receipts: a block each."""
+    clients = Clients(server, load, hellos_of(issuer, load, users), users, 1)
+    pids = [pid for name, pid in parts(server).items() if name.startswith("worker")]
+    try:
+        before = [cpu_s(pid) for pid in pids]
+        clients.rate(size)
+        spent = min(cpu_s(pid) - at for pid, at in zip(pids, before, strict=True))
+        return spent / clients.generator.stream_stats(clients.stream)["receipts"] * load.per_send
+    finally:
+        clients.generator.close()
 
 
 def _until_ready(server: Child) -> float:

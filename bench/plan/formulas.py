@@ -162,7 +162,7 @@ def largest_of(mean: float, count: float) -> float:
 def nodes_for(demand_cores: float, node_workers: float, core: float, busy_max: float, own_share: float) -> float:
     """demand ÷ (workers × (core × busy_max − own_share)): nodes that keep each worker at busy_max.
 
-    own_share is what a worker spends on the log whatever its sessions do (waking for each block); each has it anew, so
+    own_share is what a worker spends on the log whatever its sessions do (reading each event); each has it anew, so
     that more nodes don't make it less. Infinite if nothing is left.
     """
     left = core * busy_max - own_share

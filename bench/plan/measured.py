@@ -41,7 +41,8 @@ class Given:
     sequence_us: Annotated[float | None, Parameter(help="CPU of the sequencer for an event")] = None
     commit_fixed_us: Annotated[float | None, Parameter(help="time of a synced commit, however small")] = None
     commit_event_us: Annotated[float | None, Parameter(help="time that each event adds to a commit")] = None
-    wake_us: Annotated[float | None, Parameter(help="CPU of a worker for a block, whatever is in it")] = None
+    wake_us: Annotated[float | None, Parameter(help="CPU of a worker for a look at new blocks")] = None
+    read_us: Annotated[float | None, Parameter(help="CPU of a worker for an event that its sessions don't get")] = None
     delivery_us: Annotated[float | None, Parameter(help="CPU of a worker for an event alone in its send")] = None
     delivery_more_us: Annotated[float | None, Parameter(help="CPU for each further event in the same send")] = None
     hello_us: Annotated[float | None, Parameter(help="CPU of a worker for a connection: handshake, hello")] = None

@@ -32,10 +32,10 @@ def _tails(sized: Sizing, title: str, tier: Tier, found: Prediction) -> None:
     sized.sheet.section = f"delivery, {title}"
     jobs = jobs_of(tier)
     add("workers", "nodes × workers of a node", tier.workers, "workers")
-    add("a worker is busy", "Σ rate × time of its jobs ÷ (1 − waking), and waking", found.busy, "share")
+    add("a worker is busy", "Σ rate × time of its jobs, and reading", found.busy, "share")
     add(
         "wait at a worker, mean",
-        "λ E[S²] ÷ (2 (1 − ρ))",
+        "λ E[S²] ÷ (2 (1 − ρ)) + looking × wake ÷ 2",
         found.worker_wait_s * 1e3,
         "ms",
         jobs_per_s=jobs.rate,
@@ -43,7 +43,7 @@ def _tails(sized: Sizing, title: str, tier: Tier, found: Prediction) -> None:
     )
     add("wait at a worker, p99", "Pollaczek–Khinchine transform, inverted", found.worker_p99_s * 1e3, "ms")
     add("the same by an exponential tail", "E[W] ÷ ρ × ln(ρ ÷ 0.01)", found.worker_tail_s * 1e3, "ms")
-    add("jobs at a worker", "λ × E[W] + ρ", found.worker_queue, "jobs")
+    add("jobs at a worker", "Σ λ × (wait + time), each send a job", found.worker_queue, "jobs")
     add("at a shard, mean", "u × rest of a commit + a whole one, u = T × commits/s", found.commit_s * 1e3, "ms")
     add("events at a shard", "λ × time at a shard", found.shard_queue, "events")
     whole = "wait + publish + half way + shard + half way + wait + place in the batch"

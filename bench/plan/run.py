@@ -97,6 +97,12 @@ def conclusions(a: Assumptions, plan: schema.Plan) -> list[str]:
         " every shard (Kafka mode)."
     )
     said = [need, tail, built]
+    lines = {line.name: line.value for line in plan.lines}
+    if lines["spread that they need"] > a.reconnect_spread_s:
+        said.append(
+            f"When {loss} is lost, its clients must come back over {figures['lost sessions may come back within']} or"
+            f" more: over --reconnect-spread-s {a.reconnect_spread_s:g} their hellos queue."
+        )
     wrong = [one for one in plan.checks if not one.agrees]
     if plan.checks:
         said.append(
@@ -128,7 +134,7 @@ def plan(
     """Figures of one machine, from reports, to the machines of a nation; with every formula."""
     started, began = datetime.now(UTC), time.monotonic()
     try:
-        a = assumptions or Assumptions()
+        a = (assumptions or Assumptions()).checked()
         m = measured(report_file or [], given or Given())
         if not 1 <= simulated_s <= 3_600:
             raise PlanError(f"--simulated-s {simulated_s:g}: between 1 and 3,600 seconds")

@@ -2,9 +2,10 @@
 
 Exact: each message with its conversation's size, its sender's session and the sessions it is sent to; each ping, hello
 and send as a job in its worker's queue (one thread, first come first served); each commit with what waited for it.
-Aggregated: conversations and people have no identity (who is online is drawn anew for each message); looking for new
-blocks takes its share of a worker evenly; sends to one session never meet in one flush; a notice to everybody is work
-that a worker does when nobody else waits, in slices, and its end is known to a step.
+Aggregated: conversations and people have no identity (who is online is drawn anew for each message); reading events
+takes its share of a worker evenly, and a look at blocks puts off whom it meets by its rest; sends to one session never
+meet in one flush; a notice to everybody is work that a worker does when nobody else waits, in slices, and its end is
+known to a step.
 
 Time goes in steps of one round trip between zones: what is published in a step can't be delivered within it, so all
 jobs of a step are known at its beginning and are served at once by `serve`. Seeded; the same seed gives the same bits.
@@ -13,6 +14,7 @@ Cost: about a millisecond a step for a nation of 50 million; two bytes a session
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -20,7 +22,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.formulas import commit_cycle
 from bench.plan.tail import Tier
 
 Floats = NDArray[np.float64]
@@ -28,6 +29,7 @@ Ints = NDArray[np.int64]
 
 WARM_S = 0.5  # queues fill; latencies of what was published before it don't count
 DRAIN_S = 5.0
+PARTS = 10
 AWAY = -1
 SESSIONS_MAX = 500_000_000
 
@@ -81,14 +83,19 @@ class Told:
     worker_queue: float = 0.0  # jobs, mean over workers and time
     shard_queue: float = 0.0
     shard_queue_max: int = 0
-    worker_wait_s: float = 0.0  # mean over jobs
     notice_s: float = 0.0  # until the last session had it
-    back_s: float = 0.0  # from the loss until the last session was back
+    back: int = 0  # sessions that are back at the end
 
     def quantile_s(self, share: float, since_s: float = 0.0, until_s: float = math.inf) -> float:
         """Of deliveries of what was published in a stretch."""
         chosen = self.latencies_s[(self.at_s >= since_s) & (self.at_s < until_s)]
         return float(np.quantile(chosen, share)) if len(chosen) else math.nan
+
+    def error_s(self, share: float, since_s: float, until_s: float) -> float:
+        """Standard error of that quantile: from those of PARTS equal parts of the stretch."""
+        ends = np.linspace(max(since_s, WARM_S), min(until_s, float(self.at_s.max())), PARTS + 1)
+        parts = [self.quantile_s(share, begin, end) for begin, end in itertools.pairwise(ends.tolist())]
+        return float(np.std(parts, ddof=1)) / math.sqrt(PARTS)
 
 
 class Shard:
@@ -152,8 +159,7 @@ class World:
         self.step_s = tier.round_trip_s
         self.sessions = int(tier.sessions)
         self.workers = tier.workers
-        _, commits = commit_cycle(tier.events_per_s / tier.shards, tier.commit_fixed_s, tier.commit_event_s)
-        self.stretch = 1.0 / max(1.0 - tier.shards * commits * tier.wake_s, 1e-3)
+        self.stretch = 1.0 / max(1.0 - tier.own_share, 1e-3)
         self.home = self.rng.integers(
             0, self.workers, self.sessions, dtype=np.int32 if self.workers > 32_767 else np.int16
         )
@@ -170,8 +176,7 @@ class World:
         self.returned = 0
         self.unread: list[Ints] = []  # publishes that died with their worker
         self.died = 0  # deliveries that did
-        self.waited_s = self.worked_s = self.in_system_s = 0.0
-        self.jobs = 0
+        self.worked_s = self.in_system_s = 0.0
         self.latencies: list[NDArray[np.float32]] = []
         self.published: list[NDArray[np.float32]] = []
         self._draw()
@@ -193,6 +198,7 @@ class World:
         self.online = rng.binomial(devices + own, tier.online_share)
         self.sender = rng.integers(0, self.sessions, count)
         self.shard = rng.integers(0, tier.shards, count)
+        self.began = self.at.copy()  # when the gateway had it: later, if who sent it was away
 
     # one step
 
@@ -208,6 +214,8 @@ class World:
         took = self.stretch * np.concatenate(
             [np.full(len(publishes), tier.publish_s), np.full(len(events), tier.delivery_s), quiet_took]
         )
+        looks = self.rng.uniform(0, tier.wake_s, len(at)) * (self.rng.random(len(at)) < tier.looking)
+        at = at + looks
         if self.backlog.any():
             slices = self.rng.uniform(0, self.story.slice_s, len(at))
             at = at + np.where(self.backlog[worker] > 0, slices, 0.0)
@@ -245,7 +253,9 @@ class World:
         senders = self.sender[events]
         places = np.searchsorted(self.lost, senders).clip(0, len(self.lost) - 1)
         back = np.where(self.lost[places] == senders, self.back_at[places], self.story.lost_node_at_s or 0.0)
-        for event, step in zip(events, (back / self.step_s).astype(np.int64) + 1, strict=True):
+        steps = (back / self.step_s).astype(np.int64) + 1
+        self.began[events] = (steps + 0.5) * self.step_s
+        for event, step in zip(events, steps, strict=True):
             self.held[int(step)].append(np.array([event]))
 
     def _connections(self, begin: float) -> tuple[Ints, Floats, Floats]:
@@ -324,17 +334,14 @@ class World:
             self.died += int((~fine).sum())
             events, done = events[fine], done[fine]
         self.counts["delivered"] += len(events)
-        counted = ~self.is_notice[events] & (self.at[events] >= WARM_S)
-        began = self.at[events[counted]]
+        counted = ~self.is_notice[events] & (self.began[events] >= WARM_S)
+        began = self.began[events[counted]]
         self.latencies.append((done[counted] - began).astype(np.float32))
         self.published.append(began.astype(np.float32))
 
     def _count(self, at: Floats, took: Floats, done: Floats) -> None:
-        self.jobs += len(at)
         self.worked_s += float(took.sum())
-        spent = float((done - at).sum())
-        self.in_system_s += spent
-        self.waited_s += spent - float(took.sum())
+        self.in_system_s += float((done - at).sum())
 
     def _notice(self, k: int, before: Floats, worked: Floats) -> None:
         """Sends of a notice take the time in which a worker had nothing else to do."""
@@ -402,8 +409,6 @@ class World:
         told = self.told
         told.busy = self.worked_s / seconds / self.workers
         told.worker_queue = self.in_system_s / seconds / self.workers
-        told.worker_wait_s = self.waited_s / max(self.jobs, 1)
         told.shard_queue = sum(shard.spent_s for shard in self.shards) / seconds / len(self.shards)
         told.shard_queue_max = max(shard.longest for shard in self.shards)
-        if len(self.lost):
-            told.back_s = float(self.back_at.max()) - (self.story.lost_node_at_s or 0.0)
+        told.back = self.returned

@@ -175,6 +175,7 @@ def _tier(a: Assumptions, m: Measured, people: People, shards: int, core: float)
         ping_s=m["ping_us"] / 1e6 / core,
         hello_s=m["hello_us"] / 1e6 / core,
         wake_s=m["wake_us"] / 1e6 / core,
+        read_s=m["read_us"] / 1e6 / core,
         commit_fixed_s=m["commit_fixed_us"] / 1e6,
         commit_event_s=m["commit_event_us"] / 1e6 / core,
         sync_variation=a.sync_variation,
@@ -289,9 +290,16 @@ def _needs(sheet: Sheet, a: Assumptions, m: Measured, people: People, tier: Tier
     events = people.messages + people.notices
     workers = _node_workers(sheet, a, m, events, core)
     own = sheet.add(
-        "share of a worker for waking",
-        "shards × blocks of a shard × wake_us ÷ core",
+        "share of a worker for reading",
+        "(publishes + notices) × read_us ÷ core: every worker reads every shard",
         tier.own_share,
+        "share",
+        read_us=m["read_us"],
+    )
+    sheet.add(
+        "share of its free time for looks",
+        "b ÷ (1 + b), b = shards × blocks of a shard × wake_us ÷ core; jobs don't wait for more than one",
+        tier.looking,
         "share",
         wake_us=m["wake_us"],
         shards=tier.shards,
@@ -308,8 +316,8 @@ def _needs(sheet: Sheet, a: Assumptions, m: Measured, people: People, tier: Tier
     by_cpu = formulas.nodes_for(demand, workers, core, a.utilisation_max, own * core)
     if not math.isfinite(by_cpu):
         raise PlanError(
-            f"--wake-us {m['wake_us']:g}: {tier.shards} shards wake a worker for {own:.0%} of its time, more than"
-            f" --utilisation-max {a.utilisation_max:g}: fewer shards (--shards-min), or faster cores"
+            f"--read-us {m['read_us']:g}: reading {events:,.0f} events a second takes {own:.0%} of each worker,"
+            f" more than --utilisation-max {a.utilisation_max:g}: faster cores (--core-speed), or fewer messages"
         )
     memory = a.node_memory_gib * GIB * (1 - a.memory_free_share)
     log = events * record
@@ -320,7 +328,7 @@ def _needs(sheet: Sheet, a: Assumptions, m: Measured, people: People, tier: Tier
             f" every node: take a faster one"
         )
     asked = {
-        "CPU": (by_cpu, "sum ÷ (workers × (core × utilisation_max − waking × core))"),
+        "CPU": (by_cpu, "sum ÷ (workers × (core × utilisation_max − reading × core))"),
         "memory": (
             people.sessions * session / memory,
             "sessions × a session ÷ (node_memory × (1 − memory_free_share))",

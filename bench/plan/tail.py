@@ -2,12 +2,14 @@
 
 publish (a worker's queue) → half a round trip → group commit of its shard → half a round trip → the queue of the
 worker that holds the recipient → the sends of that message before this one. A worker is M/G/1: one thread that takes
-pings, hellos, publishes and, of each message, a batch of sends to those of its sessions who may see it. A shard is a
+pings, hellos, publishes and, of each message, a batch of sends to those of its sessions who may see it. When no job
+waits it looks at new blocks; one look takes all that have come (a vacation: to the wait of M/G/1 comes the rest of one
+look, Fuhrmann and Cooper 1985); reading their events is work like any other, the same at every worker. A shard is a
 bulk-service queue: who comes waits for the rest of the commit under way, then for the whole of the next. Stages are
 taken as independent of each other; simulation.py, where they are not, says what that costs.
 
-A notice to everybody has no priority (it is flushed in slices behind messages to few), hence is no part of a worker's
-load here: it delays others by the rest of one slice.
+A notice to everybody is flushed in slices behind messages to few, hence no part of a worker's load here: it delays
+others by the rest of one slice.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class Tier:
     delivery_s: float
     ping_s: float
     hello_s: float
-    wake_s: float
+    wake_s: float  # a look at new blocks
+    read_s: float  # each event of them
     commit_fixed_s: float
     commit_event_s: float
     sync_variation: float
@@ -64,9 +67,15 @@ class Tier:
 
     @property
     def own_share(self) -> float:
-        """Share of its time that a worker spends on waking for the blocks of all shards."""
+        """Share of its time that a worker spends on reading the events of all shards."""
+        return self.events_per_s * self.read_s
+
+    @property
+    def looking(self) -> float:
+        """Share of the time in which no job waits that goes into looks: blocks/s × look ÷ (1 + blocks/s × look)."""
         _, commits = commit_cycle(self.events_per_s / self.shards, self.commit_fixed_s, self.commit_event_s)
-        return self.shards * commits * self.wake_s
+        looks = self.shards * commits * self.wake_s
+        return looks / (1 + looks)
 
     def audiences(self) -> tuple[Floats, Floats]:
         """(mean online recipients, share of events) of the kinds of events, sizes gathered into bins."""
@@ -137,7 +146,7 @@ def jobs_of(tier: Tier) -> Jobs:
 class Prediction(NamedTuple):
     """Of one load; times in seconds."""
 
-    busy: float  # of a worker, waking included
+    busy: float  # of a worker: jobs and reading, without looks, which give way
     p50_s: float
     p99_s: float
     p999_s: float
@@ -146,7 +155,7 @@ class Prediction(NamedTuple):
     worker_tail_s: float  # p99 of the wait by the exponential tail
     commit_s: float  # mean, from a shard having it to its sync
     commits_per_s: float  # of a shard
-    worker_queue: float  # jobs at a worker, mean
+    worker_queue: float  # jobs at a worker, each send one, mean
     shard_queue: float  # events at a shard, mean
 
     @property
@@ -186,12 +195,15 @@ def predict(tier: Tier, horizon_s: float, slice_s: float = 0.0) -> Prediction:
     above = np.concatenate([[1.0], 1.0 - np.cumsum(jobs.batch_shares)[:-1]])  # a place in a batch: P(batch ≥ place)
     places = lattice.at(jobs.times_s[3:], above / above.sum())
     way = lattice.at(np.array([jobs.times_s[0] + tier.round_trip_s]), np.ones(1))
-    behind = lattice.waves(lattice.at(np.linspace(0, slice_s, 64), np.full(64, 1 / 64)))
-    whole = lattice.turned(wait * wait * behind * behind * commit * lattice.waves(places) * lattice.waves(way))
+    even = np.full(64, 1 / 64)
+    looks = lattice.waves(lattice.at(np.linspace(0, tier.wake_s, 64), even))
+    slices = lattice.waves(lattice.at(np.linspace(0, slice_s, 64), even))
+    wait = wait * slices * (1 - tier.looking + tier.looking * looks)
+    whole = lattice.turned(wait * wait * commit * lattice.waves(places) * lattice.waves(way))
     if lattice.beyond(whole) > 1e-4:
         return _overrun(busy)
     square = float(jobs.rates @ jobs.times_s**2) / jobs.rate
-    mean = mean_wait(jobs.rate, jobs.busy / jobs.rate, square)
+    mean = mean_wait(jobs.rate, jobs.busy / jobs.rate, square) + tier.looking * tier.wake_s / 2
     return Prediction(
         busy=busy,
         p50_s=lattice.quantile_s(whole, 0.5),
@@ -202,9 +214,17 @@ def predict(tier: Tier, horizon_s: float, slice_s: float = 0.0) -> Prediction:
         worker_tail_s=tail_wait(jobs.busy, mean, 0.99),
         commit_s=commit_mean_s,
         commits_per_s=commits,
-        worker_queue=jobs.rate * mean + jobs.busy,
+        worker_queue=_in_queue(jobs, mean, above),
         shard_queue=tier.events_per_s / tier.shards * commit_mean_s,
     )
+
+
+def _in_queue(jobs: Jobs, wait_s: float, above: Floats) -> float:
+    """Jobs at a worker, each send one: Σ λ (wait + time), in a batch each behind those before it (Little)."""
+    others = float(jobs.rates[:3] @ (wait_s + jobs.times_s[:3]))
+    sends_per_s = float(jobs.rates[3:].sum() * above.sum())
+    place_s = float(above @ jobs.times_s[3:] / above.sum())
+    return others + sends_per_s * (wait_s + place_s)
 
 
 class Notice(NamedTuple):

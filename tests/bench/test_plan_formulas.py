@@ -75,8 +75,8 @@ def test_the_transform_gives_the_queues_whose_tail_is_known() -> None:
     """M/M/1's wait is exponential beside its 1 − ρ; M/D/1's is Erlang's sum of 1909."""
     lattice = Lattice(0.2)
     times = (np.arange(lattice.steps // 2) + 0.5) * lattice.step_s
-    density = np.exp(-times / 1e-3).astype(np.float64)
-    wait = lattice.turned(lattice.wait(0.8, lattice.at(times, density / density.sum())))
+    density: formulas.Floats = np.exp(-times / 1e-3)
+    wait = lattice.turned(lattice.wait(0.8, lattice.at(times, np.divide(density, density.sum()))))
     for share in (0.5, 0.9, 0.99, 0.999):
         assert lattice.quantile_s(wait, share) == pytest.approx(math.log(0.8 / (1 - share)) / 200, rel=0.01)
     assert lattice.mean_s(wait) == pytest.approx(0.8 / 200, rel=0.01)
@@ -119,10 +119,10 @@ def test_every_assumption_has_bounds_that_hold_its_default_and_its_range() -> No
         assert row.meaning and about.unit and about.source
         for bad in (about.least - 1, about.most * 2 + 1, math.nan, math.inf):
             with pytest.raises(AssumptionError, match=f"--{name.replace('_', '-')}"):
-                Assumptions(**{name: bad})
+                Assumptions(**{name: bad}).checked()
         moved(Assumptions(), name, about.low)
         moved(Assumptions(), name, about.high)
     with pytest.raises(AssumptionError, match=r"--zones 2\.5: a whole number"):
-        Assumptions(zones=2.5)
+        Assumptions(zones=2.5).checked()
     with pytest.raises(AssumptionError, match="--group-members-mean 50 is more than"):
-        Assumptions(group_members_mean=50, group_members_max=40)
+        Assumptions(group_members_mean=50, group_members_max=40).checked()

@@ -39,6 +39,8 @@ app.command("bench.micro.run:micro", name="micro", help="Nanoseconds an operatio
 app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
 app.command("bench.run:run", name="run", help="A workload against a server, by native clients in several processes.")
 app.command("bench.workload_list:workloads", name="workloads", help="The named loads; one of them as TOML.")
+app.command("bench.plan.costs:costs", name="costs", help="CPU and memory of each operation, for the plan.")
+app.command("bench.plan.run:plan", name="plan", help="From measured figures to the machines of a nation.")
 
 
 Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]

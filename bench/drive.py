@@ -258,6 +258,7 @@ class _Single:
         self.moments: list[Moment] = []
         self.values: dict[str, float] = {}
         self.sampler: Sampler | None = None
+        self.complete = False
 
     def run(self) -> Run:
         stage, phases = self.stage, self.workload.run
@@ -271,8 +272,11 @@ class _Single:
             clients.watch, clients.on_moment = self._watch, self._moment
             try:
                 self._phases(clients)
-            finally:
-                self.counts = self.counts or clients.counts()
+            except BaseException:
+                self.counts = clients.counts()
+                self.results = clients.salvage() if self.start.window_ns else []
+                raise
+        self.complete = True
         return self._run()
 
     def _phases(self, clients: Fleet) -> None:
@@ -283,7 +287,7 @@ class _Single:
         self.values["connects_per_s"] = clients.sessions / max(self.connect_s, 1e-3)
         if watch:
             time.sleep(IDLE_SETTLE_S)
-            self.values |= watch.sessions(clients.sessions)
+            self.values |= watch.sessions(clients.sessions, [pid for _, pid in clients.pids])
         pairs = self.stage.follows()
         if any(pairs):
             self.progress.phase(f"follow channels: {sum(map(len, pairs)):,}")
@@ -360,7 +364,7 @@ class _Single:
         names = [load.stream.name for load in self.stage.population.loads]
         latencies = assemble.latencies(self.results, names)
         ended_ns = min(start.window_end_ns, self.moments[-1].at_ns if self.moments else start.window_end_ns)
-        seconds = max((ended_ns - start.window_ns) / 1e9, 1e-3) if not self.results else phases.window_s
+        seconds = phases.window_s if self.complete else max((ended_ns - start.window_ns) / 1e9, 1e-3)
         window = assemble.window(self.results, self.moments, start.window_ns, start.window_end_ns)
         rates = {name: count / seconds for name, count in window.items()}
         offered = self.workload.offered_per_s

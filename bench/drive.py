@@ -303,6 +303,7 @@ class _Single:
         self._storm(clients)
         clients.run_until(window_ns)
         self.progress.phase("window", phases.window_s)
+        self._kill(clients)
         clients.run_until(self.start.window_end_ns)
         if sessions.idle and len(self.stage.population.loads):
             self._broadcast(clients)
@@ -322,9 +323,6 @@ class _Single:
         none: list[list[int]] = [[] for _ in clients.plans]
         if self.stage.options.kill_worker:
             clients.storm(at_ns - START_NS, none, storm.away_s)
-            clients.run_until(at_ns)
-            if not self.stage.driven.kill_worker():
-                raise BenchError("--kill-worker: the server has no workers that could be killed; give --workers 2")
             return
         rng = random.Random(f"{self.workload.seed}/storm")
         count = self.stage.population.sessions
@@ -332,6 +330,14 @@ class _Single:
             process, connection = population.of_process(session, len(clients.plans))
             none[process].append(connection)
         clients.storm(at_ns, none, storm.away_s)
+
+    def _kill(self, clients: Fleet) -> None:
+        storm = self.workload.storm
+        if storm is None or not self.stage.options.kill_worker:
+            return
+        clients.run_until(self.start.window_ns + int(storm.at_s * 1e9))
+        if not self.stage.driven.kill_worker():
+            raise BenchError("--kill-worker: the server has no workers that could be killed; give --workers 2")
 
     def _broadcast(self, clients: Fleet) -> None:
         """One event to everybody: its deliveries are the only ones there are."""

@@ -212,8 +212,8 @@ class Process:
                 self._drop(storm)
                 storms.remove(storm)
             if now >= tick_ns:
-                self._tick()
-                tick_ns += every_ns
+                self._tick()  # the first when publishing begins, then at whole seconds of the window
+                tick_ns += every_ns if tick_ns > start.at_ns else (start.window_ns - start.at_ns) % TICK_NS or TICK_NS
             said = self.channel.receive(0.0)
             if isinstance(said, Storm):
                 storms.append(said)

@@ -5,7 +5,7 @@ was started again goes on under its name with another pid. Nobody needs to say b
 begins: samples carry their moments, and what a process used within the window is interpolated between two of them.
 
 Invariants: a process that can't be read is left out and said in `remarks`, never shown as 0; a mean is over the part of
-the window in which the process lived. Cost: some 0.3 ms a process and sample, reported as `sampler_cpu_cores`.
+the window in which the process lived. Cost: some 0.4 ms a process and sample, reported as `sampler_cpu_cores`.
 """
 
 from __future__ import annotations

@@ -142,6 +142,8 @@ def generator(
         reasons.append(f"its busiest thread had {cores:.2f} of a core")
     if late > max(LATE_MS, LATE_SHARE * deliver):
         reasons.append(f"publishes left {late:.1f} ms late at p99, deliveries took {deliver:.1f} ms")
+        if cores <= THREAD_CORES / 2:
+            reasons.append(f"they used {cores:.2f} of a core: others kept them from running")
     if reasons and offered_per_s and published_per_s < 0.98 * offered_per_s:
         reasons.append(f"{published_per_s:,.0f}/s of the {offered_per_s:,.0f}/s that were to be published left")
     return Generator(

@@ -258,6 +258,7 @@ class _Single:
         self.moments: list[Moment] = []
         self.values: dict[str, float] = {}
         self.sampler: Sampler | None = None
+        self.complete = False
 
     def run(self) -> Run:
         stage, phases = self.stage, self.workload.run
@@ -271,8 +272,11 @@ class _Single:
             clients.watch, clients.on_moment = self._watch, self._moment
             try:
                 self._phases(clients)
-            finally:
-                self.counts = self.counts or clients.counts()
+            except BaseException:
+                self.counts = clients.counts()
+                self.results = clients.salvage() if self.start.window_ns else []
+                raise
+        self.complete = True
         return self._run()
 
     def _phases(self, clients: Fleet) -> None:
@@ -283,7 +287,7 @@ class _Single:
         self.values["connects_per_s"] = clients.sessions / max(self.connect_s, 1e-3)
         if watch:
             time.sleep(IDLE_SETTLE_S)
-            self.values |= watch.sessions(clients.sessions)
+            self.values |= watch.sessions(clients.sessions, [pid for _, pid in clients.pids])
         pairs = self.stage.follows()
         if any(pairs):
             self.progress.phase(f"follow channels: {sum(map(len, pairs)):,}")
@@ -299,6 +303,7 @@ class _Single:
         self._storm(clients)
         clients.run_until(window_ns)
         self.progress.phase("window", phases.window_s)
+        self._kill(clients)
         clients.run_until(self.start.window_end_ns)
         if sessions.idle and len(self.stage.population.loads):
             self._broadcast(clients)
@@ -318,9 +323,6 @@ class _Single:
         none: list[list[int]] = [[] for _ in clients.plans]
         if self.stage.options.kill_worker:
             clients.storm(at_ns - START_NS, none, storm.away_s)
-            clients.run_until(at_ns)
-            if not self.stage.driven.kill_worker():
-                raise BenchError("--kill-worker: the server has no workers that could be killed; give --workers 2")
             return
         rng = random.Random(f"{self.workload.seed}/storm")
         count = self.stage.population.sessions
@@ -328,6 +330,14 @@ class _Single:
             process, connection = population.of_process(session, len(clients.plans))
             none[process].append(connection)
         clients.storm(at_ns, none, storm.away_s)
+
+    def _kill(self, clients: Fleet) -> None:
+        storm = self.workload.storm
+        if storm is None or not self.stage.options.kill_worker:
+            return
+        clients.run_until(self.start.window_ns + int(storm.at_s * 1e9))
+        if not self.stage.driven.kill_worker():
+            raise BenchError("--kill-worker: the server has no workers that could be killed; give --workers 2")
 
     def _broadcast(self, clients: Fleet) -> None:
         """One event to everybody: its deliveries are the only ones there are."""
@@ -360,7 +370,7 @@ class _Single:
         names = [load.stream.name for load in self.stage.population.loads]
         latencies = assemble.latencies(self.results, names)
         ended_ns = min(start.window_end_ns, self.moments[-1].at_ns if self.moments else start.window_end_ns)
-        seconds = max((ended_ns - start.window_ns) / 1e9, 1e-3) if not self.results else phases.window_s
+        seconds = phases.window_s if self.complete else max((ended_ns - start.window_ns) / 1e9, 1e-3)
         window = assemble.window(self.results, self.moments, start.window_ns, start.window_end_ns)
         rates = {name: count / seconds for name, count in window.items()}
         offered = self.workload.offered_per_s

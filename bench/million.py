@@ -36,7 +36,7 @@ def would_stop(run: Run, goal: int = GOAL) -> list[str]:
     """One line a limit, those that would be reached first. Empty where memory of sessions was not measured."""
     if "session_user_bytes" not in run.values:
         return []
-    found = [_memory(run, goal), _descriptors(goal), *_kernel(goal), _time(run, goal)]
+    found = [_memory(run, goal), _descriptors(goal), *_kernel(run, goal), _time(run, goal)]
     found.sort(key=lambda line: not line.startswith("reached"))
     return [f"{goal:,} sessions: {line}" for line in found if line]
 
@@ -68,12 +68,13 @@ def _descriptors(goal: int) -> str:
     )
 
 
-def _kernel(goal: int) -> list[str]:
-    limits = (
+def _kernel(run: Run, goal: int) -> list[str]:
+    limits = [
         ("fs.file-max", "/proc/sys/fs/file-max", ENDS * goal),
         ("fs.epoll.max_user_watches", "/proc/sys/fs/epoll/max_user_watches", ENDS * goal),
-        ("net.netfilter.nf_conntrack_max", "/proc/sys/net/netfilter/nf_conntrack_max", goal),
-    )
+    ]
+    if run.values.get("tracked_connections", 0.0) > run.sessions / 2:  # the firewall remembers each of them
+        limits.append(("net.netfilter.nf_conntrack_max", "/proc/sys/net/netfilter/nf_conntrack_max", goal))
     found = []
     for name, path, needed in limits:
         value = _number(path)

@@ -26,7 +26,7 @@ import msgspec
 from cyclopts import Parameter
 
 from bench import report as machines
-from bench.clients import Issuer, fill_of, publish_template
+from bench.clients import Issuer, SetupError, fill_of, publish_template
 from bench.connections import CONVERSATIONS, FOUNDER, GROUP, Founder
 from bench.fanout import PAYLOAD_BYTES as BROADCAST_BYTES
 from bench.fanout import Audience
@@ -272,7 +272,7 @@ def run(size: Size, place: Path) -> tuple[list[Measure], str]:
     scale, issuer, found = SCALES[size.name], Issuer(), Found()
     users = list(range(FOUNDER + 1, FOUNDER + 1 + scale.sessions))
     founder = Founder(issuer)
-    with gateway(place / "people", issuer) as server:
+    with gateway(place / "people", issuer, GONETS_ADMISSION_MEMBERS_PER_S_MAX="1000000") as server:
         durability = str(server.ready["durability"])
         founder.found(server, users)
         crowd = Audience(server, issuer, users[0], len(users), follows=True)
@@ -323,7 +323,7 @@ def costs(
         )
         if report is not None:
             write(found, report)
-    except (BenchError, OSError, RuntimeError, ValueError) as error:
+    except (BenchError, SetupError, OSError, RuntimeError, ValueError) as error:
         print(f"gonets: bench: costs: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     if as_json:

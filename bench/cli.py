@@ -32,6 +32,8 @@ app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: 
 app.command("bench.plan.costs:costs", name="costs", help="CPU and memory of each operation, for the plan.")
 app.command("bench.plan.run:plan", name="plan", help="From measured figures to the machines of a nation.")
 
+app.command("bench.workload_list:workloads", name="workloads", help="The named loads; one of them as TOML.")
+app.command("bench.redraw:report", name="report", help="A report that was written before: shown, and its page drawn.")
 
 Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object instead of a table")]

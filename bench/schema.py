@@ -247,7 +247,7 @@ class PlanLine(Struct, frozen=True):
     name: str
     formula: str
     inputs: dict[str, float]
-    value: float
+    value: float | None  # None: it has no end
     unit: str
 
 
@@ -268,8 +268,8 @@ class PlanCheck(Struct, frozen=True):
     scenario: str
     name: str
     unit: str
-    model: float
-    simulated: float
+    model: float | None  # None: there it has no end
+    simulated: float | None  # None: there was nothing to count
     agrees: bool
     note: str = ""
 

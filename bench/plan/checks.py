@@ -62,17 +62,22 @@ def checks(sized: Sizing, a: Assumptions, seed: int, seconds: float, say: Callab
     return rows
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _row(
     scenario: str, name: str, kind: str, unit: str, model: float, simulated: float, note: str = "", error: float = 0.0
 ) -> PlanCheck:
     """`error`: standard error of the simulated figure; twice that is allowed beside the share."""
-    within = WITHIN[kind]
+    within, error = WITHIN[kind], error if math.isfinite(error) else 0.0
     off = simulated / model - 1 if model and math.isfinite(model) else math.inf
     words = f"{off:+.1%}, within {within:.0%}" if math.isfinite(off) else "the model has no end there"
     if error and simulated:
         words += f" and twice ±{error / simulated:.1%}"
     agrees = math.isfinite(off) and abs(simulated - model) <= within * model + 2 * error
-    return PlanCheck(scenario, name, unit, model, simulated, agrees, f"{words}{'; ' if note else ''}{note}")
+    words += f"; {note}" if note else ""
+    return PlanCheck(scenario, name, unit, _finite(model), _finite(simulated), agrees, words)
 
 
 def _quantiles(told: Told, model: Prediction, since_s: float, until_s: float) -> list[PlanCheck]:

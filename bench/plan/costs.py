@@ -26,13 +26,14 @@ import msgspec
 from cyclopts import Parameter
 
 from bench import report as machines
-from bench.clients import Issuer, fill_of, publish_template
+from bench.clients import Issuer, SetupError, fill_of, publish_template
 from bench.connections import CONVERSATIONS, FOUNDER, GROUP, Founder
 from bench.fanout import PAYLOAD_BYTES as BROADCAST_BYTES
 from bench.fanout import Audience
 from bench.harness import FULL, SHORT, SMOKE, BenchError, Child, Size, gateway, raise_descriptor_limit, workplace
+from bench.plan.leave import PlaceError, leave, place
 from bench.publish import PAYLOAD_BYTES, Clients, Load, check, hellos_of
-from bench.schema import Machine, Measure, Report, Target, write
+from bench.schema import Machine, Measure, Report, Target
 from ext.loadgen import LoadGenerator
 
 RECORD_BYTES: Final = 80 + 7 + PAYLOAD_BYTES  # engine/LOG_FORMAT.md, type "message"
@@ -136,9 +137,9 @@ class Meter:
         self.spent_s += cpu_s(self._pid) - before
 
 
-def _people(found: Found, place: Path, issuer: Issuer, founder: Founder, crowd: Audience, scale: Scale) -> None:
+def _people(found: Found, folder: Path, issuer: Issuer, founder: Founder, crowd: Audience, scale: Scale) -> None:
     """One freshly started server: everybody connects, is quiet, pings, and is written to."""
-    with gateway(place, issuer, GONETS_SERVER_GATEWAY_WORKERS="1") as server:
+    with gateway(folder, issuer, GONETS_SERVER_GATEWAY_WORKERS="1") as server:
         crowd.server = server
         founder.write(server)  # everything that loads on first use is in `before`
         time.sleep(0.3)
@@ -190,9 +191,9 @@ def _broadcast(found: Found, server: Child, generator: LoadGenerator, crowd: Aud
     found.take("delivery_us" if each == 1 else "delivery_more_us", meter.spent_s / delivered * 1e6)
 
 
-def _publishing(found: Found, place: Path, issuer: Issuer, scale: Scale, size: Size) -> None:
+def _publishing(found: Found, folder: Path, issuer: Issuer, scale: Scale, size: Size) -> None:
     """Publishes, as many as waiting clients make; and of few of them, for the disk."""
-    with gateway(place, issuer, GONETS_SERVER_GATEWAY_WORKERS="1") as server:
+    with gateway(folder, issuer, GONETS_SERVER_GATEWAY_WORKERS="1") as server:
         worker, sequencer = Meter(server, "worker 1"), Meter(server, "sequencer")
         load = Load(f"{scale.publishers} × 1", scale.publishers)
         clients = Clients(server, load, hellos_of(issuer, load, 1), 1, 1)
@@ -209,7 +210,7 @@ def _publishing(found: Found, place: Path, issuer: Issuer, scale: Scale, size: S
         load = Load("16 × 1", 16)
         clients = Clients(server, load, hellos_of(issuer, load, 10_000_000), 10_000_000, 1)
         try:
-            log, pid = place / "data", parts(server)["sequencer"]
+            log, pid = folder / "data", parts(server)["sequencer"]
             disk, written = used_bytes(log), written_bytes(pid)
             clients.rate(size)
             events = clients.generator.stream_stats(clients.stream)["receipts"] + load.clients  # dialogs being made
@@ -220,9 +221,9 @@ def _publishing(found: Found, place: Path, issuer: Issuer, scale: Scale, size: S
             clients.generator.close()
 
 
-def _waking(found: Found, place: Path, issuer: Issuer, size: Size) -> None:
+def _waking(found: Found, folder: Path, issuer: Issuer, size: Size) -> None:
     """One client, three workers: two of them have nobody, and wake for each block. Then the sequencer is killed."""
-    with gateway(place, issuer, GONETS_SERVER_GATEWAY_WORKERS="3") as server:
+    with gateway(folder, issuer, GONETS_SERVER_GATEWAY_WORKERS="3") as server:
         alone = _of_a_block(server, issuer, Load("1 × 1", 1), 20_000_000, size)
         packed = _of_a_block(server, issuer, Load("packed", 1, COALESCED, COALESCED), 30_000_000, size)
         read = max(packed - alone, 0.0) / (COALESCED - 1)
@@ -266,20 +267,20 @@ def _until_ready(server: Child) -> float:
     )
 
 
-def run(size: Size, place: Path) -> tuple[list[Measure], str]:
+def run(size: Size, folder: Path) -> tuple[list[Measure], str]:
     """All figures, and the durability."""
     raise_descriptor_limit(DESCRIPTORS)
     scale, issuer, found = SCALES[size.name], Issuer(), Found()
     users = list(range(FOUNDER + 1, FOUNDER + 1 + scale.sessions))
     founder = Founder(issuer)
-    with gateway(place / "people", issuer) as server:
+    with gateway(folder / "people", issuer, GONETS_ADMISSION_MEMBERS_PER_S_MAX="1000000") as server:
         durability = str(server.ready["durability"])
         founder.found(server, users)
         crowd = Audience(server, issuer, users[0], len(users), follows=True)
     for number in range(size.runs):
-        _people(found, place / "people", issuer, founder, crowd, scale)
-        _publishing(found, place / f"publishing{number}", issuer, scale, size)
-        _waking(found, place / f"waking{number}", issuer, size)
+        _people(found, folder / "people", issuer, founder, crowd, scale)
+        _publishing(found, folder / f"publishing{number}", issuer, scale, size)
+        _waking(found, folder / f"waking{number}", issuer, size)
     found.take("session_conversations", CONVERSATIONS + 1)
     return [
         Measure(
@@ -298,7 +299,7 @@ def costs(
     *,
     short: Annotated[bool, Parameter(negative="", help="fewer runs: a look")] = False,
     smoke: Annotated[bool, Parameter(negative="", help="seconds: shows that it works, no figure to plan by")] = False,
-    report: Annotated[Path | None, Parameter(help="where to write the report, for gonets bench plan")] = None,
+    report: Annotated[Path | None, Parameter(help="where to write it, for gonets bench plan")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="the report on stdout, no table")] = False,
     folder: Annotated[Path | None, Parameter(help="where to write while measuring; the disk that is judged")] = None,
 ) -> None:
@@ -307,8 +308,9 @@ def costs(
     started, began = datetime.now(UTC), time.monotonic()
     about = Machine(**machines.machine(folder or Path.cwd()))
     try:
-        with workplace("costs", folder) as place:
-            measures, durability = run(size, place)
+        where = place("costs", report)
+        with workplace("costs", folder) as inside:
+            measures, durability = run(size, inside)
         found = Report(
             kind="measure",
             name="costs",
@@ -321,9 +323,8 @@ def costs(
             target=Target(workers=1, durability=durability),
             measures=measures,
         )
-        if report is not None:
-            write(found, report)
-    except (BenchError, OSError, RuntimeError, ValueError) as error:
+        leave(found, where)
+    except (PlaceError, BenchError, SetupError, OSError, RuntimeError, ValueError) as error:
         print(f"gonets: bench: costs: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     if as_json:
@@ -332,3 +333,4 @@ def costs(
     for one in measures:
         spread = f"{min(one.runs):.4g} to {max(one.runs):.4g}, {len(one.runs)} runs"
         print(f"{one.name:24} {one.value:10.4g} {one.unit:14} {spread:36} {one.note}")
+    print(f"gonets: bench: costs: {where}, {where.with_suffix('.html')}", file=sys.stderr)

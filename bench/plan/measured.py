@@ -26,6 +26,7 @@ from bench.plan.formulas import commit_law
 OPTION, COUNTED, RUN, RATE = 3, 2, 1, 0
 SINGLE_DELIVERIES = 3.0  # deliveries a publish, up to which a run is about publishes
 MANY_DELIVERIES = 50.0  # and from which on it is about deliveries
+WEAK = "(not whole)"  # behind a source: a smoke run, or a report that ended early
 PING_INTERVAL_S = 30.0  # of the benchmark `connections`
 
 
@@ -100,7 +101,7 @@ class Source(NamedTuple):
     machine: schema.Machine
     rows: list[Row]
     runs: list[tuple[schema.Run, dict[str, Any]]]
-    when: str
+    weak: bool
 
 
 def read(path: Path) -> Source:
@@ -126,7 +127,8 @@ def read(path: Path) -> Source:
         for one in report.measures
     ]
     runs = [(run, report.workload) for run in report.runs] if not report.partial else []
-    return Source(path.name, report.machine, rows, runs, report.started)
+    weak = report.partial or "--smoke" in report.command
+    return Source(path.name, report.machine, rows, runs, weak)
 
 
 def _older(path: Path, found: dict[str, Any]) -> Source:
@@ -139,7 +141,7 @@ def _older(path: Path, found: dict[str, Any]) -> Source:
             rows.append(Row(case["case"], value, float(low), float(high), int(case["runs"]), case))
     except (KeyError, TypeError, ValueError) as error:
         raise MeasuredError(f"{path}: not what gonets bench … --json prints: {error!r}") from None
-    return Source(path.name, machine, rows, [], "")
+    return Source(path.name, machine, rows, [], False)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def measured(paths: list[Path], given: Given) -> Measured:
 
 
 def _figures(source: Source) -> Iterator[tuple[str, Figure]]:
-    where = f"{source.path}, commit {source.machine.commit}"
+    where = f"{source.path}, commit {source.machine.commit}" + (f" {WEAK}" if source.weak else "")
     for row in source.rows:
         if row.name in NAMES:
             yield row.name, Figure(row.value, row.low, row.high, row.runs, where, COUNTED, row.note)

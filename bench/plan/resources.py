@@ -21,6 +21,7 @@ def fill(sized: Sizing, a: Assumptions, m: Measured) -> float:
     """Adds the lines; daily users whom one node of today's engine carries."""
     lost = "a zone lost, at the peak" if a.zones > 1 else "a node lost, at the peak"
     _tails(sized, "all nodes, at the peak", sized.tier, sized.at_peak)
+    _together(sized, m)
     _tails(sized, lost, sized.zone_lost, sized.at_loss)
     _loss(sized, a, m)
     _node(sized, a, m)
@@ -49,6 +50,22 @@ def _tails(sized: Sizing, title: str, tier: Tier, found: Prediction) -> None:
     whole = "wait + publish + half way + shard + half way + wait + place in the batch"
     for name, value in (("p50", found.p50_s), ("p99", found.p99_s), ("p99.9", found.p999_s)):
         add(f"delivery, {name}", whole, value * 1e3, "ms")
+
+
+def _together(sized: Sizing, m: Measured) -> None:
+    """Why deliveries are charged one by one: people's sessions get too few for two to leave in one send."""
+    add, tier = sized.sheet.add, sized.tier
+    each = tier.deliveries_per_s / tier.sessions
+    events = formulas.flush_events(each, sized.at_peak.worker_wait_s)
+    add("events in one send", "1 + deliveries ÷ sessions × wait at a worker", events, "events", session_per_s=each)
+    add(
+        "a delivery then costs",
+        "(delivery_us + (events − 1) × delivery_more_us) ÷ events; delivery_us is what is charged",
+        (m["delivery_us"] + (events - 1) * m["delivery_more_us"]) / events,
+        "µs",
+        delivery_us=m["delivery_us"],
+        delivery_more_us=m["delivery_more_us"],
+    )
 
 
 def _loss(sized: Sizing, a: Assumptions, m: Measured) -> None:

@@ -20,7 +20,8 @@ from bench import schema
 from bench.plan import show
 from bench.plan.assumptions import AssumptionError, Assumptions, table
 from bench.plan.checks import checks, day
-from bench.plan.measured import Given, Measured, MeasuredError, measured, unit_of
+from bench.plan.leave import PlaceError, leave, place
+from bench.plan.measured import WEAK, Given, Measured, MeasuredError, measured, unit_of
 from bench.plan.resources import fill
 from bench.plan.sensitivity import loads, swings
 from bench.plan.simulation import SESSIONS_MAX
@@ -98,11 +99,15 @@ def conclusions(a: Assumptions, plan: schema.Plan) -> list[str]:
     )
     said = [need, tail, built]
     lines = {line.name: line.value for line in plan.lines}
-    if lines["spread that they need"] > a.reconnect_spread_s:
+    spread = lines["spread that they need"]
+    if spread is None or spread > a.reconnect_spread_s:
         said.append(
             f"When {loss} is lost, its clients must come back over {figures['lost sessions may come back within']} or"
             f" more: over --reconnect-spread-s {a.reconnect_spread_s:g} their hellos queue."
         )
+    weak = sorted({one.source for one in plan.figures if WEAK in one.source})
+    if weak:
+        said.append(f"Not to be planned by: {', '.join(weak)}.")
     wrong = [one for one in plan.checks if not one.agrees]
     if plan.checks:
         said.append(
@@ -121,7 +126,7 @@ def plan(
     ] = None,
     assumptions: Annotated[Assumptions | None, Parameter(name="*", group="Assumptions")] = None,
     given: Annotated[Given | None, Parameter(name="*", group="Figures of a machine, in place of a report's")] = None,
-    report: Annotated[Path | None, Parameter(help="where to write the plan as a report")] = None,
+    report: Annotated[Path | None, Parameter(help="where to write the report; its page goes beside it")] = None,
     as_json: Annotated[
         bool, Parameter(name="--json", negative="", help="the report on stdout instead of tables")
     ] = False,
@@ -134,6 +139,7 @@ def plan(
     """Figures of one machine, from reports, to the machines of a nation; with every formula."""
     started, began = datetime.now(UTC), time.monotonic()
     try:
+        where = place("plan", report)
         a = (assumptions or Assumptions()).checked()
         m = measured(report_file or [], given or Given())
         if not 1 <= simulated_s <= 3_600:
@@ -141,7 +147,7 @@ def plan(
         found, sized = made(a, m, sensitivity=sensitivity and not short)
         if simulation and not short:
             found = played(found, sized, a, seed, simulated_s)
-    except (AssumptionError, MeasuredError, PlanError) as error:
+    except (AssumptionError, MeasuredError, PlaceError, PlanError) as error:
         print(f"gonets: bench: plan: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     if short:
@@ -161,18 +167,15 @@ def plan(
         measures=[
             schema.Measure(name=f"{one.section}: {one.name}", unit=one.unit, value=one.value, runs=[], note=one.formula)
             for one in found.lines
+            if one.value is not None
         ],
         plan=found,
         conclusions=conclusions(a, found),
     )
     try:
-        if report is not None:
-            schema.write(whole, report)
+        leave(whole, where)
     except OSError as error:
-        print(
-            f"gonets: bench: plan: --report {report}: {error.strerror}: name a file that can be written",
-            file=sys.stderr,
-        )
+        print(f"gonets: bench: plan: --report {where}: {error.strerror or error}: name another file", file=sys.stderr)
         raise SystemExit(1) from None
     if as_json:
         print(msgspec.json.encode(whole).decode())
@@ -180,3 +183,4 @@ def plan(
     show.show(found)
     for words in whole.conclusions:
         print(words)
+    print(f"gonets: bench: plan: {where}, {where.with_suffix('.html')}", file=sys.stderr)

@@ -66,14 +66,10 @@ def short(plan: Plan) -> list[tuple[str, str]]:
     """(what, figure) of the short table."""
     rows = []
     for section, name, words in SHORT:
-        for line in plan.lines:
-            if (
-                line.section.startswith(section)
-                and line.name.startswith(name)
-                and (name != "nodes" or line.name == name)
-            ):
-                rows.append((words, text(line.value, line.unit)))
-                break
+        names = (name, f"{name}, a zone lost", f"{name}, a node lost")
+        line = next((one for one in plan.lines if one.section.startswith(section) and one.name in names), None)
+        if line is not None:
+            rows.append((words, text(line.value, line.unit)))
     return rows
 
 

@@ -214,14 +214,14 @@ class World:
         took = self.stretch * np.concatenate(
             [np.full(len(publishes), tier.publish_s), np.full(len(events), tier.delivery_s), quiet_took]
         )
-        looks = self.rng.uniform(0, tier.wake_s, len(at)) * (self.rng.random(len(at)) < tier.looking)
-        at = at + looks
+        came = at
+        at = at + self.rng.uniform(0, tier.wake_s, len(at)) * (self.rng.random(len(at)) < tier.looking)
         if self.backlog.any():
             slices = self.rng.uniform(0, self.story.slice_s, len(at))
             at = at + np.where(self.backlog[worker] > 0, slices, 0.0)
         before = np.maximum(self.free, begin)
         done = serve(worker, at, took, self.free)
-        self._count(at, took, done)
+        self._count(came, took, done)
         if self.backlog.any():
             self._notice(k, before, np.bincount(worker, took, self.workers).astype(np.float64))
         fine = self._alive(worker, done)

@@ -48,7 +48,7 @@ class Sheet:
 
     def add(self, name: str, formula: str, value: float, unit: str, **inputs: float) -> float:
         """A line; gives its value."""
-        self.lines.append(PlanLine(self.section, name, formula, inputs, value, unit))
+        self.lines.append(PlanLine(self.section, name, formula, inputs, value if math.isfinite(value) else None, unit))
         return value
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.formulas import commit_cycle, mean_wait, tail_wait
+from bench.plan.formulas import commit_cycle, in_system, mean_wait, tail_wait
 from bench.plan.lattice import Lattice, Waves
 
 Floats = NDArray[np.float64]
@@ -215,7 +215,7 @@ def predict(tier: Tier, horizon_s: float, slice_s: float = 0.0) -> Prediction:
         commit_s=commit_mean_s,
         commits_per_s=commits,
         worker_queue=_in_queue(jobs, mean, above),
-        shard_queue=tier.events_per_s / tier.shards * commit_mean_s,
+        shard_queue=in_system(tier.events_per_s / tier.shards, commit_mean_s),
     )
 
 
@@ -224,7 +224,7 @@ def _in_queue(jobs: Jobs, wait_s: float, above: Floats) -> float:
     others = float(jobs.rates[:3] @ (wait_s + jobs.times_s[:3]))
     sends_per_s = float(jobs.rates[3:].sum() * above.sum())
     place_s = float(above @ jobs.times_s[3:] / above.sum())
-    return others + sends_per_s * (wait_s + place_s)
+    return others + in_system(sends_per_s, wait_s + place_s)
 
 
 class Notice(NamedTuple):

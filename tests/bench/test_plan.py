@@ -188,6 +188,7 @@ def test_a_file_that_is_no_report_is_one_line(tmp_path: Path, content: str | Non
         (["--read-us", "20"], "--read-us 20: reading 94,907 events a second takes"),
         (["--node-network-gbit-per-s", "0.1"], "--node-network-gbit-per-s 0.1: the log alone is"),
         (["--wake-us", "-1"], "--wake-us -1: a number from 0 on is needed"),
+        (["--report", "nowhere/plan.json"], "--report nowhere/plan.json: nowhere is no directory that can be written"),
         (["--simulated-s", "0"], "--simulated-s 0: between 1 and 3,600 seconds"),
     ],
 )
@@ -219,6 +220,7 @@ def test_a_plan_as_report(tmp_path: Path) -> None:
     done = bench("plan", *OPTIONS, "--daily-users", "2e6", "--simulated-s", "1", "--report", str(path))
     assert done.returncode == 0, done.stderr
     report = schema.read(path)
+    assert (tmp_path / "plan.html").read_text().startswith("<!")
     plan = report.plan
     assert report.kind == "plan" and plan is not None and len(report.measures) == len(plan.lines)
     assert all(line.formula and line.unit for line in plan.lines)
@@ -244,7 +246,8 @@ def test_costs_feed_the_plan(tmp_path: Path) -> None:
     assert all(one.value > 0 for one in report.measures if one.name not in ("ping_us", "session_kernel_bytes"))
     m = measured([path], Given(commit_fixed_us=300, commit_event_us=1, ping_us=10, session_kernel_bytes=4_000))
     assert size(Assumptions(daily_users=1e5), m).nodes >= 3
-    assert [one.name for one in tmp_path.iterdir()] == ["costs.json"]
+    assert "(not whole)" in m.figures["hello_us"].source
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["costs.html", "costs.json"]
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.name)

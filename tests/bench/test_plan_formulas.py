@@ -74,9 +74,9 @@ def test_waits_of_known_queues() -> None:
 def test_the_transform_gives_the_queues_whose_tail_is_known() -> None:
     """M/M/1's wait is exponential beside its 1 − ρ; M/D/1's is Erlang's sum of 1909."""
     lattice = Lattice(0.2)
-    times = (np.arange(lattice.steps // 2) + 0.5) * lattice.step_s
+    times: formulas.Floats = (np.arange(lattice.steps // 2, dtype=np.float64) + 0.5) * lattice.step_s
     density: formulas.Floats = np.exp(-times / 1e-3)
-    wait = lattice.turned(lattice.wait(0.8, lattice.at(times, np.divide(density, density.sum()))))
+    wait = lattice.turned(lattice.wait(0.8, lattice.at(times, density / density.sum())))
     for share in (0.5, 0.9, 0.99, 0.999):
         assert lattice.quantile_s(wait, share) == pytest.approx(math.log(0.8 / (1 - share)) / 200, rel=0.01)
     assert lattice.mean_s(wait) == pytest.approx(0.8 / 200, rel=0.01)

@@ -46,7 +46,15 @@ class System(ABC):
     get_it: ClassVar[str]
     note: ClassVar[str] = ""  # settings that differ from its defaults
     durabilities: ClassVar[Mapping[str, str]]  # kind of job → what is promised when a message is answered or delivered
-    not_its_job: ClassVar[Mapping[str, str]] = {}  # kind of job → why
+    not_its_job: ClassVar[Mapping[str, str]] = {}  # kind or name of a job → why
+
+    def promise(self, job: Job) -> str:
+        """What the answers to this job are worth; empty: it isn't this system's job."""
+        return "" if job.name in self.not_its_job else self.durabilities.get(job.kind, "")
+
+    def why_not(self, job: Job) -> str:
+        """Why a job isn't its."""
+        return self.not_its_job.get(job.name) or self.not_its_job[job.kind]
 
     @abstractmethod
     def find(self, places: Places) -> Found | None:

@@ -7,6 +7,7 @@ from typing import Final
 from bench.peers.centrifugo import Centrifugo
 from bench.peers.gonets import Bare, Gonets
 from bench.peers.jetstream import JetStream, JetStreamAlways
+from bench.peers.kafka import Kafka, KafkaFlushed
 from bench.peers.mosquitto import Mosquitto
 from bench.peers.nats import NatsCore
 from bench.peers.redis import RedisPubSub, RedisStreams
@@ -22,4 +23,6 @@ SYSTEMS: Final[tuple[System, ...]] = (
     JetStreamAlways(),
     Mosquitto(),
     Centrifugo(),
+    Kafka(),
+    KafkaFlushed(),
 )

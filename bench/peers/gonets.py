@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -31,6 +32,12 @@ BATCH_DEVICES: Final = 20
 IN_FLIGHT_MAX: Final = 64
 USERS: Final = 1
 OTHERS: Final = 500_000  # the other person of each dialog
+
+
+@cache
+def this_program() -> Found:
+    """Of this checkout."""
+    return Found(Path(sys.executable), str(report.machine(Path.cwd())["commit"]))
 
 
 @contextmanager
@@ -126,7 +133,7 @@ class Gonets(System):
 
     def find(self, places: Places) -> Found | None:
         """This very program."""
-        return Found(Path(sys.executable), report.machine(Path.cwd())["commit"])
+        return this_program()
 
     def run(self, job: Job, scale: Scale, found: Found, place: Path) -> Outcome:
         """One run on new data."""
@@ -224,7 +231,7 @@ class Bare(System):
 
     def find(self, places: Places) -> Found | None:
         """This very program."""
-        return Found(Path(sys.executable), report.machine(Path.cwd())["commit"])
+        return this_program()
 
     def run(self, job: Job, scale: Scale, found: Found, place: Path) -> Outcome:
         """One run."""

@@ -81,8 +81,8 @@ class Kafka(System):
     not_its_job: ClassVar = {
         "fanout": "thousands of consumers of one partition each fetch for themselves",
         "memory": "its heap doesn't follow the number of connections",
-        "append-100-clients": "its clients are processes in Java; one connection is measured",
-        "append-1000-clients": "its clients are processes in Java; one connection is measured",
+        "append-100-clients": "not measured: one connection is, its own clients are processes in Java",
+        "append-1000-clients": "not measured: one connection is, its own clients are processes in Java",
     }
 
     def find(self, places: Places) -> Found | None:

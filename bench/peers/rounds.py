@@ -59,7 +59,7 @@ class Cell:
 
     def _notes(self) -> Iterable[str]:
         if not self.system.promise(self.job):
-            yield f"not its job: {self.system.why_not(self.job)}"
+            yield self.system.why_not(self.job)
             return
         if self.failure:
             yield f"failed: {self.failure}"

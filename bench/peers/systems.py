@@ -12,6 +12,7 @@ from bench.peers.mosquitto import Mosquitto
 from bench.peers.nats import NatsCore
 from bench.peers.redis import RedisPubSub, RedisStreams
 from bench.peers.system import System
+from bench.peers.umadb import UmaDb
 
 SYSTEMS: Final[tuple[System, ...]] = (
     Bare(),
@@ -25,4 +26,5 @@ SYSTEMS: Final[tuple[System, ...]] = (
     Centrifugo(),
     Kafka(),
     KafkaFlushed(),
+    UmaDb(),
 )

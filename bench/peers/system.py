@@ -10,7 +10,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -34,7 +34,8 @@ class Places:
     @classmethod
     def named(cls, **given: Path | None) -> Self:
         """What was given, else what the environment names: BENCH_KAFKA_LIBS and the like."""
-        named = {name: path or os.environ.get(f"BENCH_{name.upper()}") for name, path in given.items()}
+        names = [field.name for field in fields(cls)]
+        named = {name: given.get(name) or os.environ.get(f"BENCH_{name.upper()}") for name in names}
         return cls(**{name: Path(path) for name, path in named.items() if path})
 
 

@@ -37,8 +37,9 @@ app.command(
 )
 app.command("bench.micro.run:micro", name="micro", help="Nanoseconds an operation of the native parts.")
 app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
+app.command("bench.run:run", name="run", help="A workload against a server, by native clients in several processes.")
 app.command("bench.workload_list:workloads", name="workloads", help="The named loads; one of them as TOML.")
-
+app.command("bench.redraw:report", name="report", help="A report that was written before: shown, and its page drawn.")
 
 Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object instead of a table")]

@@ -49,7 +49,7 @@ ACCEPTED_P99_MS_MAX: Final = 50.0
 REFUSED_P99_MS_MAX: Final = 20.0
 CARRIED_SHARE_MIN: Final = 0.8  # of what is accepted at once the capacity
 SETTLE_S: Final = 1.0  # after a rate begins, before anything counts: what the first moment did is not the curve
-WHAT_IS_WRONG: Final = ("dead", "broken", "disordered", "unmatched")
+WHAT_IS_WRONG: Final = ("dead", "broken", "disordered", "doubled", "missing", "unmatched")
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class Times(NamedTuple):
     name: str
     cpu_s: float  # user and system, since its start
     started_ticks: int  # since boot; with the pid it names one process for good
+    threads: int  # of the whole process
 
 
 class Memory(NamedTuple):
@@ -78,7 +79,8 @@ def times(pid: int, thread: int | None = None) -> Times | None:
     fields = rest.split()
     if fields[0] in ("Z", "X"):
         return None  # over; only its parent has not asked yet
-    return Times(head.partition("(")[2], (int(fields[11]) + int(fields[12])) / TICKS_PER_S, int(fields[19]))
+    cpu_s = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return Times(head.partition("(")[2], cpu_s, int(fields[19]), int(fields[17]))
 
 
 def threads(pid: int) -> Iterator[tuple[int, Times]]:

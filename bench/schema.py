@@ -63,6 +63,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     resident_bytes: int
     descriptors: int
     anonymous_bytes: int = 0
+    threads: int = 0
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -170,6 +171,44 @@ class Growth(Struct, frozen=True, kw_only=True):
     per_hour: float  # slope after the warm-up (Theil–Sen)
     limit_per_hour: float | None
     grows: bool
+    verdict: str = ""  # grows, steady, can't tell (too little was seen), shown (it has no limit)
+
+
+class Side(Struct, frozen=True, kw_only=True):
+    """One of the two that were compared."""
+
+    name: str  # path of a report, or a ref
+    commit: str
+    started: str = ""  # RFC 3339, of a report
+    runs: list[int] = field(default_factory=list)  # indexes into `runs`
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """One measure of both sides."""
+
+    name: str
+    unit: str
+    better: str  # higher, lower
+    a: list[float]  # of each run
+    b: list[float]
+    ratio: float  # median of b / median of a
+    ratio_low: float | None  # 95 % interval; None: too few runs
+    ratio_high: float | None
+    p: float  # that such a difference comes about by chance, corrected for the number of measures
+    verdict: str  # faster, slower, can't tell
+    note: str = ""
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """A beside B."""
+
+    a: Side
+    b: Side
+    interleaved: bool  # runs took turns: A B B A …
+    threshold_share: float  # a smaller difference is none
+    differences: list[Difference]
+    refused: str = ""  # why there is no verdict
+    cautions: list[str] = field(default_factory=list)
 
 
 class Machine(Struct, frozen=True, kw_only=True):
@@ -218,6 +257,7 @@ class Report(Struct, frozen=True, kw_only=True):
     capacity: Capacity | None = None
     peers: list[PeerRow] = field(default_factory=list)
     growth: list[Growth] = field(default_factory=list)
+    comparison: Comparison | None = None
     conclusions: list[str] = field(default_factory=list)  # for people, one sentence each
 
 

@@ -98,6 +98,8 @@ def test_processes_that_compute_write_and_grow(folder: Path) -> None:
     memory = [sample.anonymous_bytes for sample in found["growing"].samples]
     assert memory[-1] - memory[0] > 20_000_000 and found["growing"].resident_bytes_max > memory[-1]
     assert len(found["again"].samples) < len(burns.samples) and found["again"].samples[0].at_s > 0.5
+    threads = {name: {sample.threads for sample in one.samples[1:]} for name, one in found.items()}
+    assert threads == {"burner": {2}, "writer": {1}, "growing": {1}, "again": {2}}
     resources = sampler.resources(began, ended)
     busy = sum(process.cpu_cores_mean for process in found.values() if process.name != "again")
     assert busy * 0.5 < resources["machine_cpu_cores"] <= resources["machine_cpu_max_cores"] + 1e-9
@@ -161,7 +163,7 @@ def test_memory_is_no_disk() -> None:
 
 def test_a_long_run_is_thinned_and_keeps_its_cpu() -> None:
     """An hour of one core: every sample that is left says one core."""
-    life = [sampling._Seen(float(n), float(n), 1, 1, 1, {1: ("x", float(n))}) for n in range(3_600)]
+    life = [sampling._Seen(float(n), float(n), 1, 1, 1, 1, {1: ("x", float(n))}) for n in range(3_600)]
     found = sampling._process("worker", "0", 1, life, 0.0, 3_600.0)
     assert 300 < len(found.samples) <= sampling.SAMPLES_SHOWN_MAX
     assert all(sample.cpu_cores == pytest.approx(1.0) for sample in found.samples[1:])

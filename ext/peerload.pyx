@@ -191,11 +191,13 @@ cdef class PeerLoad(PeerLoop):
         if data.shape[0]:
             self._send(connection, &data[0], data.shape[0])
 
-    def collect(self, uint64_t messages, *, double deadline_s=60.0):
-        """Reads until so many stored messages have come, from index 1 on, their fill compared; the seconds it took,
-        and less than asked is seen in the counts."""
+    def collect(self, uint64_t messages, bytes asked=b"", *, double deadline_s=60.0):
+        """Asks (the first connection) and reads until so many stored messages have come, from index 1 on, their fill
+        compared; the seconds it took. That fewer came is seen in the counts."""
         cdef uint64_t begun = now_ns(), cpu = thread_ns()
         self.remembers = False
+        if asked:
+            self.command(0, asked)
         self._run(begun + <uint64_t>(deadline_s * 1e9), messages, False)
         self.busy_ns = thread_ns() - cpu
         self.window_from_ns, self.window_to_ns = begun, now_ns()

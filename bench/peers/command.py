@@ -117,7 +117,14 @@ def peers(
     kafka_libs: Annotated[Path | None, Parameter(help="the folder of its jars")] = None,
 ) -> None:
     """The same jobs on what one would take instead, side by side, with the durability of each."""
-    places = Places(redis_server, nats_server, mosquitto, kafka_libs, umadb, centrifugo)
+    places = Places.named(
+        redis_server=redis_server,
+        nats_server=nats_server,
+        mosquitto=mosquitto,
+        kafka_libs=kafka_libs,
+        umadb=umadb,
+        centrifugo=centrifugo,
+    )
     scale = SMOKE if smoke else FULL
     scale = replace(scale, runs=scale.runs if runs is None else runs)
     now = datetime.datetime.now(datetime.UTC)

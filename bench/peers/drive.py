@@ -270,12 +270,12 @@ def stored(clients: PeerLoad, server: PeerServer, opening: Opening, pack: Pack, 
         return int(counts["sent"])
 
 
-def collected(clients: PeerLoad, server: PeerServer, opening: Opening, stored: int) -> Outcome:
-    """A client whose opening and follow-ups ask for what is stored, until all has come in its order."""
+def collected(clients: PeerLoad, server: PeerServer, opening: Opening, asked: bytes, stored: int) -> Outcome:
+    """A client that asks, and whose follow-ups ask on, until all that is stored has come in its order."""
     add(clients, opening)
     with connected(clients, server):
         watch = Watch(server)
-        seconds = clients.collect(stored)
+        seconds = clients.collect(stored, asked)
         counts = clients.stats()
         lost = stored - int(counts["deliveries"] + counts["corrupted"] + counts["disordered"])
         return finished(clients, watch, counts["deliveries"] / seconds, stored, max(lost, 0))

@@ -8,8 +8,10 @@ A device may have 64 publishes unanswered, so a batch of 1,000 is 20 devices wit
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -17,16 +19,25 @@ from bench import report
 from bench.clients import Issuer, SetupError, fill_of, publish_template
 from bench.fanout import Audience
 from bench.harness import Child, bare, gateway
+from bench.open import fill
 from bench.peers.child import PeerError
 from bench.peers.drive import BUSY_SHARE, DRAIN_S, IDLE_S, Watch
 from bench.peers.jobs import EVENT_BYTES, MESSAGE_BYTES, Job, Outcome, Scale, faults
 from bench.peers.system import Found, Places, System
+from bench.proposals import record_bytes_of
+from engine import EventLog
 from ext.loadgen import LoadGenerator
 
 BATCH_DEVICES: Final = 20
 IN_FLIGHT_MAX: Final = 64
 USERS: Final = 1
 OTHERS: Final = 500_000  # the other person of each dialog
+
+
+@cache
+def this_program() -> Found:
+    """Of this checkout."""
+    return Found(Path(sys.executable), str(report.machine(Path.cwd())["commit"]))
 
 
 @contextmanager
@@ -114,15 +125,20 @@ class Gonets(System):
     name = family = "gonets"
     title = "Gonets"
     get_it = "part of this checkout"
-    note = "defaults; limits a client lifted; a batch of 1,000 is 20 devices with 50 a send"
-    durabilities: ClassVar = {"fanout": "fsync", "append": "fsync", "latency": "fsync", "memory": "fsync"}
+    note = (
+        "defaults, limits against one client lifted; a batch of 1,000 is 20 devices with 50 a send; read in"
+        " process (EventLog, each event with a copy of its payload), the others over their sockets"
+    )
+    durabilities: ClassVar = dict.fromkeys(("fanout", "append", "latency", "read", "memory"), "fsync")
 
     def find(self, places: Places) -> Found | None:
         """This very program."""
-        return Found(Path(sys.executable), report.machine(Path.cwd())["commit"])
+        return this_program()
 
     def run(self, job: Job, scale: Scale, found: Found, place: Path) -> Outcome:
         """One run on new data."""
+        if job.kind == "read":
+            return self._read(job, scale, place)
         issuer = Issuer()
         with told("gonets"), gateway(place, issuer) as server:
             if job.kind == "fanout":
@@ -135,6 +151,26 @@ class Gonets(System):
                 return self._latency(server, issuer, job, scale)
             Audience(server, issuer, USERS, scale.clients(job), follows=True)
         return self._memory(issuer, job, scale, place)
+
+    def _read(self, job: Job, scale: Scale, place: Path) -> Outcome:
+        """A log that was filled through the sequencer, so many a commit; count, order and sizes are compared."""
+        record_bytes = record_bytes_of(EVENT_BYTES)
+        dialogs = max(scale.stored // 50, 50)
+        engine = fill(place, scale.stored, dialogs, scale.stored, record_bytes, events_per_commit=job.at_once)
+        stored = engine.log.last_sequence
+        engine.close()
+        count = wrong = last = 0
+        cpu, began = time.process_time(), time.perf_counter()
+        with EventLog.open(place) as log:
+            for block in log.blocks_after(0):
+                for event in block.decoded():
+                    count += 1
+                    wrong += event.sequence != count
+                    last = event.sequence
+        seconds = time.perf_counter() - began
+        values = {"generator_cpu_cores": round((time.process_time() - cpu) / seconds, 3), "server_cpu_cores": 0.0}
+        found = {"lost": stored - count, "disordered": wrong + (last != stored)}
+        return Outcome(count / seconds, values, {name: n for name, n in found.items() if n}, stored)
 
     def _latency(self, server: Child, issuer: Issuer, job: Job, scale: Scale) -> Outcome:
         """Dialogs of people who are both connected; the author's own device gets each event too."""
@@ -195,7 +231,7 @@ class Bare(System):
 
     def find(self, places: Places) -> Found | None:
         """This very program."""
-        return Found(Path(sys.executable), report.machine(Path.cwd())["commit"])
+        return this_program()
 
     def run(self, job: Job, scale: Scale, found: Found, place: Path) -> Outcome:
         """One run."""

@@ -145,7 +145,9 @@ class JetStream(Nats):
             if job.kind == "read":
                 writer = drive.load("nats", EVENT_BYTES, 1)
                 stored = drive.stored(writer, server, *self._publisher(speech, job, atomic), scale)
-                return drive.collected(drive.load("nats", EVENT_BYTES, 1), server, self._pulling(control), stored)
+                reader, asked = drive.load("nats", EVENT_BYTES, 1), self._pull(control)
+                opening = Opening(CONNECT + b"SUB in 1\r\nPING\r\n", 1, again=asked, many=PULL)
+                return drive.collected(reader, server, opening, asked * UNDER_WAY, stored)
             return drive.speak(speech, server, job, scale)
 
     def _publisher(self, speech: StreamSpeech, job: Job, atomic: bool) -> tuple[Opening, Pack]:
@@ -154,12 +156,11 @@ class JetStream(Nats):
             return opening, batch(speech.reply, job.at_once)
         return opening, drive.packed(partial(speech.message, "events"), EVENT_BYTES, job.at_once, 1)
 
-    def _pulling(self, control: Control) -> Opening:
-        """So many requests of so many messages; the next one when one is fulfilled."""
+    def _pull(self, control: Control) -> bytes:
+        """One request of so many messages; the next one goes out when one is fulfilled."""
         body = json.dumps({"batch": PULL}).encode()
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{control.pull_consumer()}".encode()
-        asked = b"PUB %b in %d\r\n%b\r\n" % (subject, len(body), body)
-        return Opening(CONNECT + b"SUB in 1\r\nPING\r\n" + asked * UNDER_WAY, 1, again=asked, many=PULL)
+        return b"PUB %b in %d\r\n%b\r\n" % (subject, len(body), body)
 
 
 class JetStreamAlways(JetStream):

@@ -157,6 +157,6 @@ class RedisStreams(Redis):
                 writer = drive.load("resp", EVENT_BYTES, 1)
                 stored = drive.stored(writer, server, speech.publishing(), speech.pack(job.at_once), scale)
                 asked = command(b"XREAD", b"COUNT", b"%d" % PAGE, b"STREAMS", b"events", b"0")
-                opening = Opening(asked, again=without_last(asked), named=True)
-                return drive.collected(drive.load("resp", EVENT_BYTES, 1), server, opening, stored)
+                opening = Opening(command(b"PING"), 1, again=without_last(asked), named=True)
+                return drive.collected(drive.load("resp", EVENT_BYTES, 1), server, opening, asked, stored)
             return drive.speak(speech, server, job, scale)

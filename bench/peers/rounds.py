@@ -37,11 +37,11 @@ class Cell:
     @property
     def open(self) -> bool:
         """Whether there is anything (more) to run."""
-        return self.found is not None and self.job.kind in self.system.durabilities and not self.failure
+        return self.found is not None and bool(self.system.promise(self.job)) and not self.failure
 
     def row(self, durable: bool) -> PeerRow:
         """As the report holds it; `durable`: the file system keeps what is synced."""
-        promised = self.system.durabilities.get(self.job.kind, "")
+        promised = self.system.promise(self.job)
         if promised not in ("", "none") and not durable:
             promised = f"none {IN_MEMORY_NOTE}"
         missing = "" if self.found else f"not installed, get it by {self.system.get_it}"
@@ -58,8 +58,8 @@ class Cell:
         )
 
     def _notes(self) -> Iterable[str]:
-        if self.job.kind not in self.system.durabilities:
-            yield f"not its job: {self.system.not_its_job[self.job.kind]}"
+        if not self.system.promise(self.job):
+            yield self.system.why_not(self.job)
             return
         if self.failure:
             yield f"failed: {self.failure}"

@@ -120,7 +120,7 @@ STORAGE: Final = (
         "warning",
         30 * MINUTE,
         f"predict_linear(gonets_data_free_bytes[6h], {3 * DAY}) < <free_bytes_min>"
-        " and delta(gonets_data_free_bytes[6h]) < 0",
+        " and delta(gonets_data_free_bytes[6h]) < 0 and gonets_data_free_bytes offset 3h",
         "at the pace of the last six hours log.free_bytes_min is reached within three days",
     ),
     Alert(

@@ -136,7 +136,7 @@ TABLE: tuple[MetricRow, ...] = (
     _c("tls_failures", "failures", "TLS connections broken off: no TLS, no common version, a bad record."),
     _g("tls_certificate_left_seconds", "seconds", "Time until the certificate of the clients' port expires.", "min"),
     _c("tls_certificate_reload_failures", "failures", "Times that a changed certificate could not be used."),
-    _g("unanswered_publishes", "publishes", "Proposals of workers that the sequencer's process has not answered."),
+    _g("unanswered_publishes", "publishes", "Proposals that the sequencer has not answered yet."),
     _g("link_waiting_bytes", "bytes", "What workers have for the sequencer's process, and it has not taken."),
     _g("processes", "processes", "Processes of this node: 1, or supervisor, sequencer and workers."),
     _c("restarted_processes", "processes", "Processes that ended by themselves and were started anew."),

@@ -86,5 +86,6 @@ def readings(gateway: Gateway) -> dict[str, float]:
             "load_pressure_ratio": gateway.load.pressure,
         }
     )
+    values.setdefault("unanswered_publishes", max(0, counters.publishes - counters.answers))  # a follower has its own
     values.update(door.trust.values())
     return values

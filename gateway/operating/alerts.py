@@ -33,6 +33,7 @@ class Recorded(NamedTuple):
     expr: str
 
 
+_COUNT = '{{ $value | printf "%.0f" }}'
 _SHARE = "{{ $value | humanizePercentage }}"
 _BYTES = "{{ $value | humanize1024 }}B"
 _TIME = "{{ $value | humanizeDuration }}"
@@ -75,10 +76,10 @@ SERVICE: Final = (
     Alert(
         "GonetsNoAnswers",
         "critical",
-        2 * MINUTE,
-        "increase(gonets_publishes_total[2m]) >= 5 and increase(gonets_answers_total[2m]) == 0",
-        "publishes are taken and none has been answered for two minutes: the disk hangs, or the sequencer does",
-        "{{ $value | humanize }} publishes wait",
+        MINUTE,
+        "min_over_time(gonets_unanswered_publishes[2m]) > 0 and increase(gonets_answers_total[2m]) == 0",
+        "publishes wait and none has been answered for two minutes: the disk hangs, or the sequencer does",
+        f"{_COUNT} wait",
     ),
     Alert(
         "GonetsProcessesDie",
@@ -86,7 +87,7 @@ SERVICE: Final = (
         0,
         "increase(gonets_restarted_processes_total[15m]) >= 3",
         "workers or the sequencer die and are started anew",
-        "{{ $value | humanize }} in 15 minutes",
+        '{{ $value | printf "%.0f" }} in 15 minutes',
     ),
     Alert(
         "GonetsRestarts",
@@ -94,7 +95,7 @@ SERVICE: Final = (
         0,
         "changes(gonets_start_time_seconds[15m]) >= 3",
         "the whole node is started again and again",
-        "{{ $value }} starts in 15 minutes",
+        f"{_COUNT} starts in 15 minutes",
     ),
 )
 
@@ -119,9 +120,8 @@ STORAGE: Final = (
         "warning",
         30 * MINUTE,
         f"predict_linear(gonets_data_free_bytes[6h], {3 * DAY}) < <free_bytes_min>"
-        " and delta(gonets_data_free_bytes[6h]) < 0",
+        " and delta(gonets_data_free_bytes[6h]) < 0 and gonets_data_free_bytes offset 3h",
         "at the pace of the last six hours log.free_bytes_min is reached within three days",
-        "{{ $value | humanize1024 }}B would be free then",
     ),
     Alert(
         "GonetsSyncSlow",
@@ -145,7 +145,7 @@ STORAGE: Final = (
         5 * MINUTE,
         "gonets_state_saved_sequence < gonets_log_sequence offset 15m",
         "the saved state is more than 15 minutes behind the log: a crash would mean a long replay",
-        "it was saved at {{ $value }}",
+        f"it was saved at {_COUNT}",
     ),
     Alert(
         "GonetsDamage",
@@ -153,7 +153,7 @@ STORAGE: Final = (
         0,
         "gonets_damage_places > 0",
         "damaged places of the log were met by a reader",
-        "{{ $value }} places so far",
+        f"{_COUNT} places so far",
     ),
     Alert(
         "GonetsRetentionFails",
@@ -161,7 +161,7 @@ STORAGE: Final = (
         0,
         "increase(gonets_retention_failures_total[1h]) >= 3",
         "the log is not trimmed: runs of retention fail",
-        "{{ $value | humanize }} failures in an hour",
+        '{{ $value | printf "%.0f" }} failures in an hour',
     ),
     Alert(
         "GonetsRetentionHeld",
@@ -169,7 +169,7 @@ STORAGE: Final = (
         6 * HOUR,
         "gonets_retention_held_segments > 0",
         "segments that should be trimmed are held by a durable reader or for want of a snapshot",
-        "{{ $value }} segments",
+        f"{_COUNT} segments",
     ),
     Alert(
         "GonetsBackupOld",
@@ -188,7 +188,7 @@ DELIVERY: Final = (
         MINUTE,
         "gonets_delivered_sequence < gonets_log_sequence offset 30s",
         "live sessions get events more than 30 seconds late",
-        "delivered up to {{ $value }}",
+        f"delivered up to {_COUNT}",
     ),
     Alert(
         "GonetsShedding",
@@ -298,7 +298,7 @@ ACCESS: Final = (
         0,
         "increase(gonets_token_key_reload_failures_total[15m]) >= 3",
         "the public keys of tokens can't be read or fetched; the old ones stay",
-        "{{ $value | humanize }} failures in 15 minutes",
+        '{{ $value | printf "%.0f" }} failures in 15 minutes',
     ),
     Alert(
         "GonetsTokenKeysOld",
@@ -314,7 +314,7 @@ ACCESS: Final = (
         0,
         "increase(gonets_revoked_reload_failures_total[15m]) >= 3",
         "the list of revocations can't be read or fetched; the old one stays",
-        "{{ $value | humanize }} failures in 15 minutes",
+        '{{ $value | printf "%.0f" }} failures in 15 minutes',
     ),
     Alert(
         "GonetsRevocationsOld",
@@ -346,7 +346,7 @@ ACCESS: Final = (
         0,
         "increase(gonets_tls_certificate_reload_failures_total[1h]) >= 1",
         "a changed certificate could not be used; the old one stays",
-        "{{ $value | humanize }} times in an hour",
+        '{{ $value | printf "%.0f" }} times in an hour',
     ),
     Alert(
         "GonetsBesideTheProxy",

@@ -9,17 +9,15 @@ Cost: some formatting, when somebody asks.
 from __future__ import annotations
 
 import json
-import re
 from itertools import count
 from typing import Any, Final
 
-from gateway.operating.figures import Figures, filled
+from gateway.operating.figures import SERIES, Figures, chosen, filled
 from gateway.operating.panels import ROWS, Line, Panel
 
 SCHEMA_VERSION: Final = 39  # Grafana 10.4 and 11; later ones migrate it by themselves
 UID: Final = "gonets-node"
 SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
-METRIC: Final = re.compile(r"\bgonets_[a-z0-9_]+")
 CHOSEN: Final = '{job="$job",instance=~"$instance"}'
 COLUMNS: Final = 24
 HEIGHT, STAT_HEIGHT = 8, 4
@@ -153,8 +151,8 @@ def _panel(number: int, panel: Panel, place: dict[str, int], figures: Figures) -
 
 
 def _target(letter: str, line: Line, figures: Figures) -> dict[str, Any]:
-    expr = METRIC.sub(lambda found: found[0] + CHOSEN, filled(line.expr, figures))
-    of_all = line.is_limit and not METRIC.search(line.expr)
+    expr = chosen(filled(line.expr, figures), CHOSEN)
+    of_all = line.is_limit and not SERIES.search(line.expr)
     legend = line.name if of_all else f"{{{{instance}}}} {line.name}".strip()
     return {
         "refId": letter,

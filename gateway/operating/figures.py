@@ -18,6 +18,7 @@ RUNBOOK: Final = "OPERATING.md"
 LABEL: Final = re.compile(r"[A-Za-z0-9_./:@-]{1,128}")
 ADDRESS: Final = re.compile(r"[^\s\"'\\{}]{1,1024}")
 PLACE: Final = re.compile(r"<([a-z_]+)>")
+SERIES: Final = re.compile(r"\b(?:instance:)?gonets_[a-z0-9_:]+")
 SAVED_TWICE_SEGMENTS: Final = 2  # what must fit beside log.free_bytes_min: two segments, or the state once more
 
 
@@ -62,6 +63,11 @@ def figures_of(config: Config, job: str = JOB, runbook: str = RUNBOOK) -> Figure
         revoked_age_s=max(60, 10 * config.auth.revoked_refresh_s),
         publish_wait_s_max=config.admission.publish_wait_ms_max / 1_000,
     )
+
+
+def chosen(expr: str, labels: str) -> str:
+    """The expression with labels, such as {job="gonets"}, on each series of ours that it names."""
+    return SERIES.sub(lambda found: found[0] + labels, expr)
 
 
 def filled(text: str, figures: Figures) -> str:

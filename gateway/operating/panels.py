@@ -336,10 +336,11 @@ PROCESSES: Final = (
         "100 % is one core. A single process serves with one core and commits with a second one.",
     ),
     Panel(
-        "Between workers and sequencer",
+        "Publishes without an answer",
         "short",
-        (Line("publishes without an answer", "gonets_unanswered_publishes"),),
-        "With workers: what the sequencer has to answer. It falls to some hundreds when traffic rests.",
+        (Line("publishes", "gonets_unanswered_publishes"),),
+        "What the sequencer has taken and not answered: about as many as come in two commits. Standing still: the disk"
+        " hangs.",
     ),
     Panel(
         "Waiting on links",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.operating.alerts import GROUPS, RECORDED, Alert
-from gateway.operating.figures import Figures, filled
+from gateway.operating.figures import Figures, chosen, filled
 
 HEAD = (
     "# Prometheus rules of Gonets: what each alert means and what to do is in OPERATING.md.",
@@ -19,15 +19,20 @@ HEAD = (
 
 def rules(figures: Figures) -> str:
     """The whole file."""
-    return "\n".join([*HEAD, "groups:", *_recorded(), *_alerts(figures)]) + "\n"
+    return "\n".join([*HEAD, "groups:", *_recorded(figures), *_alerts(figures)]) + "\n"
 
 
-def _recorded() -> Iterator[str]:
+def _expr(expr: str, figures: Figures) -> str:
+    """Of the job's own nodes: another job may have other limits, in a file of its own beside this."""
+    return _quoted(chosen(filled(expr, figures), f'{{job="{figures.job}"}}'))
+
+
+def _recorded(figures: Figures) -> Iterator[str]:
     yield "  - name: gonets-recorded"
     yield "    rules:"
     for row in RECORDED:
         yield f"      - record: {row.name}"
-        yield f"        expr: {_quoted(row.expr)}"
+        yield f"        expr: {_expr(row.expr, figures)}"
 
 
 def _alerts(figures: Figures) -> Iterator[str]:
@@ -44,7 +49,7 @@ def _alert(alert: Alert, figures: Figures) -> Iterator[str]:
     if alert.value:
         says += f" ({alert.value})"
     yield f"      - alert: {alert.name}"
-    yield f"        expr: {_quoted(filled(alert.expr, figures))}"
+    yield f"        expr: {_expr(alert.expr, figures)}"
     if alert.for_s:
         yield f"        for: {duration(alert.for_s)}"
     yield f"        labels: {{severity: {alert.severity}}}"

@@ -27,8 +27,8 @@ CASES: dict[str, tuple[str, Series, Series]] = {
     "GonetsSequencerAway": ("3m", {"ready": "0x10"}, {"ready": "0x10", "log_sequence": "5x10"}),
     "GonetsNoAnswers": (
         "8m",
-        {"publishes_total": "0+9x20", "answers_total": "7x20"},
-        {"publishes_total": "0+9x20", "answers_total": "0+1x20"},
+        {"unanswered_publishes": "9x20", "answers_total": "7x20"},
+        {"unanswered_publishes": "9x3 0 9x20", "answers_total": "7x3 8x3 9x3 10x3 11x10"},
     ),
     "GonetsProcessesDie": (
         "6m",
@@ -67,7 +67,7 @@ CASES: dict[str, tuple[str, Series, Series]] = {
     "GonetsRetentionHeld": (
         "390m",
         {"retention_held_segments": "2x800"},
-        {"retention_held_segments": "2x600 0x4 2x200"},
+        {"retention_held_segments": "2x600 0x20 2x200"},
     ),
     "GonetsBackupOld": ("2m", {"backup_age_seconds": "93601x10"}, {"backup_age_seconds": "93600x10"}),
     "GonetsTailBehind": (

@@ -147,7 +147,7 @@ def test_every_rule_and_every_panel_parses(tmp_path: Path) -> None:
 def test_a_rule_that_does_not_parse_is_seen(tmp_path: Path) -> None:
     """The check bites."""
     made = tmp_path / "wrong.yml"
-    made.write_text(rules(FIGURES).replace("expr: 'gonets_ready == 0'", "expr: 'gonets_ready = 0'"))
+    made.write_text(rules(FIGURES).replace('gonets_ready{job="gonets"} == 0', 'gonets_ready{job="gonets"} = 0', 1))
     with pytest.raises(AssertionError, match="GonetsNotReady"):
         check_rules(made)
 
@@ -234,7 +234,7 @@ def test_the_commands_print_the_limits_of_a_configuration(tmp_path: Path) -> Non
     config.write_text("[log]\nfree_bytes_min = 123456789\nsegment_bytes = 2097152\n")
     printed = run("alerts", "--config", str(config), "--job", "chat", "--runbook", "https://wiki.example/gonets")
     assert printed.returncode == 0, printed.stderr
-    assert "gonets_data_free_bytes < 127651093" in printed.stdout
+    assert 'gonets_data_free_bytes{job="chat"} < 127651093' in printed.stdout
     assert 'up{job="chat"} == 0' in printed.stdout
     assert "runbook_url: 'https://wiki.example/gonets#gonetsdown'" in printed.stdout
     board = run("dashboard", "--config", str(config))

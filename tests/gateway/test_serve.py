@@ -25,7 +25,6 @@ from tests.support.tokens import Issuer
 # [auth] keys or revoked by URL, [tls], workers: tests/tls, test_issuer.py and tests/processes look at them
 ONLY_WHERE_CONFIGURED = {
     "backup_age_seconds",
-    "unanswered_publishes",
     "link_waiting_bytes",
     "restarted_processes",
     "token_keys_age_seconds",

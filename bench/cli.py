@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from bench import report
+from bench.clients import SetupError
 from bench.harness import FULL, SHORT, SMOKE, BenchError, Size, workplace
 
 app = App(name="bench", help="Measurements, each beside the bare limit of the machine; and the replay of real chats.")
@@ -87,7 +88,7 @@ def _measure(names: tuple[str, ...], size: Size, folder: Path | None, as_json: b
             if not as_json:
                 print(f"gonets: bench: {name} ({size.name}) …", file=sys.stderr, flush=True)
             results += measurement(name)(size, folder)
-    except (BenchError, ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except (BenchError, SetupError, ConnectionError, OSError, RuntimeError, ValueError) as error:
         print(f"gonets: bench: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     found: dict[str, Any] = report.report(results, where)

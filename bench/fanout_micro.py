@@ -9,13 +9,14 @@ Each function returns plain numbers of interleaved rounds; the bare limit sends 
 
 from __future__ import annotations
 
-import random
 import socket
 import statistics
 import struct
 import time
 from array import array
 from typing import NamedTuple
+
+import numpy as np
 
 from engine import Fanout
 from ext.interest import Interest
@@ -67,9 +68,8 @@ def interest_lookups(
     table = SessionTable(sessions + 2)
     interest = Interest(table)
     origins = [probe_open(table, -1, 1, 0, 0, True) for _ in range(sessions)]
-    draw = random.Random(seed)
-    present = array("Q", (draw.randrange(1, conversations + 1) for _ in range(lookups)))
-    absent = array("Q", (number + conversations for number in present))
+    drawn = np.random.default_rng(seed).integers(1, conversations + 1, lookups).astype("<u8")
+    present, absent = array("Q", drawn.tobytes()), array("Q", (drawn + np.uint64(conversations)).tobytes())
     before = anonymous_bytes()
     began = time.perf_counter()
     for number, origin in enumerate(origins):

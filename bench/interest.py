@@ -22,7 +22,7 @@ from bench.fanout_micro import Lookups, interest_lookups
 ENTRIES: Final = 10_000_000
 SMOKE_ENTRIES: Final = 20_000
 LOOKUPS: Final = 2_000_000
-RUNS: Final = 5
+RUNS: Final = 3
 SESSIONS_EACH: Final = {"one session each": 1, "groups of 8": 8}
 TARGET_MB: Final = 160.0  # of 10 million entries, decimal
 TARGET_LOOKUPS_PER_S: Final = 10_000_000

@@ -8,9 +8,8 @@ Two ways, and when. Walking back finds a user's events among millions of others'
 must be walked before its oldest page is known. With B events missed of D in the log, pages of E events cost about
 B hops each, against D·E/B records read forward. So a walk may take √(D·E·r) hops (r: a forward record costs about
 0.15 of a hop); if it hasn't come to the end by then, B is so large that reading forward is the cheaper way, and
-nothing but the position is kept between pages. Either way a page costs no more than twice the better choice, and what
-is left is never paid for again and again. Resumes read forward only where the stretch is short and the chains are many
-(2,000 conversations, each with an event): over their budget they get a gap.
+nothing but the position is kept between pages. Either way a page costs no more than twice the better choice. Resumes
+read forward only where the stretch is short and the chains are many; over their budget they get a gap.
 
 Invariants: sequences of a backlog ascend, lie in (after, upto], and are all that the user may see there, except in
 conversations named by a gap. Memory: 8 bytes an event found, and at most KEPT_BYTES_MAX of records.

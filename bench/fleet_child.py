@@ -243,7 +243,7 @@ class Process:
             self.generator.drop(connection, storm.away_s)
 
     def _publish_once(self, said: Publish) -> None:
-        self.generator.publish_once(said.stream, said.connection)
+        self.generator.publish_once(said.stream, said.writer)
 
     def _counts(self) -> dict[str, int]:
         stats = self.generator.stats()

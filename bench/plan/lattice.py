@@ -38,12 +38,21 @@ class Lattice:
 
     def lognormal(self, mean_s: float, variation: float, plus_s: float = 0.0) -> Floats:
         """A lognormal time of this mean and standard deviation ÷ mean, and a fixed time in front."""
-        sigma2 = math.log1p(variation * variation)
-        middle = math.log(mean_s) - sigma2 / 2
-        edges = (np.arange(self.steps + 1) - 0.5) * self.step_s - plus_s
-        score = (np.log(np.maximum(edges, 1e-300)) - middle) / math.sqrt(2 * sigma2)
-        below = normal_below(score)
-        found: Floats = np.diff(np.where(edges <= 0, 0.0, below))
+        edges: Floats = (np.arange(self.steps + 1, dtype=np.float64) - 0.5) * self.step_s - plus_s
+        found: Floats = np.diff(lognormal_below(edges, mean_s, variation))
+        found /= found.sum()
+        return found
+
+    def met(self, mean_s: float, variation: float, grows: float) -> Floats:
+        """What is left of a lognormal time t in whose middle one comes, and `grows` × t behind it.
+
+        Who comes meets t with a probability that grows with t, and any moment of it alike: the density at x is
+        P(x ÷ (1 + grows) < t < x ÷ grows) ÷ mean.
+        """
+        times: Floats = np.arange(self.steps, dtype=np.float64) * self.step_s
+        reached = lognormal_below(times / grows, mean_s, variation) if grows > 0 else np.ones(self.steps)
+        found: Floats = reached - lognormal_below(times / (1.0 + grows), mean_s, variation)
+        found[0] /= 2
         found /= found.sum()
         return found
 
@@ -77,6 +86,15 @@ class Lattice:
     def beyond(self, pmf: Floats) -> float:
         """Probability in the last twentieth: anything there means that the horizon is too near."""
         return float(pmf[-self.steps // 20 :].sum())
+
+
+def lognormal_below(times_s: Floats, mean_s: float, variation: float) -> Floats:
+    """Probability that a lognormal time of this mean and standard deviation ÷ mean is below."""
+    sigma2 = math.log1p(variation * variation)
+    middle = math.log(mean_s) - sigma2 / 2
+    below = normal_below((np.log(np.maximum(times_s, 1e-300)) - middle) / math.sqrt(2 * sigma2))
+    found: Floats = np.where(times_s <= 0, 0.0, below)
+    return found
 
 
 def normal_below(score: Floats) -> Floats:

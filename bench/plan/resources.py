@@ -45,7 +45,12 @@ def _tails(sized: Sizing, title: str, tier: Tier, found: Prediction) -> None:
     add("wait at a worker, p99", "Pollaczek–Khinchine transform, inverted", found.worker_p99_s * 1e3, "ms")
     add("the same by an exponential tail", "E[W] ÷ ρ × ln(ρ ÷ 0.01)", found.worker_tail_s * 1e3, "ms")
     add("jobs at a worker", "Σ λ × (wait + time), each send a job", found.worker_queue, "jobs")
-    add("at a shard, mean", "u × rest of a commit + a whole one, u = T × commits/s", found.commit_s * 1e3, "ms")
+    add(
+        "at a shard, mean",
+        "a sync, and u × (rest of the commit t that is under way + p λ t), u = T × commits/s",
+        found.commit_s * 1e3,
+        "ms",
+    )
     add("events at a shard", "λ × time at a shard", found.shard_queue, "events")
     whole = "wait + publish + half way + shard + half way + wait + place in the batch"
     for name, value in (("p50", found.p50_s), ("p99", found.p99_s), ("p99.9", found.p999_s)):

@@ -28,7 +28,7 @@ from bench.plan.simulation import SESSIONS_MAX
 from bench.plan.sizing import PlanError, Sizing, size
 from bench.report import machine
 
-LOADS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+LOADS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def made(a: Assumptions, m: Measured, *, sensitivity: bool = True) -> tuple[schema.Plan, Sizing]:

@@ -32,6 +32,7 @@ PING_BYTES = 2 + 6
 SYSTEM_CORES = 1  # supervisor, saving of state, the operating system
 GIB = float(1 << 30)
 NODES_MAX = 200_000
+ASKS = {"CPU": "CPU", "memory": "memory", "network": "network", "sessions": "sessions, as many as a worker may hold"}
 HORIZONS = 8.0  # the lattice reaches so many objectives far
 
 
@@ -391,7 +392,7 @@ def size(a: Assumptions, m: Measured) -> Sizing:
             p99_ms=a.p99_ms,
         )
     )
-    bound_by = "tail" if by_tail > least else max(needs.by_name, key=lambda name: needs.by_name[name])
+    bound_by = "the tail" if by_tail > least else ASKS[max(needs.by_name, key=lambda name: needs.by_name[name])]
     sheet.section = "head-room"
     zone_nodes = int(
         sheet.add(

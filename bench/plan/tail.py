@@ -5,7 +5,8 @@ worker that holds the recipient → the sends of that message before this one. A
 pings, hellos, publishes and, of each message, a batch of sends to those of its sessions who may see it. When no job
 waits it looks at new blocks; one look takes all that have come (a vacation: to the wait of M/G/1 comes the rest of one
 look, Fuhrmann and Cooper 1985); reading their events is work like any other, the same at every worker. A shard is a
-bulk-service queue: who comes waits for the rest of the commit under way, then for the whole of the next. Stages are
+bulk-service queue: who comes waits for the rest of the commit under way, then for the next, the longer the longer
+that one was. Stages are
 taken as independent of each other; simulation.py, where they are not, says what that costs.
 
 A notice to everybody is flushed in slices behind messages to few, hence no part of a worker's load here: it delays
@@ -171,14 +172,17 @@ def _overrun(busy: float) -> Prediction:
 def commit_waves(tier: Tier, lattice: Lattice) -> tuple[Waves, float]:
     """Transform of the time at a shard, and its mean.
 
-    With probability u = T × commits/s a commit is under way: the rest of it, then a whole one; else a whole one.
+    With probability u = T × commits/s a commit is under way, of t: its rest, then a sync and p λ t for what has come
+    during t; else a sync and p. The variance of t is that of a sync and of what came: (V + p² λ T) ÷ (1 − (p λ)²).
     """
-    rate = tier.events_per_s / tier.shards
-    took, commits = commit_cycle(rate, tier.commit_fixed_s, tier.commit_event_s)
-    under_way = min(took * commits, 1.0)
-    one = lattice.lognormal(tier.commit_fixed_s, tier.sync_variation, took - tier.commit_fixed_s)
-    whole = lattice.waves(one)
-    waves = whole * (1 - under_way + under_way * lattice.waves(lattice.rest(one)))
+    rate, each = tier.events_per_s / tier.shards, tier.commit_event_s
+    took, commits = commit_cycle(rate, tier.commit_fixed_s, each)
+    under_way, grows = min(took * commits, 1.0), each * rate
+    square = (tier.commit_fixed_s * tier.sync_variation) ** 2
+    variation = math.sqrt((square + each * each * rate * took) / (1 - grows * grows)) / took
+    sync = lattice.waves(lattice.lognormal(tier.commit_fixed_s, tier.sync_variation))
+    alone = lattice.waves(lattice.at(np.array([each]), np.ones(1)))
+    waves = sync * ((1 - under_way) * alone + under_way * lattice.waves(lattice.met(took, variation, grows)))
     return waves, lattice.mean_s(lattice.turned(waves))
 
 

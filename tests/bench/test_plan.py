@@ -220,7 +220,11 @@ def test_a_plan_as_report(tmp_path: Path) -> None:
     done = bench("plan", *OPTIONS, "--daily-users", "2e6", "--simulated-s", "1", "--report", str(path))
     assert done.returncode == 0, done.stderr
     report = schema.read(path)
-    assert (tmp_path / "plan.html").read_text().startswith("<!")
+    page = (tmp_path / "plan.html").read_text()
+    assert all(
+        f">{title}<" in page for title in ("What it hangs on", "Delivery by load", "The simulated day", "Every step")
+    )
+    assert page.count("<svg") == 3
     plan = report.plan
     assert report.kind == "plan" and plan is not None and len(report.measures) == len(plan.lines)
     assert all(line.formula and line.unit for line in plan.lines)

@@ -96,6 +96,11 @@ def test_a_lognormal_has_its_mean_and_variation() -> None:
     assert mean == pytest.approx(3e-3, rel=1e-3)
     assert math.sqrt(found @ (times - mean) ** 2) == pytest.approx(0.5e-3, rel=0.01)
     assert lattice.quantile_s(found, 1e-9) >= 2e-3
+    plain = lattice.lognormal(1e-3, 0.5)
+    met = lattice.met(1e-3, 0.5, 0.0)
+    assert lattice.mean_s(met) == pytest.approx(lattice.mean_s(lattice.rest(plain)), rel=0.01)
+    assert lattice.mean_s(met) == pytest.approx(1e-3 * (1 + 0.5**2) / 2, rel=0.01)
+    assert lattice.mean_s(lattice.met(1e-3, 0.5, 0.3)) == pytest.approx(1e-3 * (1 + 0.5**2) * (0.5 + 0.3), rel=0.01)
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)

@@ -94,7 +94,7 @@ def peers(name: str, job: str, rows: Sequence[PeerRow]) -> Chart | None:
     for place, row in enumerate(missing, len(there)):
         named(axes, place, row.system, "", GRAY)
         axes.annotate(
-            plain(row.missing), (0, place), xycoords=("axes fraction", "data"), xytext=(4, 0),
+            plain(row.missing or row.note.split(";")[0]), (0, place), xycoords=("axes fraction", "data"), xytext=(4, 0),
             textcoords="offset points", va="center", color=GRAY, fontstyle="italic", annotation_clip=False,
         )  # fmt: skip
     best = there[0]

@@ -18,13 +18,15 @@ from typing import Annotated, NoReturn, TypeVar
 import msgspec
 from cyclopts import Parameter
 
+from bench import pages, schema
 from bench import report as reporting
-from bench import schema
 from bench.harness import BenchError, raise_descriptor_limit, workplace
 from bench.peers import rounds, table
 from bench.peers.jobs import FULL, JOBS, SMOKE, Job, Scale
 from bench.peers.system import Places, System
 from bench.peers.systems import SYSTEMS
+from bench.reporting import RUNNING
+from bench.summary import Progress
 
 DESCRIPTORS = 12_000
 RUNS_MAX = 100
@@ -70,31 +72,46 @@ def _check(places: Places, folder: Path | None, report: Path, runs: int) -> None
         _refuse(f"--runs {runs}: it must be 1 to {RUNS_MAX}")
 
 
+class Making:
+    """The report while it is made: saved after each job, marked partial until the end."""
+
+    def __init__(self, scale: Scale, place: Path, where: Path) -> None:
+        self._scale, self._where = scale, where
+        self._started, self._began = datetime.datetime.now(datetime.UTC), time.monotonic()
+        self._machine = msgspec.convert(reporting.machine(place), schema.Machine)
+        self._durability = reporting.durability_of(place)
+
+    def save(self, rows: list[schema.PeerRow], reason: str = RUNNING) -> schema.Report:
+        """All rows so far."""
+        made = schema.Report(
+            kind="peers",
+            name="peers",
+            title="The same jobs on other systems" + (" (smoke: says nothing of speed)" if self._scale.smoke else ""),
+            partial=bool(reason),
+            reason=reason,
+            command=["gonets", *sys.argv[1:]],
+            started=self._started.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            seconds=time.monotonic() - self._began,
+            seed=0,
+            machine=self._machine,
+            target=schema.Target(durability=self._durability),
+            peers=rows,
+            conclusions=list(table.conclusions(rows)),
+        )
+        schema.write(made, self._where)
+        return made
+
+
 def measure(
-    systems: list[System], jobs: list[Job], scale: Scale, places: Places, folder: Path | None, say: rounds.Say
+    systems: list[System], jobs: list[Job], scale: Scale, places: Places, folder: Path | None, where: Path
 ) -> schema.Report:
-    """The whole comparison as a report."""
-    started, began = datetime.datetime.now(datetime.UTC), time.monotonic()
+    """The whole comparison, its report at `where` and its page beside it."""
     raise_descriptor_limit(DESCRIPTORS)
-    with workplace("peers", folder) as place:
-        machine = msgspec.convert(reporting.machine(place), schema.Machine)
-        rows, reason = rounds.compare(systems, jobs, scale, places, place, say)
-        durability = reporting.durability_of(place)
-    return schema.Report(
-        kind="peers",
-        name="peers",
-        title="The same jobs on other systems" + (" (smoke: says nothing of speed)" if scale is SMOKE else ""),
-        partial=bool(reason),
-        reason=reason,
-        command=["gonets", *sys.argv[1:]],
-        started=started.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        seconds=round(time.monotonic() - began, 3),
-        seed=0,
-        machine=machine,
-        target=schema.Target(durability=durability),
-        peers=rows,
-        conclusions=list(table.conclusions(rows)),
-    )
+    with workplace("peers", folder) as place, Progress("peers") as progress:
+        making = Making(scale, place, where)
+        made = making.save(*rounds.compare(systems, jobs, scale, places, place, progress.phase, making.save))
+    pages.write(made, where.with_suffix(".html"))
+    return made
 
 
 def peers(
@@ -136,16 +153,12 @@ def peers(
         return
     wanted = _chosen("--jobs", jobs, JOBS, lambda job: (job.name, job.kind))
 
-    def say(words: str) -> None:
-        print(f"gonets: bench: {words} …", file=sys.stderr, flush=True)
-
     try:
-        made = measure(chosen, wanted, scale, places, folder, say)
-        schema.write(made, where)
+        made = measure(chosen, wanted, scale, places, folder, where)
     except (BenchError, OSError) as error:
         _refuse(f"{error}")
     if as_json:
         print(msgspec.json.encode(made).decode())
     else:
         table.show(made)
-        print(f"report: {where}")
+        print(f"report: {where}, and {where.with_suffix('.html')}")

@@ -53,6 +53,11 @@ class Scale:
     rate_per_s: float  # of the latency job
     stored: int  # events that are read back
 
+    @property
+    def smoke(self) -> bool:
+        """Nothing may be said of speed."""
+        return self.name == "smoke"
+
     def clients(self, job: Job) -> int:
         """So many of them."""
         return max(min(job.clients, 2), round(job.clients * self.share))

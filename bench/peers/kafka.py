@@ -7,12 +7,14 @@ to a crash are replicas, not syncs, hence the row without them. Batches are comp
 
 from __future__ import annotations
 
+import base64
 import math
 import random
 import re
 import select
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Final
@@ -109,9 +111,8 @@ class Kafka(System):
             f"message.max.bytes={FETCH_BYTES}\nlog.dirs={folder / 'logs'}\n{self.flush}\n"
         )
         java = ["java", HEAP, "-cp", f"{found.path}/*"]
-        tool = [*java, "kafka.tools.StorageTool"]
-        name = said_by([*tool, "random-uuid"]).splitlines()
-        said = said_by([*tool, "format", "-t", name[-1] if name else "", "-c", str(config)])
+        name = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        said = said_by([*java, "kafka.tools.StorageTool", "format", "-t", name, "-c", str(config)])
         if not (folder / "logs" / "meta.properties").exists():
             raise PeerError(f"Kafka's folder was not formatted: {' '.join(said.split())[-300:]}")
         return PeerServer([*java, "kafka.Kafka", str(config)], folder, port, says=b"Kafka Server started")

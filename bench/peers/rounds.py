@@ -20,6 +20,7 @@ from bench.peers.system import Found, Places, System
 from bench.schema import PeerRow
 
 Say = Callable[[str], None]
+Save = Callable[[list[PeerRow]], object]
 IN_MEMORY_NOTE = "(file system in memory)"
 SETTINGS = "settings: "  # the last part of a note, the same for all jobs of a system
 
@@ -75,21 +76,28 @@ def _medians(all_values: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def compare(
-    systems: Sequence[System], jobs: Sequence[Job], scale: Scale, places: Places, place: Path, say: Say
+    systems: Sequence[System],
+    jobs: Sequence[Job],
+    scale: Scale,
+    places: Places,
+    place: Path,
+    say: Say,
+    save: Save = lambda rows: None,
 ) -> tuple[list[PeerRow], str]:
-    """All rows, by job and then by system, and why they are partial: empty if they aren't."""
+    """All rows, by job and then by system, and why they are partial: empty if they aren't. `save` gets what there is
+    after each job."""
     founds = {system.name: system.find(places) for system in systems}
     cells = [[Cell(job, system, founds[system.name]) for system in systems] for job in jobs]
-    reason = ""
+    durable, reason = report.filesystem_of(place) not in report.IN_MEMORY, ""
     try:
-        for line in cells:
+        for done, line in enumerate(cells, 1):
             _one_job(line, scale, place, say)
+            save([cell.row(durable) for line in cells[:done] for cell in line])
     except KeyboardInterrupt:
         reason = "interrupted"
     failed = [
         f"{cell.system.name} at {cell.job.name}: {cell.failure}" for line in cells for cell in line if cell.failure
     ]
-    durable = report.filesystem_of(place) not in report.IN_MEMORY
     rows = [cell.row(durable) for line in cells for cell in line]
     return rows, "; ".join(filter(None, (reason, *failed)))
 

@@ -176,8 +176,11 @@ def test_an_interruption_keeps_what_there_is(tmp_path: Path) -> None:
             return super().run(job, scale, found, place)
 
     made = Interrupted(Outcome(1.0), Outcome(2.0))
-    rows, reason = rounds.compare([made], [BY_NAME["fanout-1000"]], THREE, Places(), tmp_path, said)
-    assert rows[0].runs == [1.0] and reason == "interrupted"
+    saved: list[list[schema.PeerRow]] = []
+    jobs = [BY_NAME["append-1"], BY_NAME["fanout-1000"]]
+    rows, reason = rounds.compare([made], jobs, THREE, Places(), tmp_path, said, saved.append)
+    assert [row.runs for row in rows] == [[], [1.0]] and reason == "interrupted"
+    assert [[row.job for row in part] for part in saved] == [["append-1"]]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +215,7 @@ def test_the_command_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFix
     assert rows["gonets"].runs and rows["bare"].runs
     assert rows["redis-pubsub"].missing.startswith("not installed, get it by apt-get") or rows["redis-pubsub"].runs
     assert any(sentence.startswith("1 → 1,000, one at a time: Gonets (") for sentence in found.conclusions)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
     table.show(found)
     shown = capsys.readouterr().out
     for words in ("bare limit", "durable append, one at a time", "settings of Gonets: ", "deliveries/s"):

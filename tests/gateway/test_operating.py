@@ -117,6 +117,15 @@ def test_the_page_names_commands_that_there_are(verb: str) -> None:
     assert app[group][command].name
 
 
+def test_every_rule_is_of_one_job() -> None:
+    """So that nodes with other limits have a file of their own beside it."""
+    exprs = re.findall(r"^ +expr: '(.*)'$", rules(figures_of(Config(), "chat")), re.M)
+    assert len(exprs) == len(ASKED)
+    for expr in exprs:
+        named = len(re.findall(r"\b(?:instance:)?gonets_[\w:]+|\bup\b", expr))
+        assert named == expr.count('{job="chat"}') > 0, expr
+
+
 def test_the_alerts_are_written_alike() -> None:
     names = [alert.name for alert in ALERTS]
     assert len(set(names)) == len(names)

@@ -30,6 +30,7 @@ app.command(
 app.command("bench.torture.run:torture", name="torture", help="Power cuts and kill -9, and what is left of the log.")
 app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
 app.command("bench.workload_list:workloads", name="workloads", help="The named loads; one of them as TOML.")
+app.command("bench.compare:compare", name="compare", help="Two reports or two git refs: faster, slower, can't tell.")
 app.command("bench.redraw:report", name="report", help="A report that was written before: shown, and its page drawn.")
 
 Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]

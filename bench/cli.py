@@ -22,13 +22,18 @@ from bench.harness import FULL, SHORT, SMOKE, BenchError, Size, workplace
 
 app = App(name="bench", help="Measurements, each beside the bare limit of the machine; and the replay of real chats.")
 app.command(
-    "bench.replay:replay", name="replay", help="Replays chat logs through real sockets and verifies every delivery."
+    "bench.replay:replay",
+    name="replay",
+    help="Replays chat logs through real sockets and verifies every delivery.\n\n"
+    "A chat log has lines of the forms `[HH:MM] <nick> text`, `[HH:MM]  * nick text`, `=== nick has joined #x`,"
+    " `=== nick has left #x`, `=== nick is now known as other`; other lines are passed over, and counted.",
 )
 app.command(
     "bench.simulate:simulate", name="simulate", help="The engine against a naive model, in one thread, under seeds."
 )
 app.command("bench.torture.run:torture", name="torture", help="Power cuts and kill -9, and what is left of the log.")
 app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
+app.command("bench.run:run", name="run", help="A workload against a server, by native clients in several processes.")
 app.command("bench.workload_list:workloads", name="workloads", help="The named loads; one of them as TOML.")
 app.command("bench.compare:compare", name="compare", help="Two reports or two git refs: faster, slower, can't tell.")
 app.command("bench.redraw:report", name="report", help="A report that was written before: shown, and its page drawn.")

@@ -100,6 +100,7 @@ def judge(quantity: Quantity, series: Series, settled_s: float) -> Judged:
         per_hour=found.middle,
         limit_per_hour=limit,
         grows=verdict == "grows",
+        verdict=verdict,
     )
     return Judged(growth, verdict, _sentence(quantity, found, level, limit, verdict))
 

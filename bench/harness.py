@@ -126,6 +126,11 @@ class Child:
         """Of the child."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process.poll() is None
+
     def stop(self) -> None:
         """SIGTERM, and SIGKILL if that does not help."""
         if self._process.poll() is None:

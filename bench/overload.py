@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 
 from bench import report
@@ -50,7 +49,7 @@ ACCEPTED_P99_MS_MAX: Final = 50.0
 REFUSED_P99_MS_MAX: Final = 20.0
 CARRIED_SHARE_MIN: Final = 0.8  # of what is accepted at once the capacity
 SETTLE_S: Final = 1.0  # after a rate begins, before anything counts: what the first moment did is not the curve
-WHAT_IS_WRONG: Final = ("dead", "broken", "disordered", "unmatched")
+WHAT_IS_WRONG: Final = ("dead", "broken", "disordered", "doubled", "missing", "unmatched")
 
 
 @contextmanager
@@ -233,4 +232,4 @@ def show(cases: list[report.Case]) -> None:
             *(f"{case[name]:,.1f} ms" for name in ("delivered_p99_ms", "refused_p99_ms", "generator_late_p99_ms")),
             "█" * accepted + "░" * refused,
         )
-    Console(width=None if os.isatty(1) else report.WIDTH_OF_A_FILE).print(table)
+    report.plain_console().print(table)

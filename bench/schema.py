@@ -171,6 +171,7 @@ class Growth(Struct, frozen=True, kw_only=True):
     per_hour: float  # slope after the warm-up (Theil–Sen)
     limit_per_hour: float | None
     grows: bool
+    verdict: str = ""  # grows, steady, can't tell (too little was seen), shown (it has no limit)
 
 
 class Side(Struct, frozen=True, kw_only=True):

@@ -1,9 +1,10 @@
-"""Streams of the load generator: stamped payloads, client frames, verified events, latency histograms.
+"""Streams of the load generator: stamped payloads, client frames, verified events.
 
-Feeds on whole WebSocket payloads from ext/loadgen. The first 32 bytes of each payload name stream, connection, device
-counter, index and intended time; the rest is the stream's fill. An event counts as delivered only if its record is
-well formed, its stamp belongs to its counter, and its fill is the one that was sent; of a broadcast each further copy
-must equal the first one byte for byte, so the server's numbers and times are compared too.
+Feeds on whole WebSocket payloads from ext/loadloop. The first 32 bytes of each payload name stream, size, connection,
+device counter, index and intended time; the rest is the stream's fill. An event counts as delivered only if its record
+is well formed, its stamp belongs to its counter, and its fill is the one that was sent, in its whole length; of a
+broadcast each further copy must equal the first one byte for byte, so the server's numbers and times are compared too.
+Connections are numbered over all processes of a fleet, so an event of any of them can be verified by any other.
 
 Invariants: an event is counted once per session (the caller refuses sequences that do not ascend); a frame that is
 not exactly as long as its record says is broken. Cost: one pass over the frame, no allocation.
@@ -13,37 +14,17 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
 from ext.c_load cimport (
-    load_be32, load_be64, load_le32, load_le64, log2_floor, mask_bytes, store_be64, store_le32, store_le64)
-
-
-cdef uint32_t bucket_of(uint64_t ns) noexcept nogil:
-    cdef uint32_t exponent
-    if ns < 16:
-        return <uint32_t>ns
-    exponent = log2_floor(ns)
-    return (exponent - 3) * 16 + <uint32_t>((ns >> (exponent - 4)) & 15)
-
-
-cdef uint64_t bucket_ns(uint32_t bucket) noexcept nogil:
-    """Middle of the bucket."""
-    cdef uint32_t exponent
-    if bucket < 16:
-        return bucket
-    exponent = bucket // 16 + 3
-    return ((<uint64_t>(16 + bucket % 16)) << (exponent - 4)) + ((<uint64_t>1 << (exponent - 4)) >> 1)
+    load_be32, load_be64, load_le32, load_le64, mask_bytes, store_be64, store_le32, store_le64)
+from ext.loadhdr cimport hdr_open
 
 
 cdef int stream_open(Stream *s, const uint8_t *fill, uint32_t fill_size) except -1:
     """Takes what it needs; the caller calls stream_free also after a failure."""
     cdef uint32_t i
     s.fill = <uint8_t *>malloc(fill_size + 1)
-    s.receipt_ns = <uint64_t *>calloc(BUCKETS, 8)
-    s.deliver_ns = <uint64_t *>calloc(BUCKETS, 8)
-    s.refused_ns = <uint64_t *>calloc(BUCKETS, 8)
-    s.late_ns = <uint64_t *>calloc(BUCKETS, 8)
-    if (s.fill == NULL or s.receipt_ns == NULL or s.deliver_ns == NULL or s.refused_ns == NULL
-            or s.late_ns == NULL):
+    if s.fill == NULL:
         raise MemoryError("no memory for a stream of the load generator")
+    s.receipt_ns, s.deliver_ns, s.refused_ns, s.late_ns = hdr_open(), hdr_open(), hdr_open(), hdr_open()
     memcpy(s.fill, fill, fill_size)
     s.fill_size = fill_size
     if s.broadcast:
@@ -58,6 +39,13 @@ cdef int stream_open(Stream *s, const uint8_t *fill, uint32_t fill_size) except 
 
 
 cdef void stream_free(Stream *s) noexcept:
+    cdef uint32_t i
+    for i in range(s.target_count):
+        free(s.targets[i].body)
+    free(s.targets)
+    free(s.writers)
+    free(s.heap)
+    free(s.tables)
     free(s.fill)
     free(s.receipt_ns)
     free(s.refused_ns)
@@ -65,11 +53,14 @@ cdef void stream_free(Stream *s) noexcept:
     free(s.deliver_ns)
     free(s.seen)
     free(s.seen_bytes)
-    free(s.publisher_at)
     s.fill = s.seen_bytes = NULL
     s.receipt_ns = s.deliver_ns = s.refused_ns = s.late_ns = NULL
     s.seen = NULL
-    s.publisher_at = NULL
+    s.targets = NULL
+    s.writers = NULL
+    s.heap = NULL
+    s.tables = NULL
+    s.target_count = s.writer_count = 0
 
 
 cdef uint32_t frame_put(uint8_t *to, uint32_t opcode, const uint8_t *body, uint32_t size, uint32_t key) noexcept nogil:
@@ -91,10 +82,10 @@ cdef uint32_t frame_put(uint8_t *to, uint32_t opcode, const uint8_t *body, uint3
     return head + 4 + size
 
 
-cdef void stamp_put(uint8_t *payload, uint32_t stream, uint32_t connection, uint32_t counter, uint64_t index,
-                    uint64_t intended_ns) noexcept nogil:
+cdef void stamp_put(uint8_t *payload, uint32_t stream, uint32_t size, uint32_t connection, uint32_t counter,
+                    uint64_t index, uint64_t intended_ns) noexcept nogil:
     memcpy(payload, b"GNLG", 4)
-    store_le32(payload + 4, stream)
+    store_le32(payload + 4, stream << 24 | size)
     store_le32(payload + 8, connection)
     store_le32(payload + 12, counter)
     store_le64(payload + 16, index)
@@ -120,21 +111,24 @@ cdef int event_check(Stream *streams, uint32_t count, const uint8_t *body, uint3
     if size != 2 + RECORD_FIXED + type_size + 5 + payload_size:
         return EVENT_BROKEN
     event.sequence = load_be64(r + 2)
+    event.conversation = load_be64(r + 11)
+    event.conversation_sequence = load_be64(r + 20)
     payload = r + 80 + type_size
     if type_size != 7 or memcmp(r + 75, b"message", 7) != 0:
         return EVENT_OTHER
     if payload_size < STAMP or memcmp(payload, b"GNLG", 4) != 0:
         return EVENT_OTHER
-    event.stream = load_le32(payload + 4)
+    event.stream = load_le32(payload + 4) >> 24
     event.connection = load_le32(payload + 8)
     event.index = load_le64(payload + 16)
     event.intended_ns = load_le64(payload + 24)
     if event.stream >= count:
         return EVENT_OTHER
     s = &streams[event.stream]
-    if (event.index == 0 or event.index > s.sent or payload_size != STAMP + s.fill_size
+    if (event.index == 0 or payload_size > STAMP + s.fill_size
+            or payload_size != load_le32(payload + 4) & 0xFFFFFF
             or load_le32(payload + 12) != <uint32_t>load_be64(r + 2 + 9 * 7)
-            or memcmp(payload + STAMP, s.fill, s.fill_size) != 0):
+            or memcmp(payload + STAMP, s.fill, payload_size - STAMP) != 0):
         return EVENT_CORRUPT
     return EVENT_OURS
 
@@ -159,13 +153,3 @@ cdef int event_arrived(Stream *s, const Event *event, const uint8_t *body, uint3
         s.completed += 1
         return 1
     return 0
-
-
-cdef bint has_room(const uint64_t *intended_ns, uint64_t counter, uint32_t unanswered, const Stream *s) noexcept nogil:
-    """Whether a connection may send one more pack. Refusals overtake what was accepted: the oldest unanswered counter,
-    too, must stay within the window."""
-    cdef uint32_t i
-    for i in range(s.per_send):
-        if intended_ns[(counter + 1 + i) & (WINDOW - 1)]:
-            return False
-    return unanswered + s.per_send <= s.in_flight

@@ -1,0 +1,176 @@
+"""What is driven: a server that is started here, with so many workers, or one that somebody else runs.
+
+Used by drive.py. Both say where they are, whose tokens they take, whether they are still there, and which of their
+processes can be looked at. A target that is given is asked for nothing but what clients ask for.
+
+Invariant: a server that was started here is stopped with the run; nothing is ever stopped that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from bench import schema
+from bench.clients import certificate
+from bench.harness import SETTINGS, BenchError, Child
+from bench.sampling import Watched
+from bench.tokens import key_of, new_key, write_public
+
+KEY_NAME: Final = "bench"
+AUDIENCE: Final = "gonets"
+ANSWER_S: Final = 5.0
+# What protects a server from one client, beside what is lifted for all benchmarks: thousands of groups made at once.
+MORE_SETTINGS: Final = {"GONETS_ADMISSION_MEMBERS_PER_S_MAX": "1000000"}
+
+
+class Driven:
+    """Somebody to measure."""
+
+    host: str
+    port: int
+    path: str
+    tls: bool
+    key_pem: bytes
+    key_name: str
+    audience: str
+
+    @property
+    def url(self) -> str:
+        """As people write it."""
+        return f"{'wss' if self.tls else 'ws'}://{self.host}:{self.port}{self.path}"
+
+    def check(self) -> None:
+        """BenchError if it is gone."""
+
+    def watched(self) -> list[Watched]:
+        """Its processes, as far as they are known."""
+        return []
+
+    def kill_worker(self) -> bool:
+        """SIGKILL to one that serves clients; False if there is none."""
+        return False
+
+    def stop(self) -> None:
+        """If it was started here."""
+
+    def described(self) -> schema.Target:
+        """For the report."""
+        raise NotImplementedError
+
+
+class Started(Driven):
+    """`gonets serve`, on a data directory of the run's folder."""
+
+    def __init__(self, folder: Path, workers: int, tls: bool, configuration: dict[str, str] | None = None) -> None:
+        self.folder, self.workers, self.tls = folder, workers, tls
+        self.key_pem, self.key_name, self.audience = new_key(), KEY_NAME, AUDIENCE
+        folder.mkdir(parents=True, exist_ok=True)
+        self.environment = (
+            SETTINGS
+            | MORE_SETTINGS
+            | {
+                "GONETS_SERVER_DATA": str(folder / "data"),
+                "GONETS_AUTH_KEYS": str(write_public(self.key_pem, KEY_NAME, folder / "keys.json")),
+            }
+            | (certificate(folder) if tls else {})
+            | (configuration or {})
+        )
+        self._start()
+
+    def _start(self) -> None:
+        arguments = ["serve", "--json", *(["--workers", str(self.workers)] if self.workers else [])]
+        self._child = Child("gonets", arguments, self.environment, self.folder)
+        self.host, self.port, self.path = self._child.host, self._child.port, "/v1"
+
+    def restart(self) -> None:
+        """Stops it and starts it on the same data: memory as of a fresh process."""
+        self._child.stop()
+        self._start()
+
+    def check(self) -> None:
+        """Its first process is there."""
+        if not self._child.alive:
+            raise BenchError(f"the server has ended by itself: {self._child.last_words()}")
+
+    def watched(self) -> list[Watched]:
+        """All its processes, by the names that they go under."""
+        found = []
+        for pid in self._child.processes():
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            names = [word.decode() for word in words if word == b"sequencer" or word.startswith(b"worker ")]
+            if names:
+                found.append(Watched(names[0].split()[0], names[0], pid))
+            elif pid == self._child.pid:
+                found.append(Watched("supervisor" if self.workers else "server", "gonets serve", pid))
+        return found
+
+    def kill_worker(self) -> bool:
+        """The first worker."""
+        workers = [one for one in self.watched() if one.role == "worker"]
+        if not workers:
+            return False
+        os.kill(workers[0].pid, signal.SIGKILL)
+        return True
+
+    def anonymous_bytes(self) -> int:
+        """Memory of all its processes that is no file's."""
+        return self._child.anonymous_bytes()
+
+    def stop(self) -> None:
+        """SIGTERM."""
+        self._child.stop()
+
+    def described(self) -> schema.Target:
+        """With what differs from an operator's defaults."""
+        shown: dict[str, Any] = {
+            name: value for name, value in self.environment.items() if not name.endswith(("_DATA", "_KEYS", "_KEY"))
+        }
+        return schema.Target(
+            url=self.url,
+            started_here=True,
+            workers=self.workers,
+            durability=str(self._child.ready.get("durability", "")),
+            configuration=shown,
+        )
+
+
+class Given(Driven):
+    """A server at a URL."""
+
+    def __init__(self, url: str, token_key: Path | None, key_name: str, audience: str) -> None:
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = None
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or port is None:
+            raise BenchError(f"--target {url!r}: must be ws://HOST:PORT/v1 or wss://HOST:PORT/v1")
+        if token_key is None:
+            raise BenchError("--target needs --token-key PATH: the private key (PEM) whose tokens that server takes")
+        self.key_pem, self.key_name, self.audience = key_of(token_key), key_name, audience
+        self.path, self.tls, self.port = parts.path or "/v1", parts.scheme == "wss", port
+        try:
+            found = socket.getaddrinfo(parts.hostname, port, socket.AF_INET, socket.SOCK_STREAM)
+        except OSError as error:
+            raise BenchError(f"--target {url!r}: {parts.hostname}: {error.strerror}; name an IPv4 host") from None
+        self.host = str(found[0][4][0])
+        self.check()
+
+    def check(self) -> None:
+        """Somebody listens."""
+        try:
+            socket.create_connection((self.host, self.port), ANSWER_S).close()
+        except OSError as error:
+            raise BenchError(f"--target {self.url}: nobody answers: {error.strerror or error}") from None
+
+    def described(self) -> schema.Target:
+        """What can be said of somebody else's."""
+        return schema.Target(url=self.url, started_here=False)

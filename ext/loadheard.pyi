@@ -1,0 +1,1 @@
+# Nothing for Python: only ext.loadloop calls it.

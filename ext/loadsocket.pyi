@@ -1,0 +1,1 @@
+# Nothing for Python: what is hot of ext.loadgen.

@@ -86,7 +86,7 @@ def run(
             rate *= 1.4
         ticks.append(
             Tick(
-                at_s=float(second),
+                at_s=float(second + 1),
                 rates_per_s={
                     "published": rate,
                     "receipts": rate * (1 + 0.001 * random.standard_normal()),
@@ -102,7 +102,7 @@ def run(
         if 0 <= second < window_s:
             all_ms.append(values)
     every = np.concatenate(all_ms)
-    inside = [tick for tick in ticks if 0 <= tick.at_s < window_s]
+    inside = [tick for tick in ticks if 0 < tick.at_s <= window_s]
     rates = {name: float(np.mean([tick.rates_per_s[name] for tick in inside])) for name in inside[0].rates_per_s}
     fields: dict[str, Any] = {
         "started": "2026-11-25T17:00:00Z",

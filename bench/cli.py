@@ -43,6 +43,7 @@ app.command("bench.workload_list:workloads", name="workloads", help="The named l
 app.command("bench.plan.costs:costs", name="costs", help="CPU and memory of each operation, for the plan.")
 app.command("bench.plan.run:plan", name="plan", help="From measured figures to the machines of a nation.")
 
+app.command("bench.compare:compare", name="compare", help="Two reports or two git refs: faster, slower, can't tell.")
 app.command("bench.redraw:report", name="report", help="A report that was written before: shown, and its page drawn.")
 
 Smoke = Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works, says nothing about speed")]

@@ -18,6 +18,7 @@ LOAD_SHARE_MAX: Final = 0.25  # of the cores, before the start; more is somebody
 OTHERS_SHARE_MAX: Final = 0.1  # of the cores, during a run, by nobody who took part
 STEAL_CORES_MAX: Final = 0.05
 SPREAD_MAX: Final = 0.15  # (highest − lowest) / median of a rate over runs
+REACHED_MAX: Final = 1.1
 REACHED_MIN: Final = 0.98  # of the rate that was offered
 WINDOW_S_MIN: Final = 5.0
 CLIENT_ROLES: Final = ("generator",)
@@ -123,6 +124,9 @@ def _of_run(run: Run, cores: int, *, search: bool) -> Iterator[_Seen]:
     if run.offered_per_s and published is not None and published < run.offered_per_s * REACHED_MIN:
         both = f"{wording.rate(run.offered_per_s)} were offered and {wording.rate(published)} published"
         yield _Seen("reached", -published, f"{both}: the rest was refused, or waited.")
+    if run.offered_per_s and published is not None and published > run.offered_per_s * REACHED_MAX:
+        both = f"{wording.rate(run.offered_per_s)} were to be offered and {wording.rate(published)} were"
+        yield _Seen("beyond", published, f"{both}: the arrivals of this window were not those of the workload.")
     if run.window_s < WINDOW_S_MIN:
         lasted = wording.duration(run.window_s)
         yield _Seen("short", -run.window_s, f"The window of {lasted} is too short to judge speed by.")

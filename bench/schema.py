@@ -43,7 +43,7 @@ class Latency(Struct, frozen=True, kw_only=True):
 
 
 class Tick(Struct, frozen=True, kw_only=True):
-    """One second of a run, warm-up and drain included; `at_s` 0 is where the measured window begins."""
+    """A second of a run, warm-up and drain included; `at_s` is its end, 0 is where the measured window begins."""
 
     at_s: float
     rates_per_s: dict[str, float]  # published, receipts, refused, deliveries, connects, resumes, bytes_in

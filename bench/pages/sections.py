@@ -186,9 +186,9 @@ def _resource_table(run: Run) -> str:
         [wording.title_of(name), wording.quantity(value, wording.unit_of(name))]
         for name, value in run.resources.items()
     ]
-    if run.saturated:
-        rows.append(["limit", run.saturated])
-    return f"<h3>Machine, disk and network, in the window</h3>{markup.table(['', ''], rows)}" if rows else ""
+    if not rows:
+        return ""
+    return f"<h3>Machine, disk and network, in the window</h3>{markup.table(['what', 'mean'], rows)}"
 
 
 # --- the other kinds --------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ app.command(
 )
 app.command("bench.torture.run:torture", name="torture", help="Power cuts and kill -9, and what is left of the log.")
 app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
+app.command("bench.capacity:capacity", name="capacity", help="The highest rate of a load that meets an objective.")
+app.command("bench.soak:soak", name="soak", help="A load for hours, and what of the server grows.")
 app.command("bench.workload_list:workloads", name="workloads", help="The named loads; one of them as TOML.")
 
 

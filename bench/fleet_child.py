@@ -263,9 +263,7 @@ class Process:
                 window[name] = window.get(name, 0) + counts[f"{name}_in_window"]
             window["published"] = window.get("published", 0) + counts["sent_in_window"]
         cores = self.cpu_s / self.window_s if self.window_s and self.cpu_s else 0.0
-        self.channel.send(
-            Result(self._counts(), window, histograms, cores, str(generator.stats()["last_words"]))
-        )
+        self.channel.send(Result(self._counts(), window, histograms, cores, str(generator.stats()["last_words"])))
 
 
 def main() -> int:

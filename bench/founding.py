@@ -128,9 +128,7 @@ class Founding:
         members: list[int] = []
         if one.shape == "group":
             members = [user_of(member) for member in (one.members[1:] if self._owned(one) else one.members)]
-        body = command(
-            "create", counter=counter, kind=one.shape, title="bench", members=members, history=False
-        )
+        body = command("create", counter=counter, kind=one.shape, title="bench", members=members, history=False)
         generator.command(connection, body)
         return counter
 

@@ -83,7 +83,9 @@ def check(generator: LoadGenerator, drained: bool, what: str) -> None:
     """A rate counts only if all was answered, delivered, whole and in order."""
     stats = generator.stats()
     streams = [generator.stream_stats(i) for i in range(stats["streams"])]
-    wrong = {name: stats[name] for name in ("dead", "broken", "disordered", "doubled", "missing", "unmatched") if stats[name]}
+    wrong = {
+        name: stats[name] for name in ("dead", "broken", "disordered", "doubled", "missing", "unmatched") if stats[name]
+    }
     for counts in streams:
         wrong |= {name: counts[name] for name in ("refused", "corrupted") if counts[name]}
     if wrong or not drained:

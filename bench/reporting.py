@@ -84,7 +84,8 @@ class Reporting:
         except KeyboardInterrupt:
             reason, status = INTERRUPTED, STATUS_OF_INTERRUPT
         except EXPECTED as error:
-            reason, status = " ".join(str(error).split()) or repr(error), 1
+            reason = " ".join(str(error).split()) or repr(error)
+            status = STATUS_OF_INTERRUPT if reason == INTERRUPTED else 1
         except Exception as error:
             self._leave(self.report(target(), f"a mistake in this program: {error!r}", parts()))
             raise
@@ -106,3 +107,9 @@ class Reporting:
             sys.stdout.flush()
         else:
             summary.show(report, self.path)
+
+
+def refused(words: str) -> SystemExit:
+    """A mistake of use: one line, no traceback."""
+    print(f"gonets: bench: {words}", file=sys.stderr)
+    return SystemExit(1)

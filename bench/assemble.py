@@ -1,4 +1,4 @@
-"""From what a fleet has counted to the Run of a report: histograms added, ticks, faults, and whether the clients kept up.
+"""From what a fleet has counted to the Run of a report: histograms, ticks, faults, and whether the clients kept up.
 
 Used by drive.py when everything has ended, or as much of it as there is. Histograms of all processes and streams are
 added bucket by bucket and encoded by the HdrHistogram library, whose layout they have.
@@ -10,6 +10,7 @@ when a publish left so late, at the 99th percentile, that it is more than a tent
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +85,7 @@ def latencies(results: Sequence[Result], names: Sequence[str]) -> dict[str, Late
 
 def ticks(moments: Sequence[Moment], window_ns: int) -> list[Tick]:
     """Second by second; `at_s` is the end of each."""
-    return [tick(before, moment, window_ns) for before, moment in zip(moments, moments[1:], strict=False)]
+    return [tick(before, moment, window_ns) for before, moment in itertools.pairwise(moments)]
 
 
 def tick(before: Moment, moment: Moment, window_ns: int) -> Tick:
@@ -141,6 +142,8 @@ def generator(
         reasons.append(f"its busiest thread had {cores:.2f} of a core")
     if late > max(LATE_MS, LATE_SHARE * deliver):
         reasons.append(f"publishes left {late:.1f} ms late at p99, deliveries took {deliver:.1f} ms")
+        if cores <= THREAD_CORES / 2:
+            reasons.append(f"they used {cores:.2f} of a core: others kept them from running")
     if reasons and offered_per_s and published_per_s < 0.98 * offered_per_s:
         reasons.append(f"{published_per_s:,.0f}/s of the {offered_per_s:,.0f}/s that were to be published left")
     return Generator(

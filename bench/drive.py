@@ -92,8 +92,8 @@ def workers_for(sessions: int, options: Options) -> int:
         most = (options.workers or 1) * DESCRIPTORS
         if sessions > most:
             raise BenchError(
-                f"--workers {options.workers} can't hold {sessions:,} sessions: a process has {DESCRIPTORS:,} descriptors"
-                f" to give; at least --workers {-(-sessions // WORKER_SESSIONS)}"
+                f"--workers {options.workers} can't hold {sessions:,} sessions: a process has {DESCRIPTORS:,}"
+                f" descriptors to give; at least --workers {-(-sessions // WORKER_SESSIONS)}"
             )
         return options.workers
     return -(-sessions // WORKER_SESSIONS) if sessions > WORKER_SESSIONS else 2 if options.kill_worker else 0
@@ -119,6 +119,11 @@ class Stage:
     def __init__(self, workload: Workload, options: Options, progress: Progress | None = None) -> None:
         if workload.kind != "sockets":
             raise BenchError(f"workload {workload.name} is of kind {workload.kind!r}: it has no sessions to drive")
+        if workload.sessions.slow_share and (options.tls or (options.target or "").startswith("wss:")):
+            raise BenchError(
+                f"workload {workload.name}: sessions.slow_share = {workload.sessions.slow_share:g} over TLS:"
+                " records come whole, so nobody can read by bytes; leave TLS out, or set slow_share = 0"
+            )
         self.workload, self.options = workload, options
         self._progress: Progress = progress or Silent()
         sessions = workload.sessions.count
@@ -258,6 +263,7 @@ class _Single:
         self.moments: list[Moment] = []
         self.values: dict[str, float] = {}
         self.sampler: Sampler | None = None
+        self.complete = False
 
     def run(self) -> Run:
         stage, phases = self.stage, self.workload.run
@@ -271,8 +277,11 @@ class _Single:
             clients.watch, clients.on_moment = self._watch, self._moment
             try:
                 self._phases(clients)
-            finally:
-                self.counts = self.counts or clients.counts()
+            except BaseException:
+                self.counts = clients.counts()
+                self.results = clients.salvage() if self.start.window_ns else []
+                raise
+        self.complete = True
         return self._run()
 
     def _phases(self, clients: Fleet) -> None:
@@ -283,7 +292,7 @@ class _Single:
         self.values["connects_per_s"] = clients.sessions / max(self.connect_s, 1e-3)
         if watch:
             time.sleep(IDLE_SETTLE_S)
-            self.values |= watch.sessions(clients.sessions)
+            self.values |= watch.sessions(clients.sessions, [pid for _, pid in clients.pids])
         pairs = self.stage.follows()
         if any(pairs):
             self.progress.phase(f"follow channels: {sum(map(len, pairs)):,}")
@@ -299,6 +308,7 @@ class _Single:
         self._storm(clients)
         clients.run_until(window_ns)
         self.progress.phase("window", phases.window_s)
+        self._kill(clients)
         clients.run_until(self.start.window_end_ns)
         if sessions.idle and len(self.stage.population.loads):
             self._broadcast(clients)
@@ -318,9 +328,6 @@ class _Single:
         none: list[list[int]] = [[] for _ in clients.plans]
         if self.stage.options.kill_worker:
             clients.storm(at_ns - START_NS, none, storm.away_s)
-            clients.run_until(at_ns)
-            if not self.stage.driven.kill_worker():
-                raise BenchError("--kill-worker: the server has no workers that could be killed; give --workers 2")
             return
         rng = random.Random(f"{self.workload.seed}/storm")
         count = self.stage.population.sessions
@@ -328,6 +335,14 @@ class _Single:
             process, connection = population.of_process(session, len(clients.plans))
             none[process].append(connection)
         clients.storm(at_ns, none, storm.away_s)
+
+    def _kill(self, clients: Fleet) -> None:
+        storm = self.workload.storm
+        if storm is None or not self.stage.options.kill_worker:
+            return
+        clients.run_until(self.start.window_ns + int(storm.at_s * 1e9))
+        if not self.stage.driven.kill_worker():
+            raise BenchError("--kill-worker: the server has no workers that could be killed; give --workers 2")
 
     def _broadcast(self, clients: Fleet) -> None:
         """One event to everybody: its deliveries are the only ones there are."""
@@ -360,7 +375,7 @@ class _Single:
         names = [load.stream.name for load in self.stage.population.loads]
         latencies = assemble.latencies(self.results, names)
         ended_ns = min(start.window_end_ns, self.moments[-1].at_ns if self.moments else start.window_end_ns)
-        seconds = max((ended_ns - start.window_ns) / 1e9, 1e-3) if not self.results else phases.window_s
+        seconds = phases.window_s if self.complete else max((ended_ns - start.window_ns) / 1e9, 1e-3)
         window = assemble.window(self.results, self.moments, start.window_ns, start.window_end_ns)
         rates = {name: count / seconds for name, count in window.items()}
         offered = self.workload.offered_per_s

@@ -175,6 +175,15 @@ def _of_machine(report: Report) -> Iterator[Remark]:
         yield Remark("note", f"The checkout differed from its commit ({machine.commit}).")
 
 
+def _of_search(report: Report) -> Iterator[Remark]:
+    if grows := [one.name for one in report.growth if one.grows]:
+        yield Remark(
+            "caution", f"Grows beyond its limit: {', '.join(grows)} ({len(grows)} of {len(report.growth)} watched)."
+        )
+    if report.capacity is not None and report.capacity.rate_per_s is None:
+        yield Remark("caution", "No rate that was tried met the objective.")
+
+
 def _of_comparison(found: Comparison) -> Iterator[Remark]:
     if found.refused:
         yield Remark("invalid", f"No verdict: {found.refused}")
@@ -191,6 +200,7 @@ def remarks(report: Report) -> list[Remark]:
     found += _of_runs(report)
     if report.comparison is not None:
         found += _of_comparison(report.comparison)
+    found += _of_search(report)
     found += _of_machine(report)
     order = ("invalid", "caution", "note")
     return sorted(dict.fromkeys(found), key=lambda remark: order.index(remark.weight))

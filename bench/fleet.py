@@ -227,6 +227,25 @@ class Fleet:
             self._take(LOOK_S, ends=True)
         return [child.result for child in self._children if child.result]
 
+    def salvage(self) -> list[Result]:
+        """The same after something has gone wrong: of those processes that still can say it."""
+        for child in self._children:
+            try:
+                child.channel.send(Finish())
+            except ChannelError:
+                continue
+        until = time.monotonic() + STOP_S
+        waiting = [child for child in self._children if child.result is None]
+        while waiting and time.monotonic() < until:
+            ready, _, _ = select.select([child.channel for child in waiting], [], [], LOOK_S)
+            for child in [child for child in waiting if child.channel in ready]:
+                try:
+                    self._hear(child)
+                except FleetError:
+                    waiting.remove(child)
+            waiting = [child for child in waiting if child.result is None]
+        return [child.result for child in self._children if child.result]
+
     def counts(self) -> dict[str, int]:
         """Sums over all processes."""
         found: dict[str, int] = {}
@@ -305,6 +324,8 @@ class Fleet:
                     deliver[ns] = deliver.get(ns, 0) + count
             longest = max(tick.max_ns for tick in ticks)
             self.on_moment(Moment(max(tick.at_ns for tick in ticks), counts, deliver, longest))
+            if counts["dead"] == self.sessions:
+                raise FleetError(f"the server has ended all {self.sessions:,} sessions: {self.last_words}")
 
 
 def children_needed(sessions: int, descriptors: int = DESCRIPTORS_MAX) -> int:

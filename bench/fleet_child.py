@@ -70,7 +70,12 @@ GENERAL: Final = (
     "back_from_ns",
     "back_to_ns",
 )
-IN_WINDOW: Final = ("receipts", "refused", "deliveries")
+IN_WINDOW: Final = {
+    "published": "sent_in_window",
+    "receipts": "receipts_in_window",
+    "refused": "refused_in_window",
+    "deliveries": "deliveries_in_window",
+}
 
 
 class Process:
@@ -82,6 +87,7 @@ class Process:
         self.cpu_from = self.cpu_s = 0.0
         self.bytes_from = self.bytes_to = 0
         self.window_s = 0.0
+        self.marks: list[tuple[int, bool]] = []  # ends of the window that are still to come
         self._sign()
         self._streams()
 
@@ -108,7 +114,7 @@ class Process:
             self._targets(stream, plan)
 
     def _targets(self, stream: int, plan: StreamPlan) -> None:
-        size = plan.payload_bytes_max if len(plan.sizes) != 1 else plan.sizes[0][0]
+        size = min(size for size, _ in plan.sizes)  # where it is drawn, the rest of a payload is the stream's fill
         writers: list[tuple[int, int]] = []
         for target in plan.targets:
             number = self.generator.target(
@@ -192,7 +198,7 @@ class Process:
         """From Start to Finish; True when that has been said."""
         generator = self.generator
         generator.start(start.at_ns, start.window_ns, start.count_to_ns, start.ping_interval_s)
-        marks = [(start.window_ns, True), (start.window_end_ns, False)]
+        marks = self.marks = [(start.window_ns, True), (start.window_end_ns, False)]
         storms: list[Storm] = []
         tick_ns, every_ns = start.at_ns, TICK_NS
         while True:
@@ -206,8 +212,8 @@ class Process:
                 self._drop(storm)
                 storms.remove(storm)
             if now >= tick_ns:
-                self._tick()
-                tick_ns += every_ns
+                self._tick()  # the first when publishing begins, then at whole seconds of the window
+                tick_ns += every_ns if tick_ns > start.at_ns else (start.window_ns - start.at_ns) % TICK_NS or TICK_NS
             said = self.channel.receive(0.0)
             if isinstance(said, Storm):
                 storms.append(said)
@@ -237,7 +243,7 @@ class Process:
             self.generator.drop(connection, storm.away_s)
 
     def _publish_once(self, said: Publish) -> None:
-        self.generator.publish_once(said.stream, said.connection)
+        self.generator.publish_once(said.stream, said.writer)
 
     def _counts(self) -> dict[str, int]:
         stats = self.generator.stats()
@@ -254,14 +260,15 @@ class Process:
 
     def _finish(self) -> None:
         generator = self.generator
+        if len(self.marks) == 1:
+            self._window(False)  # it was ended in its midst
         histograms = {which: generator.counters(0, which) for which in ("hello", "resume")}
         window = {"bytes_in": self.bytes_to - self.bytes_from}
         for number in range(len(self.plan.streams)):
             histograms |= {f"{which} {number}": generator.counters(number, which) for which in KINDS}
             counts = generator.stream_stats(number)
-            for name in IN_WINDOW:
-                window[name] = window.get(name, 0) + counts[f"{name}_in_window"]
-            window["published"] = window.get("published", 0) + counts["sent_in_window"]
+            for name, count in IN_WINDOW.items() if len(self.marks) < 2 else ():
+                window[name] = window.get(name, 0) + counts[count]
         cores = self.cpu_s / self.window_s if self.window_s and self.cpu_s else 0.0
         self.channel.send(Result(self._counts(), window, histograms, cores, str(generator.stats()["last_words"])))
 

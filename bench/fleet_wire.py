@@ -13,7 +13,7 @@ import os
 import select
 import struct
 import time
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -100,10 +100,10 @@ class Storm(Message):
 
 
 class Publish(Message):
-    """One publish outside of the schedule, to the first target of a stream; one that nobody else writes in."""
+    """One publish outside of the schedule."""
 
     stream: int
-    connection: int
+    writer: int  # whose: its number in the stream of this process
 
 
 class Drain(Message):
@@ -159,9 +159,10 @@ class ChannelError(Exception):
 class Channel:
     """Two pipes' ends."""
 
-    def __init__(self, reading: int, writing: int, receives: type[ToChild] | type[FromChild]) -> None:
+    def __init__(self, reading: int, writing: int, receives: Any) -> None:
+        """`receives`: ToChild or FromChild."""
         self._reading, self._writing = reading, writing
-        self._decoder = msgspec.msgpack.Decoder(receives)
+        self._decoder: msgspec.msgpack.Decoder[ToChild | FromChild] = msgspec.msgpack.Decoder(receives)
         self._waiting = bytearray()
 
     def fileno(self) -> int:
@@ -202,6 +203,6 @@ class Channel:
         data = bytes(self._waiting[4 : 4 + size])
         del self._waiting[: 4 + size]
         try:
-            return self._decoder.decode(data)  # type: ignore[no-any-return]
+            return self._decoder.decode(data)
         except msgspec.DecodeError as error:
             raise ChannelError(f"no message: {error}") from None

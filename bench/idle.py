@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from bench import procfs
 from bench.driven import Driven, Started
 from bench.fleet import Moment
 
@@ -39,6 +40,14 @@ def _socket_buffers() -> int:
     return int(words[words.index("mem") + 1]) * PAGE_BYTES
 
 
+def _tracked() -> int:
+    """Connections that the firewall remembers; none where it tracks none."""
+    try:
+        return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
 def memory(driven: Driven) -> Memory:
     """Now."""
     user = driven.anonymous_bytes() if isinstance(driven, Started) else 0
@@ -50,10 +59,10 @@ class Watch:
 
     def __init__(self, driven: Driven) -> None:
         self._driven = driven
-        self._before = memory(driven)
+        self._before, self._tracked = memory(driven), _tracked()
 
-    def sessions(self, count: int) -> dict[str, float]:
-        """Per session, now that all are there."""
+    def sessions(self, count: int, clients: Sequence[int]) -> dict[str, float]:
+        """Per session, now that all are there. `clients`: processes of the generator."""
         now = memory(self._driven)
         if not now.user_bytes:
             return {}
@@ -65,6 +74,8 @@ class Watch:
             "session_kernel_bytes": slab + buffers,
             "session_kernel_slab_bytes": slab,
             "session_kernel_buffers_bytes": buffers,
+            "client_user_bytes": sum(found.anonymous_bytes for pid in clients if (found := procfs.memory(pid))) / count,
+            "tracked_connections": float(_tracked() - self._tracked),
             "server_user_bytes": float(now.user_bytes),
             "server_user_before_bytes": float(before.user_bytes),
         }

@@ -24,8 +24,8 @@ cdef class LoadPublishers(LoadSockets):
     cdef int _closed_loop(self, uint32_t k, uint64_t now) except -1 nogil
     cdef int _broadcast(self, uint32_t stream, uint64_t now) except -1 nogil
     # open loops
-    cdef double _factor(self, const Stream *s, uint64_t at_ns) noexcept nogil
-    cdef uint64_t _pause(self, const Stream *s, uint64_t at_ns) noexcept nogil
+    cdef uint64_t _after(self, const Stream *s, uint64_t at_ns, double ns) noexcept nogil
+    cdef double _pause(self, const Stream *s) noexcept nogil
     cdef int64_t _whose_turn(self, Stream *s, uint64_t now) noexcept nogil
     cdef int _arrange(self, Stream *s, uint64_t from_ns) noexcept nogil
     cdef void _sift(self, Stream *s, uint32_t at) noexcept nogil

@@ -8,7 +8,7 @@ leaves later with the time at which it was due.
 Invariants: a connection has at most 64 publishes unanswered; what is said again is said with the same counter and
 stamp. Cost: one frame and a share of one send a publish; pauses cost a heap's depth.
 """
-from libc.math cimport log
+from libc.math cimport log, sqrt
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy
@@ -22,7 +22,8 @@ from ext.loadsocket cimport L_LIVE, NO_STREAM, OUTPUT_BYTES, Connection, Slot
 cdef enum:
     TRIES_MAX = 256             # writers that are asked whether they may, before the stream waits
     LOOK_AGAIN_NS = 1000000     # a writer with pauses whose window is full is looked at again after that
-    STANDSTILL_NS = 10000000    # a profile that is 0 is looked at again after that
+
+cdef double FOREVER_NS = 1e17   # three years
 
 cdef const char *PING = b"\x81\xa2op\xa4ping"
 
@@ -156,37 +157,48 @@ cdef class LoadPublishers(LoadSockets):
 
     # ---- open loops -----------------------------------------------------------------------------------------------
 
-    cdef double _factor(self, const Stream *s, uint64_t at_ns) noexcept nogil:
-        """Of the rate at a moment: linear between the points of the profile, level outside."""
+    cdef uint64_t _after(self, const Stream *s, uint64_t at_ns, double ns) noexcept nogil:
+        """The moment at which so many nanoseconds of a rate without profile are over: the profile, linear between its
+        points and level outside, is integrated from here on."""
         cdef const Tables *t = s.tables
         cdef int64_t at = <int64_t>(at_ns - s.origin_ns)
         cdef uint32_t i = 0
+        cdef double from_factor, to_factor, area, length, slope
         if t == NULL or not t.profile:
-            return 1.0
+            return at_ns + <uint64_t>ns
         while i < t.profile and t.profile_ns[i] <= at:
             i += 1
-        if i == 0 or i == t.profile:
-            return t.profile_factor[i - 1 if i else 0]
-        return t.profile_factor[i - 1] + (t.profile_factor[i] - t.profile_factor[i - 1]) * (
-            <double>(at - t.profile_ns[i - 1]) / <double>(t.profile_ns[i] - t.profile_ns[i - 1]))
+        while True:
+            to_factor = t.profile_factor[i if i < t.profile else i - 1]
+            from_factor = to_factor
+            length, slope = <double>(t.profile_ns[i] - at) if i < t.profile else FOREVER_NS, 0.0
+            if 0 < i < t.profile:
+                slope = (to_factor - t.profile_factor[i - 1]) / <double>(t.profile_ns[i] - t.profile_ns[i - 1])
+                from_factor = to_factor - slope * length
+            area = length * (from_factor + to_factor) / 2
+            if area >= ns:
+                return s.origin_ns + <uint64_t>(
+                    at + <int64_t>(2 * ns / (from_factor + sqrt(max(from_factor * from_factor + 2 * slope * ns, 0.0)))))
+            if i == t.profile:
+                return s.origin_ns + <uint64_t>(at + <int64_t>FOREVER_NS)
+            ns -= area
+            at = t.profile_ns[i]
+            i += 1
 
-    cdef uint64_t _pause(self, const Stream *s, uint64_t at_ns) noexcept nogil:
-        """From an arrival to the next one, of the stream or, with pauses, of one writer."""
+    cdef double _pause(self, const Stream *s) noexcept nogil:
+        """Nanoseconds from an arrival to the next one, of the stream or, with pauses, of one writer."""
         cdef const Tables *t = s.tables
-        cdef double factor = self._factor(s, at_ns), share, pause
+        cdef double share
         cdef uint32_t i = 1
-        if factor < 1e-6:
-            return STANDSTILL_NS
         if s.arrivals == ARRIVE_EVEN:
-            return <uint64_t>(s.interval_ns / factor)
+            return s.interval_ns
         if s.arrivals != ARRIVE_PAUSES:
-            return <uint64_t>(-log(self._share()) * s.interval_ns / factor)
+            return -log(self._share()) * s.interval_ns
         share = self._share()
         while i + 1 < t.pauses and share > t.pause_share[i]:
             i += 1
-        pause = t.pause_ns[i - 1] + (t.pause_ns[i] - t.pause_ns[i - 1]) * (share - t.pause_share[i - 1]) / (
+        return 1 + t.pause_ns[i - 1] + (t.pause_ns[i] - t.pause_ns[i - 1]) * (share - t.pause_share[i - 1]) / (
             t.pause_share[i] - t.pause_share[i - 1])
-        return <uint64_t>(pause / factor) + 1
 
     cdef int64_t _whose_turn(self, Stream *s, uint64_t now) noexcept nogil:
         """The writer of what is due, -1 if nobody may now."""
@@ -219,11 +231,11 @@ cdef class LoadPublishers(LoadSockets):
             s.due_ns = <uint64_t>-1
             return 0
         if s.arrivals != ARRIVE_PAUSES:
-            s.due_ns += <uint64_t>(self._share() * s.interval_ns)
+            s.due_ns = self._after(s, from_ns, self._share() * s.interval_ns)
             return 0
         for i in range(s.writer_count):
             s.heap[i] = i
-            s.writers[i].due_ns = s.writers[i].look_ns = from_ns + <uint64_t>(self._share() * self._pause(s, from_ns))
+            s.writers[i].due_ns = s.writers[i].look_ns = self._after(s, from_ns, self._share() * self._pause(s))
         for i in range(s.writer_count // 2, 0, -1):
             self._sift(s, i - 1)
         s.due_ns = s.writers[s.heap[0]].look_ns
@@ -259,16 +271,15 @@ cdef class LoadPublishers(LoadSockets):
             w = &s.writers[writer]
             due = w.due_ns if s.arrivals == ARRIVE_PAUSES else s.due_ns
             could = max(due, w.look_ns if s.arrivals == ARRIVE_PAUSES else s.free_ns)
-            if self._factor(s, due) >= 1e-6:
-                self._publish(stream, <uint32_t>writer, s.per_send, due)
-                if self.count_from_ns <= due < self.count_to_ns:
-                    s.late_ns[hdr_at(now - could if now > could else 0)] += s.per_send
+            self._publish(stream, <uint32_t>writer, s.per_send, due)
+            if self.count_from_ns <= due < self.count_to_ns:
+                s.late_ns[hdr_at(now - could if now > could else 0)] += s.per_send
+            due = self._after(s, due, self._pause(s))
             if s.arrivals == ARRIVE_PAUSES:
-                w.due_ns = w.look_ns = due + self._pause(s, due)
+                w.due_ns = w.look_ns = due
                 self._sift(s, 0)
-                s.due_ns = s.writers[s.heap[0]].look_ns
-            else:
-                s.due_ns = due + self._pause(s, due)
+                due = s.writers[s.heap[0]].look_ns
+            s.due_ns = due
         return 0
 
     cdef int _ping(self, uint64_t now) except -1 nogil:

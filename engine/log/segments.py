@@ -31,6 +31,7 @@ from engine.log import format as fmt
 from engine.log.damage import Damage
 from engine.log.format import SegmentHeader
 from engine.log.structure import Broken, Pages
+from engine.private import FILE_MODE
 
 OPEN_MAX: Final = 64  # environments kept open beside those in use: four descriptors each
 READERS_MAX: Final = 1024
@@ -57,6 +58,7 @@ def open_environment(path: Path, *, write: bool, map_bytes: int = 0, create: boo
             map_size=map_bytes,
             readonly=not write,
             create=create,
+            mode=FILE_MODE,
             max_readers=READERS_MAX,
             max_spare_txns=SPARE_TRANSACTIONS,
             lib_version=fmt.LMDB_ENGINE,
@@ -64,6 +66,10 @@ def open_environment(path: Path, *, write: bool, map_bytes: int = 0, create: boo
     except lmdb.ReadonlyError as error:  # EACCES, EROFS: of the file, or of the lock file that even readers write
         raise not_permitted(f"segment {path}") from error
     except lmdb.Error as error:
+        if "already open in this process" in str(error):  # LMDB's locks are a process's: a second one would break them
+            raise EngineUnable(
+                f"segment {path} is open in this process already", hint="read over the engine's log.reader()"
+            ) from error
         raise LogDamaged(f"segment {path} can't be opened: {error}") from error
     if words := cut_off(env, path):
         env.close()

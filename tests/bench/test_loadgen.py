@@ -8,34 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
 import pytest
 
 from bench.clients import answered, command, create, fill_of, publish_template
 from ext.loadgen import LoadGenerator
-from tests.support import fake_gateway
 from tests.support.fake_gateway import FakeGateway
+from tests.support.wide_gateway import wide_gateway
 
 PAYLOAD = 97
 OPEN: list[LoadGenerator] = []  # closed before the server, which would complain
 
 
 @pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
-    """A naive gateway whose receipts have integers of eight bytes, as PROTOCOL.md says of msgpack."""
-    encode = fake_gateway.Session.encode
-
-    def wide(session: fake_gateway.Session, name: str, body: Any) -> bytes:
-        if name != "receipt":
-            return encode(session, name, body)
-        values = [
-            msgspec.msgpack.encode(value) if isinstance(value, str) else b"\xcf" + value.to_bytes(8, "big")
-            for value in body.values()
-        ]
-        return b"\x92\x02\x97" + b"".join(values)
-
-    monkeypatch.setattr(fake_gateway.Session, "encode", wide)
-    with FakeGateway() as server:
+def gateway() -> Iterator[FakeGateway]:
+    """A naive gateway; clients leave before it does."""
+    with wide_gateway() as server:
         yield server
         for generator in OPEN:
             generator.close()

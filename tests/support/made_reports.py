@@ -8,6 +8,7 @@ chart of one agrees with a chart of another.
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from bench.schema import (
     Tick,
 )
 
-DRAWN = 2_000  # latencies a tick; the counts of a real run are larger, their shape is the same
+DRAWN = 800  # latencies a tick; the counts of a real run are larger, their shape is the same
 MIB = 2**20
 
 
@@ -210,12 +211,14 @@ def report(kind: str = "run", **changes: Any) -> Report:
     return Report(**(values | changes))
 
 
+@cache
 def of_runs(count: int = 3, **changes: Any) -> Report:
     """Kind `run`."""
     runs = [run(seed, level_ms=1.0 + 0.05 * seed, **changes) for seed in range(1, count + 1)]
     return report("run", runs=runs, conclusions=["What limits it is the one thread that writes."])
 
 
+@cache
 def of_capacity() -> Report:
     """The knee at 24,000/s of an objective of 50 ms."""
     runs, points = [], []
@@ -248,6 +251,7 @@ def of_capacity() -> Report:
     return report("capacity", runs=runs, capacity=found)
 
 
+@cache
 def of_soak() -> Report:
     """Two hours: memory of a worker grows, all else is steady."""
     random = np.random.default_rng(5)
@@ -276,6 +280,7 @@ def of_soak() -> Report:
     return report("soak", runs=[run(3, window_s=240)], growth=growth)
 
 
+@cache
 def of_peers() -> Report:
     """Jobs on five systems, two of which aren't there for some."""
     rows = []
@@ -318,6 +323,7 @@ def of_peers() -> Report:
     return report("peers", name="peers", title="The same jobs on what one would pick instead", peers=rows)
 
 
+@cache
 def of_measures() -> Report:
     """Rows beside their limit and target."""
     return report(

@@ -321,6 +321,11 @@ def _compare(report: Report) -> list[Line]:
     return rows
 
 
+def _plan(report: Report) -> list[Line]:
+    """What its author would read out."""
+    return [("plan" if not number else "", words) for number, words in enumerate(report.conclusions)]
+
+
 BODIES: Final = {
     "run": _run,
     "capacity": _capacity,
@@ -328,4 +333,5 @@ BODIES: Final = {
     "peers": _peers,
     "compare": _compare,
     "measure": _measures,
+    "plan": _plan,
 }

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from bench import findings, wording
-from bench.pages import bars, curves, markup, times
+from bench.pages import bars, curves, markup, planned, times
 from bench.pages.drawing import Chart
 from bench.schema import Comparison, PeerRow, Report, Run
 
@@ -36,7 +36,9 @@ def sections(report: Report) -> Iterator[str]:
         yield _growth(report)
     if report.peers:
         yield _peers(report.peers)
-    if report.measures:
+    if report.plan is not None:
+        yield from planned.sections(report.plan)
+    elif report.measures:
         yield _measures(report)
     if report.runs:
         yield from _runs(report)

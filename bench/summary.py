@@ -263,7 +263,7 @@ def _soak(report: Report) -> list[Line]:
         )
         found.append(
             (
-                "grows" if growth.grows else "holds",
+                findings.growth_verdict(growth),
                 f"{growth.name}: {wording.quantity(growth.per_hour, growth.unit)} an hour{limit}",
             )
         )

@@ -218,7 +218,7 @@ def _growth(report: Report) -> str:
     rows = [
         [
             one.name,
-            "grows" if one.grows else "holds",
+            findings.growth_verdict(one),
             f"{wording.quantity(one.per_hour, one.unit)} an hour",
             "" if one.limit_per_hour is None else f"{wording.quantity(one.limit_per_hour, one.unit)} an hour",
             len(one.samples),

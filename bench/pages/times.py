@@ -47,6 +47,7 @@ STEPS_S: Final = (
 )
 LABELS_MAX: Final = 14  # of lines; of more processes the busiest are labelled
 RATES_DRAWN: Final = 3
+DARKEST_BY_LIGHTEST: Final = 300  # of the heat map: what is rarer is as light as the lightest
 HEAT: Final = LinearSegmentedColormap.from_list("heat", ["#e3eefa", "#9cc7e8", "#3f8fc5", "#0b5a9e", "#08264d"])
 
 
@@ -241,7 +242,7 @@ def heat_map(name: str, run: Run) -> Chart | None:
         origin="lower",
         interpolation="none",
         cmap=HEAT,
-        norm=LogNorm(1, max(float(counts.max()), 10.0)),
+        norm=LogNorm(max(float(counts.max()) / DARKEST_BY_LIGHTEST, 1.0), max(float(counts.max()), 10.0)),
         extent=(found.at_s[-1] - found.step_s * len(found.at_s), found.at_s[-1], low, high),
         zorder=2,
     )

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from bench import wording
-from bench.schema import Comparison, Latency, Process, Report, Run
+from bench.schema import Comparison, Growth, Latency, Process, Report, Run
 
 LOAD_SHARE_MAX: Final = 0.25  # of the cores, before the start; more is somebody else's work
 OTHERS_SHARE_MAX: Final = 0.1  # of the cores, during a run, by nobody who took part
 STEAL_CORES_MAX: Final = 0.05
 SPREAD_MAX: Final = 0.15  # (highest − lowest) / median of a rate over runs
+REACHED_MAX: Final = 1.1
 REACHED_MIN: Final = 0.98  # of the rate that was offered
 WINDOW_S_MIN: Final = 5.0
 CLIENT_ROLES: Final = ("generator",)
@@ -84,6 +85,11 @@ def servers(run: Run) -> list[Process]:
     return [process for process in run.processes if process.role not in CLIENT_ROLES]
 
 
+def growth_verdict(growth: Growth) -> str:
+    """As the soak has judged it; reports of before it did say only whether it grows."""
+    return growth.verdict or ("grows" if growth.grows else "steady")
+
+
 def _faults(runs: list[Run]) -> Iterator[Remark]:
     sums: dict[str, int] = {}
     for run in runs:
@@ -123,6 +129,9 @@ def _of_run(run: Run, cores: int, *, search: bool) -> Iterator[_Seen]:
     if run.offered_per_s and published is not None and published < run.offered_per_s * REACHED_MIN:
         both = f"{wording.rate(run.offered_per_s)} were offered and {wording.rate(published)} published"
         yield _Seen("reached", -published, f"{both}: the rest was refused, or waited.")
+    if run.offered_per_s and published is not None and published > run.offered_per_s * REACHED_MAX:
+        both = f"{wording.rate(run.offered_per_s)} were to be offered and {wording.rate(published)} were"
+        yield _Seen("beyond", published, f"{both}: the arrivals of this window were not those of the workload.")
     if run.window_s < WINDOW_S_MIN:
         lasted = wording.duration(run.window_s)
         yield _Seen("short", -run.window_s, f"The window of {lasted} is too short to judge speed by.")
@@ -140,6 +149,10 @@ def _of_runs(report: Report) -> Iterator[Remark]:
         if len(runs) > 1 and len(alike) < len(runs):
             text = f"{_runs_named([number for number, _ in alike], len(runs))}: {text}"
         yield Remark("caution", text)
+    if gaps := sum(run.counts.get("gaps", 0) for run in runs):
+        yield Remark(
+            "note", f"{wording.count(gaps)} gaps were told to sessions: what is in them is fetched, not pushed."
+        )
     if report.kind != "run":
         return
     if len(runs) == 1:

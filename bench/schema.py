@@ -43,7 +43,7 @@ class Latency(Struct, frozen=True, kw_only=True):
 
 
 class Tick(Struct, frozen=True, kw_only=True):
-    """One second of a run, warm-up and drain included; `at_s` 0 is where the measured window begins."""
+    """A second of a run, warm-up and drain included; `at_s` is its end, 0 is where the measured window begins."""
 
     at_s: float
     rates_per_s: dict[str, float]  # published, receipts, refused, deliveries, connects, resumes, bytes_in
@@ -174,6 +174,93 @@ class Growth(Struct, frozen=True, kw_only=True):
     verdict: str = ""  # grows, steady, can't tell (too little was seen), shown (it has no limit)
 
 
+class PlanFigure(Struct, frozen=True):
+    """One figure of a machine that a plan was made from."""
+
+    name: str
+    value: float
+    unit: str
+    low: float
+    high: float
+    runs: int
+    source: str
+    note: str = ""
+
+
+class PlanAssumption(Struct, frozen=True):
+    """One assumption of a plan, and what moving it within its plausible range does."""
+
+    name: str
+    value: float
+    unit: str
+    meaning: str
+    source: str
+    low: float
+    high: float
+    nodes_low: int | None = None  # None: there is no plan at that value
+    nodes_high: int | None = None
+    p99_low_ms: float | None = None  # of the nodes of the plan itself; None: they don't carry it
+    p99_high_ms: float | None = None
+
+
+class PlanLine(Struct, frozen=True):
+    """One step of a plan."""
+
+    section: str
+    name: str
+    formula: str
+    inputs: dict[str, float]
+    value: float | None  # None: it has no end
+    unit: str
+
+
+class PlanLoad(Struct, frozen=True):
+    """The model at one load of the planned nodes; None: it isn't carried."""
+
+    load: float  # of the peak
+    lost: bool  # a zone is lost
+    busy: float
+    p50_ms: float | None
+    p99_ms: float | None
+    p999_ms: float | None
+
+
+class PlanCheck(Struct, frozen=True):
+    """One figure of the model beside the simulation's."""
+
+    scenario: str
+    name: str
+    unit: str
+    model: float | None  # None: there it has no end
+    simulated: float | None  # None: there was nothing to count
+    agrees: bool
+    note: str = ""
+
+
+class PlanMinute(Struct, frozen=True):
+    """A minute of the simulated day."""
+
+    minute: int  # from the peak
+    events_per_s: float
+    busy_mean: float
+    busy_max: float  # of the busiest worker
+    p99_ms: float | None  # of the model at this rate
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """A plan of machines: what it was made from, each step, and what checks it."""
+
+    assumptions: list[PlanAssumption]
+    figures: list[PlanFigure]
+    lines: list[PlanLine]
+    nodes: int
+    needed: int
+    bound_by: str
+    loads: list[PlanLoad] = field(default_factory=list)
+    checks: list[PlanCheck] = field(default_factory=list)
+    day: list[PlanMinute] = field(default_factory=list)
+
+
 class Side(Struct, frozen=True, kw_only=True):
     """One of the two that were compared."""
 
@@ -240,7 +327,7 @@ class Report(Struct, frozen=True, kw_only=True):
     """All of it."""
 
     schema: str = SCHEMA
-    kind: str  # run, capacity, soak, peers, compare, measure
+    kind: str  # run, capacity, soak, peers, compare, measure, plan
     name: str  # of the workload or the measurement
     title: str
     partial: bool = False
@@ -257,6 +344,7 @@ class Report(Struct, frozen=True, kw_only=True):
     capacity: Capacity | None = None
     peers: list[PeerRow] = field(default_factory=list)
     growth: list[Growth] = field(default_factory=list)
+    plan: Plan | None = None
     comparison: Comparison | None = None
     conclusions: list[str] = field(default_factory=list)  # for people, one sentence each
 

@@ -292,7 +292,7 @@ def _soak(report: Report) -> list[Line]:
         )
         found.append(
             (
-                "grows" if growth.grows else "holds",
+                findings.growth_verdict(growth),
                 f"{growth.name}: {wording.quantity(growth.per_hour, growth.unit)} an hour{limit}",
             )
         )
@@ -350,6 +350,11 @@ def _compare(report: Report) -> list[Line]:
     return rows
 
 
+def _plan(report: Report) -> list[Line]:
+    """What its author would read out."""
+    return [("plan" if not number else "", words) for number, words in enumerate(report.conclusions)]
+
+
 BODIES: Final = {
     "run": _run,
     "capacity": _capacity,
@@ -357,4 +362,5 @@ BODIES: Final = {
     "peers": _peers,
     "compare": _compare,
     "measure": _measures,
+    "plan": _plan,
 }

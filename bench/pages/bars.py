@@ -27,7 +27,7 @@ NAMES: Final = 176.0  # points for the names at the left
 TEXT_MAX: Final = 34  # characters of a small line below a name
 
 
-def _rows(count: int, title: str, right: float, names: float = NAMES, row: float = ROW) -> tuple[Figure, Axes]:
+def row_axes(count: int, title: str, right: float, names: float = NAMES, row: float = ROW) -> tuple[Figure, Axes]:
     """Axes for so many rows, from the top down."""
     figure, (axes,) = drawing.panels([row * count], right=right)
     x, y, width, height = drawing.place_of(axes)
@@ -41,7 +41,7 @@ def _rows(count: int, title: str, right: float, names: float = NAMES, row: float
     return figure, axes
 
 
-def _named(axes: Axes, row: int, name: str, small: str, colour: str = INK, *, bold: bool = False) -> None:
+def named(axes: Axes, row: int, name: str, small: str, colour: str = INK, *, bold: bool = False) -> None:
     if len(small) > TEXT_MAX:
         small = small[: TEXT_MAX - 1] + "…"
     for text, up, size, shade in ((name, 5.5 if small else 0.0, 8.5, colour), (small, -5.5, 7.2, GRAY)):
@@ -68,7 +68,7 @@ def peers(name: str, job: str, rows: Sequence[PeerRow]) -> Chart | None:
     missing = [row for row in rows if not row.runs]
     values = [value for row in there for value in row.runs if value > 0] or [1.0]
     log = max(values) / min(values) > LOG_FROM
-    figure, axes = _rows(len(there) + len(missing), f"{job}, {unit}", right=18)
+    figure, axes = row_axes(len(there) + len(missing), f"{job}, {unit}", right=18)
     if log:
         drawing.log_numbers(axes, min(values), max(values), unit)
     else:
@@ -90,9 +90,9 @@ def peers(name: str, job: str, rows: Sequence[PeerRow]) -> Chart | None:
             wording.quantity(middle, unit), (max(row.runs), place), xytext=(7, 0), textcoords="offset points",
             va="center", fontweight="bold" if ours else "normal",
         )  # fmt: skip
-        _named(axes, place, f"{row.system} {row.version}".strip(), row.durability, bold=ours)
+        named(axes, place, f"{row.system} {row.version}".strip(), row.durability, bold=ours)
     for place, row in enumerate(missing, len(there)):
-        _named(axes, place, row.system, "", GRAY)
+        named(axes, place, row.system, "", GRAY)
         axes.annotate(
             plain(row.missing), (0, place), xycoords=("axes fraction", "data"), xytext=(4, 0),
             textcoords="offset points", va="center", color=GRAY, fontstyle="italic", annotation_clip=False,
@@ -109,7 +109,7 @@ def measures(name: str, found: Sequence[Measure]) -> Chart | None:
     limited = [measure for measure in found if measure.limit]
     if not limited:
         return None
-    figure, axes = _rows(len(limited), "Share of the bare machine's limit, of the same run", right=90, names=230)
+    figure, axes = row_axes(len(limited), "Share of the bare machine's limit, of the same run", right=90, names=230)
     for place, measure in enumerate(limited):
         assert measure.limit
         shares = [value / measure.limit for value in measure.runs] or [measure.value / measure.limit]
@@ -123,7 +123,7 @@ def measures(name: str, found: Sequence[Measure]) -> Chart | None:
             words += f"  target {target:.2f}"
         axes.annotate(words, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0),
                       textcoords="offset points", va="center", annotation_clip=False)  # fmt: skip
-        _named(axes, place, measure.name, measure.durability)
+        named(axes, place, measure.name, measure.durability)
     high = max(
         max([*measure.runs, measure.value, measure.target or 0.0]) / (measure.limit or 1.0) for measure in limited
     )
@@ -143,7 +143,7 @@ def comparison(name: str, found: Comparison) -> Chart | None:
     shown = [one for one in found.differences if one.a and one.b and statistics.median(one.a) > 0]
     if not shown:
         return None
-    figure, axes = _rows(len(shown), "Every run, divided by the median of A", right=128, row=42)
+    figure, axes = row_axes(len(shown), "Every run, divided by the median of A", right=128, row=42)
     ends = [1 - found.threshold_share * 2, 1 + found.threshold_share * 2]
     colours = {"faster": GREEN, "slower": VERMILLION}
     for place, one in enumerate(shown):
@@ -157,7 +157,7 @@ def comparison(name: str, found: Comparison) -> Chart | None:
         if one.ratio_low is not None and one.ratio_high is not None:
             axes.plot([one.ratio_low, one.ratio_high], [place + 0.26] * 2, color=colour, lw=2.2)
             ends += [one.ratio_low, one.ratio_high]
-        _named(axes, place, one.name, f"{one.better} is better")
+        named(axes, place, one.name, f"{one.better} is better")
         sure = "" if one.ratio_low is None or one.ratio_high is None else f"{one.ratio_low:.3f} to {one.ratio_high:.3f}"
         for text, up, bold in ((f"{one.verdict}  {one.ratio:.3f}", 6, True), (sure, -6, False)):
             axes.annotate(

@@ -23,6 +23,7 @@ from bench.schema import Capacity, Growth, Latency, ReportError, Run
 
 CURVE_POINTS_MAX: Final = 250
 DISTRIBUTIONS_DRAWN: Final = 4
+DRAWN_FIRST: Final = ("deliver", "receipt", "resume", "refused")
 
 
 def quantiles(latency: Latency, where: str) -> tuple[Any, Any]:
@@ -44,7 +45,8 @@ def quantiles(latency: Latency, where: str) -> tuple[Any, Any]:
 
 def percentiles(name: str, runs: Sequence[Run], objective_ms: float | None = None) -> Chart | None:
     """All runs, each distribution in its colour."""
-    named = [one for one in findings.latencies(list(runs)) if one != "late"][:DISTRIBUTIONS_DRAWN]
+    there = findings.latencies(list(runs))
+    named = [one for one in there if one in DRAWN_FIRST] or there[:DISTRIBUTIONS_DRAWN]
     curves = [
         (kind, *quantiles(run.latencies[kind], f"run {number}, {kind}"))
         for kind in named
@@ -187,7 +189,7 @@ def growth(name: str, found: Growth) -> Chart | None:
     drawing.in_unit(axes, found.unit, most=3)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} {unit}"))
     axes.set_title(plain(found.name))
-    text = f"{'Grows' if found.grows else 'Holds'}: {slope_text(found)}"
+    text = f"{findings.growth_verdict(found).capitalize()}: {slope_text(found)}"
     return Chart(drawing.svg_of(figure, name, f"{found.name} over time. {text}."), f"{text}.")
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from bench import findings, wording
 from bench.findings import Headline
 from bench.pages.bars import OURS, lower_is_better
+from bench.plan import show
 from bench.schema import Report, Run
 
 MOST: Final = 6
@@ -27,6 +28,8 @@ def headlines(report: Report) -> list[Headline]:
             found = _peers(report)
         case "compare":
             found = _comparison(report)
+        case "plan":
+            found = _plan(report)
         case _:
             found = _runs(report.runs) or _measures(report)
     return found[:MOST]
@@ -110,6 +113,21 @@ def _measures(report: Report) -> list[Headline]:
         detail = "" if not measure.limit else f"{measure.value / measure.limit:.2f} of the bare limit"
         found.append(Headline(measure.name, wording.quantity(measure.value, measure.unit), detail))
     return found
+
+
+def _plan(report: Report) -> list[Headline]:
+    if report.plan is None:
+        return []
+    figures = dict(show.short(report.plan))
+    wanted = (
+        ("nodes", f"{report.plan.needed} carry the peak; most is asked for by {report.plan.bound_by}"),
+        ("publishes at the peak", f"in {figures.get('shards', '')}"),
+        ("deliveries at the peak", ""),
+        ("sessions at the peak", ""),
+        ("delivery p99", f"{figures.get('p99, one zone lost', '')} with a zone lost"),
+        ("disk of a node", ""),
+    )
+    return [Headline(name.capitalize(), figures[name], detail) for name, detail in wanted if name in figures]
 
 
 def _comparison(report: Report) -> list[Headline]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from bench import findings, wording
-from bench.pages import bars, curves, markup, times
+from bench.pages import bars, curves, markup, planned, times
 from bench.pages.drawing import Chart
 from bench.schema import Comparison, PeerRow, Report, Run
 
@@ -36,7 +36,9 @@ def sections(report: Report) -> Iterator[str]:
         yield _growth(report)
     if report.peers:
         yield _peers(report.peers)
-    if report.measures:
+    if report.plan is not None:
+        yield from planned.sections(report.plan)
+    elif report.measures:
         yield _measures(report)
     if report.runs:
         yield from _runs(report)
@@ -184,9 +186,9 @@ def _resource_table(run: Run) -> str:
         [wording.title_of(name), wording.quantity(value, wording.unit_of(name))]
         for name, value in run.resources.items()
     ]
-    if run.saturated:
-        rows.append(["limit", run.saturated])
-    return f"<h3>Machine, disk and network, in the window</h3>{markup.table(['', ''], rows)}" if rows else ""
+    if not rows:
+        return ""
+    return f"<h3>Machine, disk and network, in the window</h3>{markup.table(['what', 'mean'], rows)}"
 
 
 # --- the other kinds --------------------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@ def _growth(report: Report) -> str:
     rows = [
         [
             one.name,
-            "grows" if one.grows else "holds",
+            findings.growth_verdict(one),
             f"{wording.quantity(one.per_hour, one.unit)} an hour",
             "" if one.limit_per_hour is None else f"{wording.quantity(one.limit_per_hour, one.unit)} an hour",
             len(one.samples),
@@ -299,8 +301,11 @@ def _comparison(found: Comparison) -> str:
             ]
         )
     head = ["measure", "verdict", "median A", "median B", "B/A", "95 % interval", "p, corrected", "runs", "note"]
-    sides = [[name, side.name, side.commit, side.started] for name, side in (("A", found.a), ("B", found.b))]
+    sides = [
+        [name, side.name, side.commit, side.started, ", ".join(str(run + 1) for run in side.runs)]
+        for name, side in (("A", found.a), ("B", found.b))
+    ]
     about = "Runs took turns, A B B A …, so that drift of the machine meets both." if found.interleaved else ""
     body = _drawn(bars.comparison("sides", found)) + markup.table(head, rows, numbers=range(2, 8))
-    body += markup.table(["side", "what", "commit", "measured"], sides, numbers=range(0))
+    body += markup.table(["side", "what", "commit", "measured", "runs"], sides, numbers=range(0))
     return markup.section("comparison", "A beside B", body, about)

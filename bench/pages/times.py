@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
@@ -44,8 +45,9 @@ STEPS_S: Final = (
     28_800,
     86_400,
 )
-ROLES_LABELLED_MAX: Final = 8  # more processes of a role than these are drawn and labelled as one band
+LABELS_MAX: Final = 14  # of lines; of more processes the busiest are labelled
 RATES_DRAWN: Final = 3
+DARKEST_BY_LIGHTEST: Final = 300  # of the heat map: what is rarer is as light as the lightest
 HEAT: Final = LinearSegmentedColormap.from_list("heat", ["#e3eefa", "#9cc7e8", "#3f8fc5", "#0b5a9e", "#08264d"])
 
 
@@ -63,13 +65,13 @@ class Columns(NamedTuple):
 
 def columns(run: Run) -> Columns:
     """At most COLUMNS_MAX of them; nan where nothing was delivered."""
-    ticks = sorted(run.ticks, key=lambda tick: tick.at_s)
+    ticks = _whole(sorted(run.ticks, key=lambda tick: tick.at_s))
     each = -(-len(ticks) // COLUMNS_MAX) or 1
     groups = [ticks[first : first + each] for first in range(0, len(ticks), each)]
     names = sorted({name for tick in ticks for name in tick.rates_per_s})
     step = (ticks[-1].at_s - ticks[0].at_s) / (len(ticks) - 1) if len(ticks) > 1 else 1.0
     return Columns(
-        at_s=[group[0].at_s for group in groups],
+        at_s=[group[-1].at_s for group in groups],
         step_s=step * each,
         rates={name: [_mean(tick.rates_per_s.get(name, 0.0) for tick in group) for group in groups] for name in names},
         p50_ms=[_median(tick.p50_ms for tick in group) for group in groups],
@@ -77,6 +79,15 @@ def columns(run: Run) -> Columns:
         max_ms=[_highest(tick.max_ms for tick in group) for group in groups],
         heat=[_summed(group) for group in groups],
     )
+
+
+def _whole(ticks: list[Tick]) -> list[Tick]:
+    """The last one is shorter than the others where a run ended within it: what was in it goes to the one before."""
+    if len(ticks) < 3 or ticks[-1].at_s - ticks[-2].at_s > (ticks[-2].at_s - ticks[0].at_s) / (len(ticks) - 2) / 2:
+        return ticks
+    longest = max(ticks[-2].max_ms or 0.0, ticks[-1].max_ms or 0.0) or None
+    joined = msgspec.structs.replace(ticks[-2], heat=list(_summed(ticks[-2:]).items()), max_ms=longest)
+    return [*ticks[:-2], joined]
 
 
 def _mean(values: Any) -> float:
@@ -103,7 +114,7 @@ def _summed(ticks: Sequence[Tick]) -> dict[int, int]:
 def span(run: Run) -> tuple[float, float]:
     """First and last second that charts of this run show."""
     moments = [tick.at_s for tick in run.ticks]
-    return min([-run.warmup_s, *moments]), max([run.window_s + run.drain_s, *(moment + 1 for moment in moments)])
+    return min([-run.warmup_s, *moments]), max([run.window_s + run.drain_s, *moments])
 
 
 def over_time(axes: Axes, run: Run, *, last: bool = True) -> None:
@@ -203,12 +214,12 @@ def latency(name: str, run: Run, others: Sequence[Run]) -> Chart | None:
     axes.set_title("Latency of deliveries, from the intended send time")
     drawing.end_labels(axes, labels)
     worst = max(zip(found.max_ms, found.at_s, strict=True), key=lambda one: one[0] if np.isfinite(one[0]) else 0.0)
-    text = f"p50, p99 and longest latency over time; the longest was {wording.ms(worst[0])} at {worst[1]:g} s."
+    said = f"he longest was {wording.ms(worst[0])}, at {wording.number(round(worst[1], 1))} s."
+    text = f"p50, p99 and longest latency over time; t{said}"
     behind = f"Gray lines: p99 of the other {'run' if len(others) == 1 else 'runs'}. " if others else ""
     return Chart(
         drawing.svg_of(figure, name, text),
-        f"Log scale; of each {_each(found)}, at the right of the window. {behind}"
-        f"The longest was {wording.ms(worst[0])}, at {worst[1]:g} s.",
+        f"Log scale; of each {_each(found)}, at the right of the window. {behind}T{said}",
     )
 
 
@@ -231,8 +242,8 @@ def heat_map(name: str, run: Run) -> Chart | None:
         origin="lower",
         interpolation="none",
         cmap=HEAT,
-        norm=LogNorm(1, max(float(counts.max()), 10.0)),
-        extent=(found.at_s[0], found.at_s[-1] + found.step_s, low, high),
+        norm=LogNorm(max(float(counts.max()) / DARKEST_BY_LIGHTEST, 1.0), max(float(counts.max()), 10.0)),
+        extent=(found.at_s[-1] - found.step_s * len(found.at_s), found.at_s[-1], low, high),
         zorder=2,
     )
     over_time(axes, run)
@@ -286,7 +297,8 @@ def processes(name: str, run: Run) -> Chart | None:
     colours = _colours(sorted(joined), clients)
     figure, (above, below) = drawing.panels([150, 130], gap=40)
     labels: tuple[list[tuple[float, str, str]], list[tuple[float, str, str]]] = ([], [])
-    for line, members in sorted(joined.items()):
+    busy = sorted(joined.items(), key=lambda one: -one[1][-1].cpu_cores_mean)
+    for line, members in busy:
         colour, dash = colours[line]
         for member in members:
             samples = member.samples[:: -(-len(member.samples) // COLUMNS_MAX)]
@@ -306,12 +318,16 @@ def processes(name: str, run: Run) -> Chart | None:
     drawing.in_unit(below, "bytes", most=4)
     above.set_title("CPU, cores of each process (right: mean of the window)")
     below.set_title("Resident memory of each process (right: most)")
-    drawing.end_labels(above, labels[0][: 2 * ROLES_LABELLED_MAX])
-    drawing.end_labels(below, labels[1][: 2 * ROLES_LABELLED_MAX])
+    drawing.end_labels(above, labels[0][:LABELS_MAX])
+    drawing.end_labels(below, labels[1][:LABELS_MAX])
     busiest = max(run.processes, key=lambda process: process.cpu_cores_mean)
     text = f"CPU and memory of {len(joined)} processes over time; the busiest was {busiest.name} with"
     return Chart(
         drawing.svg_of(figure, name, f"{text} {busiest.cpu_cores_mean:.2f} cores."),
         "1 core is one core busy all the time; a thread can't use more. Dashed gray: the load generators."
-        " A gap in a line is a process that was started again.",
+        " A gap in a line is a process that was started again." + _unlabelled(len(joined)),
     )
+
+
+def _unlabelled(lines: int) -> str:
+    return f" Of {lines} processes the {LABELS_MAX} busiest are labelled." if lines > LABELS_MAX else ""

@@ -42,9 +42,11 @@ MIB = 2**20
 def latency(values_ms: Any) -> Latency:
     """A distribution of given values."""
     histogram = HdrHistogram(schema.HISTOGRAM_LOWEST_NS, schema.HISTOGRAM_HIGHEST_NS, schema.HISTOGRAM_DIGITS)
-    whole, counts = np.unique(np.maximum(np.asarray(values_ms) * 1e3, 1).astype(int), return_counts=True)
-    for us, count in zip(whole.tolist(), counts.tolist(), strict=True):
-        histogram.record_value(us * 1_000, count)
+    us = np.maximum(np.asarray(values_ms) * 1e3, 1)
+    digit = 10 ** (np.floor(np.log10(us)) - 2)  # the third, which is as fine as a histogram
+    whole, counts = np.unique((np.round(us / digit) * digit).astype(int), return_counts=True)
+    for value, count in zip(whole.tolist(), counts.tolist(), strict=True):
+        histogram.record_value(value * 1_000, count)
     quantiles = {
         name: histogram.get_value_at_percentile(percent) / 1e6
         for name, percent in (("p50", 50), ("p90", 90), ("p99", 99), ("p999", 99.9), ("p9999", 99.99))
@@ -84,7 +86,7 @@ def run(
             rate *= 1.4
         ticks.append(
             Tick(
-                at_s=float(second),
+                at_s=float(second + 1),
                 rates_per_s={
                     "published": rate,
                     "receipts": rate * (1 + 0.001 * random.standard_normal()),
@@ -100,7 +102,7 @@ def run(
         if 0 <= second < window_s:
             all_ms.append(values)
     every = np.concatenate(all_ms)
-    inside = [tick for tick in ticks if 0 <= tick.at_s < window_s]
+    inside = [tick for tick in ticks if 0 < tick.at_s <= window_s]
     rates = {name: float(np.mean([tick.rates_per_s[name] for tick in inside])) for name in inside[0].rates_per_s}
     fields: dict[str, Any] = {
         "started": "2026-11-25T17:00:00Z",

@@ -46,6 +46,8 @@ def capacity(
     folder: Annotated[Path | None, Parameter(help="where to write while measuring; on the disk that is judged")] = None,
     target: Annotated[str | None, Parameter(help="a server of one's own, ws://HOST:PORT/v1")] = None,
     token_key: Annotated[Path | None, Parameter(help="with --target: private key (PEM) of its tokens")] = None,
+    token_key_name: Annotated[str, Parameter(help="kid of that key, if its server knows it by one")] = "",
+    audience: Annotated[str, Parameter(help="aud of those tokens")] = "gonets",
     report: Annotated[
         Path | None, Parameter(help="JSON to write, HTML beside it; none: named by the time, here")
     ] = None,
@@ -59,7 +61,14 @@ def capacity(
         )
         searchable(wanted)
         options = drive.Options(
-            workers=workers, generators=generators, folder=folder, target=target, token_key=token_key, tls=tls
+            workers=workers,
+            generators=generators,
+            folder=folder,
+            target=target,
+            token_key=token_key,
+            token_key_name=token_key_name,
+            audience=audience,
+            tls=tls,
         )
         reporting = Reporting("capacity", wanted, report, folder or Path.cwd(), as_json)
     except (WorkloadError, BenchError, ReportPathError) as error:

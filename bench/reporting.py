@@ -41,7 +41,10 @@ class Reporting:
     """One command's report."""
 
     def __init__(self, kind: str, workload: Workload, path: Path | None, folder: Path, as_json: bool) -> None:
-        """`path`: of the report, or none: one with the time in its name, here. Raises ReportPathError."""
+        """`path`: of the report, or none: one with the time in its name, here; `folder`: where the measuring writes.
+        Raises ReportPathError."""
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ReportPathError(f"--folder {str(folder)!r}: no directory that can be written to; name another")
         now = datetime.datetime.now(datetime.UTC)
         self.path = path or Path(f"gonets-bench-{kind}-{workload.name}-{now:%Y%m%dT%H%M%SZ}.json")
         parent = self.path.parent

@@ -143,6 +143,7 @@ def test_a_search_that_is_cut_short_keeps_what_it_has(
         (("capacity", "dialogs", "--confirmations", "1"), "--confirmations 1: must be 3 to 50"),
         (("capacity", "dialogs", "--rate-per-s", "1e9"), "must be a number >= 0 and <= 10,000,000"),
         (("capacity", "dialogs", "--report", "no/such/place.json"), "there is no directory no/such"),
+        (("soak", "dialogs", "--folder", "no-such"), "--folder 'no-such': no directory that can be written to"),
         (("soak", "dialogs", "--hours", "0"), "--hours 0: must be more than 0 and at most 720"),
         (("soak", "read"), "nothing to soak"),
     ],

@@ -38,11 +38,12 @@ app.command(
 )
 app.command("bench.micro.run:micro", name="micro", help="Nanoseconds an operation of the native parts.")
 app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
+app.command("bench.capacity:capacity", name="capacity", help="The highest rate of a load that meets an objective.")
+app.command("bench.soak:soak", name="soak", help="A load for hours, and what of the server grows.")
 app.command("bench.run:run", name="run", help="A workload against a server, by native clients in several processes.")
-app.command("bench.workload_list:workloads", name="workloads", help="The named loads; one of them as TOML.")
 app.command("bench.plan.costs:costs", name="costs", help="CPU and memory of each operation, for the plan.")
 app.command("bench.plan.run:plan", name="plan", help="From measured figures to the machines of a nation.")
-
+app.command("bench.workload_list:workloads", name="workloads", help="The named loads; one of them as TOML.")
 app.command("bench.compare:compare", name="compare", help="Two reports or two git refs: faster, slower, can't tell.")
 app.command("bench.redraw:report", name="report", help="A report that was written before: shown, and its page drawn.")
 

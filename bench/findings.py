@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from bench import wording
-from bench.schema import Comparison, Latency, Process, Report, Run
+from bench.schema import Comparison, Growth, Latency, Process, Report, Run
 
 LOAD_SHARE_MAX: Final = 0.25  # of the cores, before the start; more is somebody else's work
 OTHERS_SHARE_MAX: Final = 0.1  # of the cores, during a run, by nobody who took part
@@ -85,6 +85,11 @@ def servers(run: Run) -> list[Process]:
     return [process for process in run.processes if process.role not in CLIENT_ROLES]
 
 
+def growth_verdict(growth: Growth) -> str:
+    """As the soak has judged it; reports of before it did say only whether it grows."""
+    return growth.verdict or ("grows" if growth.grows else "steady")
+
+
 def _faults(runs: list[Run]) -> Iterator[Remark]:
     sums: dict[str, int] = {}
     for run in runs:
@@ -144,6 +149,10 @@ def _of_runs(report: Report) -> Iterator[Remark]:
         if len(runs) > 1 and len(alike) < len(runs):
             text = f"{_runs_named([number for number, _ in alike], len(runs))}: {text}"
         yield Remark("caution", text)
+    if gaps := sum(run.counts.get("gaps", 0) for run in runs):
+        yield Remark(
+            "note", f"{wording.count(gaps)} gaps were told to sessions: what is in them is fetched, not pushed."
+        )
     if report.kind != "run":
         return
     if len(runs) == 1:

@@ -41,7 +41,10 @@ class Reporting:
     """One command's report."""
 
     def __init__(self, kind: str, workload: Workload, path: Path | None, folder: Path, as_json: bool) -> None:
-        """`path`: of the report, or none: one with the time in its name, here. Raises ReportPathError."""
+        """`path`: of the report, or none: one with the time in its name, here; `folder`: where the measuring writes.
+        Raises ReportPathError."""
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ReportPathError(f"--folder {str(folder)!r}: no directory that can be written to; name another")
         now = datetime.datetime.now(datetime.UTC)
         self.path = path or Path(f"gonets-bench-{kind}-{workload.name}-{now:%Y%m%dT%H%M%SZ}.json")
         parent = self.path.parent
@@ -84,7 +87,8 @@ class Reporting:
         except KeyboardInterrupt:
             reason, status = INTERRUPTED, STATUS_OF_INTERRUPT
         except EXPECTED as error:
-            reason, status = " ".join(str(error).split()) or repr(error), 1
+            reason = " ".join(str(error).split()) or repr(error)
+            status = STATUS_OF_INTERRUPT if reason == INTERRUPTED else 1
         except Exception as error:
             self._leave(self.report(target(), f"a mistake in this program: {error!r}", parts()))
             raise
@@ -106,3 +110,9 @@ class Reporting:
             sys.stdout.flush()
         else:
             summary.show(report, self.path)
+
+
+def refused(words: str) -> SystemExit:
+    """A mistake of use: one line, no traceback."""
+    print(f"gonets: bench: {words}", file=sys.stderr)
+    return SystemExit(1)

@@ -10,6 +10,7 @@ looked at once more. What was seen stays when the search is stopped at any momen
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterator
@@ -26,8 +27,8 @@ PRECISION: Final = 0.05
 CONFIRMATIONS: Final = 3
 REFUSED_SHARE_MAX: Final = 0.001
 ACHIEVED_SHARE_MIN: Final = 0.98
-PUBLISHES_MIN: Final = 20  # in a window; fewer make no quantile
-STEPS_DOWN: Final = (1.05, 1.1, 1.2, 1.4, 2.0)  # from a rate that was not confirmed
+PUBLISHES_MIN: Final = 200  # in a window; of fewer the 99th percentile says nothing
+STEPS_DOWN: Final = (1.0, 1.05, 1.1, 1.2, 1.4)  # from a rate that was not confirmed; then 2, 4, 8 …
 RUNS_OF_A_VERDICT: Final = 3  # at most; two that agree are enough
 
 
@@ -39,24 +40,27 @@ class Objective(NamedTuple):
 
 
 def shortfall(run: Run, objective: Objective) -> str:
-    """Why a run doesn't meet the objective; empty if it does."""
+    """Why a run doesn't meet the objective; empty if it does.
+
+    Latency counts from when a publish was due, so clients that are late make it worse, never better: a run that meets
+    the objective with them meets it. One that doesn't is not laid to the server.
+    """
     faults = [f"{count} {name}" for name, count in run.faults.items() if count]
     if faults:
         return f"faults: {', '.join(faults)}"
-    if run.generator.is_limit:
-        return f"the clients were the limit: {run.generator.reason}"
     published, refused = run.counts.get("published", 0), run.counts.get("refused", 0)
     if refused > objective.refused_share_max * published:
         return f"{refused} of {published} publishes refused"
     deliver = run.latencies.get("deliver")
     if deliver is None or not deliver.count:
         return "nothing was delivered"
+    clients = f", but the clients were the limit: {run.generator.reason}" if run.generator.is_limit else ""
     if deliver.p99_ms > objective.p99_ms:
-        return f"p99 {deliver.p99_ms:.1f} ms"
+        return f"p99 {deliver.p99_ms:.1f} ms{clients}"
     offered, achieved = run.offered_per_s or 0.0, achieved_per_s(run)
     chance = 3 * math.sqrt(offered * run.window_s) / run.window_s  # of random arrivals, three deviations
     if achieved < ACHIEVED_SHARE_MIN * offered - chance:
-        return f"{achieved:,.0f} publishes/s answered of {offered:,.0f} offered"
+        return f"{achieved:,.0f} publishes/s answered of {offered:,.0f} offered{clients}"
     return ""
 
 
@@ -159,14 +163,20 @@ class Search:
         return met > failed
 
     def _confirm(self, rate: float) -> None:
-        """At this rate or, where most runs fail, at a lower one."""
-        for step in (1.0, *STEPS_DOWN):
-            lower = rate / step
-            met = sum(self._point(lower) for _ in range(self._confirmations))
-            if 2 * met > self._confirmations:
+        """At this rate or, where most runs fail, at lower ones, down to where a search would end."""
+        lowest = PUBLISHES_MIN / self._workload.run.window_s
+        steps = itertools.chain(STEPS_DOWN, (2.0**power for power in itertools.count(1)))
+        for lower in itertools.takewhile(lambda lower: lower >= min(lowest, rate), (rate / step for step in steps)):
+            met = failed = 0
+            while met + failed < self._confirmations and 2 * failed <= self._confirmations:
+                if self._point(lower):
+                    met += 1
+                else:
+                    failed += 1
+            if met > failed:
                 self.confirmed = lower
                 return
-            self._say(f"{lower:,.0f}/s is not confirmed: {met} of {self._confirmations} runs met the objective")
+            self._say(f"{lower:,.0f}/s is not confirmed: {failed} of {met + failed} runs fell short of the objective")
 
     def _point(self, rate: float) -> bool:
         scaled = self._workload.scaled(rate_per_s=rate)
@@ -226,9 +236,10 @@ class Search:
         """For people, one sentence each."""
         found, ms = self.capacity(), self._objective.p99_ms
         if found.rate_per_s is None:
-            words = "No rate" if self.confirmed is None and self.points else "Nothing was run, so no rate"
+            words = "No rate met" if self.points else "Nothing was run, so no rate met"
+            often = " in most of its runs" if any(point.met for point in self.points) else ""
             why = next((why for why in reversed(self.shortfalls) if why), "")
-            yield f"{words} met the objective of p99 ≤ {ms:g} ms" + (f"; last: {why}." if why else ".")
+            yield f"{words} the objective of p99 ≤ {ms:g} ms{often}" + (f"; last: {why}." if why else ".")
         elif self.confirmed is None:
             yield f"{found.rate_per_s:,.0f} publishes/s met p99 ≤ {ms:g} ms, not confirmed: the search was stopped."
         else:

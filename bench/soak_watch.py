@@ -25,6 +25,8 @@ ANSWER_S: Final = 5.0
 ANSWER_BYTES_MAX: Final = 4 << 20
 STORED: Final = "gonets_log_sequence"
 DELIVERED: Final = "gonets_delivered_sequence"
+LOGGED: Final = "gonets_log_bytes_total"
+RING: Final = "gonets_ring_bytes"
 
 
 class Look(NamedTuple):
@@ -34,6 +36,8 @@ class Look(NamedTuple):
     disk_bytes: int | None
     stored_events: float | None
     lag_events: float | None
+    logged_bytes: float | None = None  # since the server's start
+    ring_bytes: float | None = None  # room of all workers' rings of frames
 
 
 class Watch:
@@ -68,7 +72,7 @@ class Watch:
         stored, delivered = values.get(STORED), values.get(DELIVERED)
         lag = max(stored - delivered, 0.0) if stored is not None and delivered is not None else None
         used = procfs.folder_bytes(self._data) if self._data is not None and self._data.is_dir() else None
-        return Look(time.monotonic(), used, stored, lag)
+        return Look(time.monotonic(), used, stored, lag, values.get(LOGGED), values.get(RING))
 
     def _metrics(self) -> Mapping[str, float]:
         if not self._admin:

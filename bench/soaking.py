@@ -2,13 +2,15 @@
 
 Used by soak.py, which brings the server. Memory, descriptors and threads are taken from the samples within the windows,
 because between two of them the sessions are away; latency is one value a window; disk and lag come from soak_watch.py.
-After each window everything is saved. The first fifth, at most half an hour, fills caches and rings and is left out.
+After each window everything is saved. The first fifth, at most half an hour, fills caches and is left out; of memory
+all that is before each worker's ring of frames was full once.
 
 Invariant: a soak that ends early has judged what it saw, and is marked partial.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
@@ -56,10 +58,13 @@ class Soak:
         watch: Seen,
         after_window: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        workers: int = 1,
     ) -> None:
+        """`workers`: each of them has a ring of frames, which holds every event."""
         self._workload, self._seconds, self._run_window = workload, seconds, run_window
         self._watch, self._after_window, self._clock = watch, after_window, clock
-        self._began = clock()
+        self._began, self._workers = clock(), max(workers, 1)
         self.runs: list[Run] = []
         self._windows: list[float] = []  # when the window of each run began, since the soak's begin
 
@@ -83,7 +88,16 @@ class Soak:
             LAG: [(at, lag) for at, lag in self._looks("lag_events") if self._within(at)],
             DISK: self._disk(),
         }
-        return [judge(quantity, series, settled) for quantity, series in found.items() if series]
+        filled = self.ring_filled_s()
+        since = {MEMORY: max(settled, math.inf if filled is None else filled)}
+        return [judge(one, series, since.get(one, settled)) for one, series in found.items() if series]
+
+    def ring_filled_s(self) -> float | None:
+        """When a ring had been filled once: until then memory comes to it. None: not yet; 0 where it is not known."""
+        rings, logged = self._looks("ring_bytes"), self._looks("logged_bytes")
+        if not rings or not logged:
+            return 0.0
+        return next((at for at, value in logged if value >= rings[-1][1] / self._workers), None)
 
     def _summed(self, of: Callable[[Sample], float]) -> Points:
         """Over the server's processes, at each look within a window that is whole: the last may be cut off."""
@@ -149,6 +163,8 @@ class Soak:
             yield f"In {hours:.2f} hours ({len(self.runs)} windows) nothing was found to grow."
         if unknown:
             yield f"Of this too little was seen for a verdict: {', '.join(unknown)}; a longer soak would tell."
+        if self.ring_filled_s() is None:
+            yield "The ring of frames was not full yet, so memory has no verdict: soak longer, or at a higher rate."
         faults = ", ".join(f"{count} {name}" for name, count in self.faults().items())
         yield f"Faults in all windows: {faults or 'none'}."
         if grows and (culprit := self._largest_growth()):

@@ -86,10 +86,23 @@ class Progress:
             self._stream.write(f"gonets: bench: {self._title}:{part} {name}{lasting}\n")
             self._stream.flush()
 
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody sees it redrawn; else what is told stays as lines."""
+        return self._live is not None
+
     def part(self, text: str) -> None:
         """Where in the whole this is: `run 2 of 5`, `at 12,000/s`."""
         with self._lock:
             self._part = text
+
+    def say(self, text: str) -> None:
+        """A line that stays: what came of a part."""
+        if self._live is not None:
+            self._live.console.print(Text(text))
+        elif not self._closed:
+            self._stream.write(f"gonets: bench: {self._title}: {text}\n")
+            self._stream.flush()
 
     def tick(self, tick: Tick, server_cpu_cores: float | None = None) -> None:
         """What a second of the run has brought."""
@@ -149,6 +162,22 @@ class Progress:
         if self._server_cpu_cores is not None:
             parts.append(f"  server {wording.cores(self._server_cpu_cores)}")
         return "  ".join(parts)
+
+
+class Steps:
+    """The progress of one point of many: its phases are seen where they are redrawn, and fill no log elsewhere."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def phase(self, name: str, seconds: float = 0.0) -> None:
+        """Another phase of this point."""
+        if self._progress.is_live:
+            self._progress.phase(name, seconds)
+
+    def tick(self, tick: Tick, server_cpu_cores: float | None = None) -> None:
+        """A second of it is over."""
+        self._progress.tick(tick, server_cpu_cores)
 
 
 # --- when it is over --------------------------------------------------------------------------------------------------
@@ -263,7 +292,7 @@ def _soak(report: Report) -> list[Line]:
         )
         found.append(
             (
-                "grows" if growth.grows else "holds",
+                findings.growth_verdict(growth),
                 f"{growth.name}: {wording.quantity(growth.per_hour, growth.unit)} an hour{limit}",
             )
         )

@@ -189,7 +189,7 @@ def growth(name: str, found: Growth) -> Chart | None:
     drawing.in_unit(axes, found.unit, most=3)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} {unit}"))
     axes.set_title(plain(found.name))
-    text = f"{'Grows' if found.grows else 'Holds'}: {slope_text(found)}"
+    text = f"{findings.growth_verdict(found).capitalize()}: {slope_text(found)}"
     return Chart(drawing.svg_of(figure, name, f"{found.name} over time. {text}."), f"{text}.")
 
 

@@ -218,7 +218,7 @@ def _growth(report: Report) -> str:
     rows = [
         [
             one.name,
-            "grows" if one.grows else "holds",
+            findings.growth_verdict(one),
             f"{wording.quantity(one.per_hour, one.unit)} an hour",
             "" if one.limit_per_hour is None else f"{wording.quantity(one.limit_per_hour, one.unit)} an hour",
             len(one.samples),
@@ -301,8 +301,11 @@ def _comparison(found: Comparison) -> str:
             ]
         )
     head = ["measure", "verdict", "median A", "median B", "B/A", "95 % interval", "p, corrected", "runs", "note"]
-    sides = [[name, side.name, side.commit, side.started] for name, side in (("A", found.a), ("B", found.b))]
+    sides = [
+        [name, side.name, side.commit, side.started, ", ".join(str(run + 1) for run in side.runs)]
+        for name, side in (("A", found.a), ("B", found.b))
+    ]
     about = "Runs took turns, A B B A …, so that drift of the machine meets both." if found.interleaved else ""
     body = _drawn(bars.comparison("sides", found)) + markup.table(head, rows, numbers=range(2, 8))
-    body += markup.table(["side", "what", "commit", "measured"], sides, numbers=range(0))
+    body += markup.table(["side", "what", "commit", "measured", "runs"], sides, numbers=range(0))
     return markup.section("comparison", "A beside B", body, about)

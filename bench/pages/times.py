@@ -45,8 +45,9 @@ STEPS_S: Final = (
     28_800,
     86_400,
 )
-ROLES_LABELLED_MAX: Final = 8  # more processes of a role than these are drawn and labelled as one band
+LABELS_MAX: Final = 14  # of lines; of more processes the busiest are labelled
 RATES_DRAWN: Final = 3
+DARKEST_BY_LIGHTEST: Final = 300  # of the heat map: what is rarer is as light as the lightest
 HEAT: Final = LinearSegmentedColormap.from_list("heat", ["#e3eefa", "#9cc7e8", "#3f8fc5", "#0b5a9e", "#08264d"])
 
 
@@ -241,7 +242,7 @@ def heat_map(name: str, run: Run) -> Chart | None:
         origin="lower",
         interpolation="none",
         cmap=HEAT,
-        norm=LogNorm(1, max(float(counts.max()), 10.0)),
+        norm=LogNorm(max(float(counts.max()) / DARKEST_BY_LIGHTEST, 1.0), max(float(counts.max()), 10.0)),
         extent=(found.at_s[-1] - found.step_s * len(found.at_s), found.at_s[-1], low, high),
         zorder=2,
     )
@@ -296,7 +297,8 @@ def processes(name: str, run: Run) -> Chart | None:
     colours = _colours(sorted(joined), clients)
     figure, (above, below) = drawing.panels([150, 130], gap=40)
     labels: tuple[list[tuple[float, str, str]], list[tuple[float, str, str]]] = ([], [])
-    for line, members in sorted(joined.items()):
+    busy = sorted(joined.items(), key=lambda one: -one[1][-1].cpu_cores_mean)
+    for line, members in busy:
         colour, dash = colours[line]
         for member in members:
             samples = member.samples[:: -(-len(member.samples) // COLUMNS_MAX)]
@@ -316,12 +318,16 @@ def processes(name: str, run: Run) -> Chart | None:
     drawing.in_unit(below, "bytes", most=4)
     above.set_title("CPU, cores of each process (right: mean of the window)")
     below.set_title("Resident memory of each process (right: most)")
-    drawing.end_labels(above, labels[0][: 2 * ROLES_LABELLED_MAX])
-    drawing.end_labels(below, labels[1][: 2 * ROLES_LABELLED_MAX])
+    drawing.end_labels(above, labels[0][:LABELS_MAX])
+    drawing.end_labels(below, labels[1][:LABELS_MAX])
     busiest = max(run.processes, key=lambda process: process.cpu_cores_mean)
     text = f"CPU and memory of {len(joined)} processes over time; the busiest was {busiest.name} with"
     return Chart(
         drawing.svg_of(figure, name, f"{text} {busiest.cpu_cores_mean:.2f} cores."),
         "1 core is one core busy all the time; a thread can't use more. Dashed gray: the load generators."
-        " A gap in a line is a process that was started again.",
+        " A gap in a line is a process that was started again." + _unlabelled(len(joined)),
     )
+
+
+def _unlabelled(lines: int) -> str:
+    return f" Of {lines} processes the {LABELS_MAX} busiest are labelled." if lines > LABELS_MAX else ""

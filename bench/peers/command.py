@@ -25,7 +25,7 @@ from bench.peers import rounds, table
 from bench.peers.jobs import FULL, JOBS, SMOKE, Job, Scale
 from bench.peers.system import Places, System
 from bench.peers.systems import SYSTEMS
-from bench.reporting import RUNNING
+from bench.reporting import INTERRUPTED, RUNNING, STATUS_OF_INTERRUPT
 from bench.summary import Progress
 
 DESCRIPTORS = 12_000
@@ -162,3 +162,6 @@ def peers(
     else:
         table.show(made)
         print(f"report: {where}, and {where.with_suffix('.html')}")
+    if made.partial:
+        print(f"gonets: bench: {made.reason}; what was measured is in the report", file=sys.stderr)
+        raise SystemExit(STATUS_OF_INTERRUPT if made.reason.startswith(INTERRUPTED) else 1)

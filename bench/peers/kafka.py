@@ -111,7 +111,7 @@ class Kafka(System):
             f"message.max.bytes={FETCH_BYTES}\nlog.dirs={folder / 'logs'}\n{self.flush}\n"
         )
         java = ["java", HEAP, "-cp", f"{found.path}/*"]
-        name = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        name = base64.urlsafe_b64encode(b"\x01" + uuid.uuid4().bytes[1:]).decode().rstrip("=")  # never a "-" in front
         said = said_by([*java, "kafka.tools.StorageTool", "format", "-t", name, "-c", str(config)])
         if not (folder / "logs" / "meta.properties").exists():
             raise PeerError(f"Kafka's folder was not formatted: {' '.join(said.split())[-300:]}")

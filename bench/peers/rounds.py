@@ -17,6 +17,7 @@ from bench import report
 from bench.harness import BenchError
 from bench.peers.jobs import Job, Outcome, Scale
 from bench.peers.system import Found, Places, System
+from bench.reporting import INTERRUPTED
 from bench.schema import PeerRow
 
 Say = Callable[[str], None]
@@ -94,7 +95,7 @@ def compare(
             _one_job(line, scale, place, say)
             save([cell.row(durable) for line in cells[:done] for cell in line])
     except KeyboardInterrupt:
-        reason = "interrupted"
+        reason = INTERRUPTED
     failed = [
         f"{cell.system.name} at {cell.job.name}: {cell.failure}" for line in cells for cell in line if cell.failure
     ]

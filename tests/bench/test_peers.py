@@ -222,6 +222,26 @@ def test_the_command_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFix
         assert words in shown
 
 
+def test_ctrl_c_leaves_a_report(tmp_path: Path) -> None:
+    """In the second of a hundred rounds: the first one is in it, and nothing of ours runs on."""
+    where = tmp_path / "report.json"
+    arguments = ["--smoke", "--systems", "bare", "--jobs", "append-1", "--runs", "100", "--report", str(where)]
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "gonets.py"), "bench", "peers", *arguments, "--folder", str(tmp_path)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:  # fmt: skip
+        assert bench.stderr is not None
+        while "run 2 of 100: Gonets" not in (line := bench.stderr.readline()):
+            assert line, bench.wait()
+        bench.send_signal(signal.SIGINT)
+        _, words = bench.communicate(timeout=40)
+    assert bench.returncode == 130
+    assert words.endswith("gonets: bench: interrupted; what was measured is in the report\n")
+    found = schema.read(where)
+    assert found.partial and found.reason == "interrupted"
+    assert [len(row.runs) for row in found.peers] == [2, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
 def test_list_measures_nothing(tmp_path: Path) -> None:
     """It says what is found and how to get the rest."""
     listed = command("--list", search_path=str(tmp_path))

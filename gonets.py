@@ -2,7 +2,7 @@
 
 A verb is a thin function: it reads the configuration, calls one function of the package that does the work, and
 prints what comes back, for people or with `--json` for programs. What goes wrong in a way that a person can mend is
-one line on stderr and exit code 1.
+one line on stderr and exit code 1; a command line that can't be understood is one with exit code 2.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from engine import Config
+from engine import Config, split_address
 from engine import config as configuration
-from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, os_error, print_json, print_table
+from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, os_error, print_json, print_table, run
 
 DEMO_USERS = (1, 2)
 DEMO_TOKEN_S = 30 * 86_400
@@ -76,13 +76,14 @@ def serve(
     if take_over and not loaded.config.server.gateway_workers:
         fail("--take-over needs --workers N (or server.gateway_workers): one process has nobody to hand its sockets to")
 
-    def ready(addresses: dict[str, str]) -> None:
+    def ready(addresses: dict[str, Any]) -> None:
         if as_json:
             print_json(addresses)
         else:
+            new = " (a new log was begun)" if addresses["new_log"] else ""
             print(
                 f"gonets: clients {addresses['url']}  admin {addresses['admin'] or '(none)'}"
-                f"  data {addresses['data']}  durability {addresses['durability']}"
+                f"  data {addresses['data']}{new}  durability {addresses['durability']}"
             )
             if demo:
                 _print_demo(loaded.config, addresses)
@@ -104,7 +105,7 @@ def serve(
         fail(str(error))
 
 
-def _print_demo(config: Config, addresses: dict[str, str]) -> None:
+def _print_demo(config: Config, addresses: dict[str, Any]) -> None:
     if config.auth.keys:
         print("gonets: --demo makes no tokens, because [auth] keys is set")
         return
@@ -116,6 +117,13 @@ def _print_demo(config: Config, addresses: dict[str, str]) -> None:
         )
         print(f"token of user {user}: {token}")
     where = "" if addresses["url"] == DEFAULT_URL else f" --url {addresses['url']}"
+    if config.tls.certificate:
+        from gateway.certificate import UNKNOWN_AUTHORITY, seen_by_clients
+
+        url, authority = seen_by_clients(Path(config.tls.certificate), addresses["url"])
+        where = f" --url {url}" + (f" --ca {authority}" if authority else "")
+        if authority == UNKNOWN_AUTHORITY:
+            print(f"{authority} below is the certificate of the authority that signed {config.tls.certificate}")
     data = "" if config.server.data == "./data" else f" --data {config.server.data}"
     program = os.path.relpath(sys.argv[0])
     print("try in a second terminal, then in a third:")
@@ -157,7 +165,7 @@ def memory(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 
 DEFAULT_URL = "ws://127.0.0.1:8800/v1"
-UrlOption = Annotated[str, Parameter(help="the gateway", env_var="GONETS_URL")]
+UrlOption = Annotated[str | None, Parameter(help="the gateway (default: by server.listen)", env_var="GONETS_URL")]
 CaOption = Annotated[Path | None, Parameter(help="wss: file of the authority to believe (default: the system's)")]
 
 
@@ -189,7 +197,8 @@ def _check_ids(**given: int | None) -> None:
             fail(f"--{name} {value}: must be 1 to {ID_MAX}")
 
 
-def _development_token(config: Config, user: int, device: int | None, lifetime_s: int) -> str:
+def _development_token(config: Config, user: int, device: int | None, lifetime_s: int, otherwise: str = "") -> str:
+    """A token of the key that a server has made in its data directory; `otherwise` says what else would do."""
     from gateway.auth import DEVELOPMENT_KEY, KeysError, development_token
 
     if config.auth.keys:
@@ -197,31 +206,35 @@ def _development_token(config: Config, user: int, device: int | None, lifetime_s
     _check_ids(user=user, device=device)
     if not 1 <= lifetime_s <= TOKEN_MAX_S:
         fail(f"--lifetime-s {lifetime_s}: must be 1 to {TOKEN_MAX_S} (10 years)")
+    # A key made here would be of no server: its tokens would be refused by every one, and hide the mistake.
     data = Path(config.server.data)
     try:
-        is_new = not (data / DEVELOPMENT_KEY).exists()
-        text = development_token(data, user, lifetime_s, config.auth.audience, config.auth.issuer, device)
+        if not (data / DEVELOPMENT_KEY).is_file():
+            why = f"holds no {DEVELOPMENT_KEY}" if data.is_dir() else "is not a directory"
+            if not data.exists():
+                why = f"is not there, and so holds no {DEVELOPMENT_KEY}"
+            fail(f"--data {config.server.data!r} {why}: name the directory of a `gonets serve` that has run{otherwise}")
+        return development_token(data, user, lifetime_s, config.auth.audience, config.auth.issuer, device)
     except KeysError as error:
         fail(str(error))
     except OSError as error:
-        why = "not a directory" if data.exists() and not data.is_dir() else error.strerror or error
-        fail(f"--data {config.server.data!r}: {why}; name a directory in which the development key can be kept")
-    if is_new:
-        print(f"gonets: made a new development key in {data / DEVELOPMENT_KEY}", file=sys.stderr)
-    return text
+        fail(os_error(error, data / DEVELOPMENT_KEY))
+
+
+def _url_of(config: Config) -> str:
+    """Where the server of this configuration is reached from this machine."""
+    host, port = split_address(config.server.listen)
+    if not port:
+        fail(f"server.listen = {config.server.listen!r}: the system chooses the port; name the gateway with --url")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"{'wss' if config.tls.certificate else 'ws'}://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
 def _client_token(config: Config, user: int, given: str | None) -> str:
     """The token of a session: the given one, or one of the development key of a server that has been run."""
     if given:
         return given
-    from gateway.auth import DEVELOPMENT_KEY
-
-    # A key made here would be of no server: the refusal would then come from the gateway, and hide the mistake.
-    data = config.server.data
-    if not config.auth.keys and not os.path.exists(os.path.join(data, DEVELOPMENT_KEY)):
-        fail(f"--data {data!r} holds no {DEVELOPMENT_KEY}: name the directory of `gonets serve`, or give --token")
-    return _development_token(config, user, None, 86_400)
+    return _development_token(config, user, None, 86_400, ", or give --token")
 
 
 @config_app.command
@@ -269,7 +282,7 @@ def listen(
     device: Annotated[int, Parameter(help="as which device")] = LISTEN_DEVICE,
     resume: Annotated[bool, Parameter(negative="", help="go on where the last `listen` of this device ended")] = False,
     count: Annotated[int | None, Parameter(help="end after so many events")] = None,
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
     ca: CaOption = None,
     token: Annotated[str | None, Parameter(help="default: a development token", env_var="GONETS_TOKEN")] = None,
     data: DataDirectory = None,
@@ -284,6 +297,7 @@ def listen(
         fail(f"--count {count}: must be at least 1")
     loaded = load(config, server__data=data)
     place = Path(loaded.config.server.data)
+    url = url or _url_of(loaded.config)
 
     def work() -> Any:
         tour.check_url(url)
@@ -304,7 +318,7 @@ def send(
     to: Annotated[int | None, Parameter(help="the person it is for")] = None,
     conversation: Annotated[int | None, Parameter(help="or the conversation")] = None,
     device: Annotated[int, Parameter(help="as which device")] = SEND_DEVICE,
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
     ca: CaOption = None,
     token: Annotated[str | None, Parameter(help="default: a development token", env_var="GONETS_TOKEN")] = None,
     data: DataDirectory = None,
@@ -320,6 +334,7 @@ def send(
     if to == user and not token:
         fail(f"--to {to}: must be another person than --user {user}")
     loaded = load(config, server__data=data)
+    url = url or _url_of(loaded.config)
 
     def work() -> Any:
         tour.check_url(url)
@@ -359,7 +374,7 @@ def main() -> None:
     """Entry point of the `gonets` command."""
     try:
         try:
-            app()
+            run(app)
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:

@@ -22,7 +22,11 @@ from bench.harness import FULL, SHORT, SMOKE, BenchError, Size, workplace
 
 app = App(name="bench", help="Measurements, each beside the bare limit of the machine; and the replay of real chats.")
 app.command(
-    "bench.replay:replay", name="replay", help="Replays chat logs through real sockets and verifies every delivery."
+    "bench.replay:replay",
+    name="replay",
+    help="Replays chat logs through real sockets and verifies every delivery.\n\n"
+    "A chat log has lines of the forms `[HH:MM] <nick> text`, `[HH:MM]  * nick text`, `=== nick has joined #x`,"
+    " `=== nick has left #x`, `=== nick is now known as other`; other lines are passed over, and counted.",
 )
 app.command(
     "bench.simulate:simulate", name="simulate", help="The engine against a naive model, in one thread, under seeds."

@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 
 from bench import report
@@ -233,4 +232,4 @@ def show(cases: list[report.Case]) -> None:
             *(f"{case[name]:,.1f} ms" for name in ("delivered_p99_ms", "refused_p99_ms", "generator_late_p99_ms")),
             "█" * accepted + "░" * refused,
         )
-    Console(width=None if os.isatty(1) else report.WIDTH_OF_A_FILE).print(table)
+    report.plain_console().print(table)

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -119,6 +119,8 @@ def run(
             f"--url needs --token-key FILE: the private key of its tokens (DATA/{DEVELOPMENT_KEY} with"
             " development tokens)"
         )
+    if token_key is not None and url is None:
+        _signer(token_key)  # what is wrong with it is said before a server is started
     target = None if url is None or token_key is None else _reached(url, token_key)
     found = _load(path, seed)
     cast = Cast(
@@ -197,14 +199,26 @@ def _target(url: str, key: Path) -> Target:
     except (OSError, UnicodeError) as error:
         raise ValueError(f"--url {url}: {getattr(error, 'strerror', None) or error}") from None
     ipaddress.IPv4Address(address)
+    return Target(str(address), port, parts.path or "/v1", _signer(key))
+
+
+def _signer(key: Path) -> Callable[[dict[str, object]], str]:
+    """Makes tokens with the key of a file."""
     try:
-        private = serialization.load_pem_private_key(key.read_bytes(), None)
-        algorithm = key_algorithm(private.public_key(), str(key))
+        data = key.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"--token-key {str(key)!r} can't be read: {error.strerror or error}; name the file of the private key (PEM)"
+            f" that tokens are signed with, such as DATA/{DEVELOPMENT_KEY}"
+        ) from None
+    try:
+        private = serialization.load_pem_private_key(data, None)
+        algorithm = key_algorithm(private.public_key(), f"--token-key {str(key)!r}")
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{key} is no private key in PEM: {error}") from None
+        raise ValueError(f"--token-key {str(key)!r} is no private key in PEM: {error}") from None
     except KeysError as error:
         raise ValueError(str(error)) from None
-    return Target(str(address), port, parts.path or "/v1", signer(private, algorithm))
+    return signer(private, algorithm)
 
 
 def _replay(

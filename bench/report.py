@@ -149,7 +149,7 @@ def report(results: list[Case], folder: Path) -> dict[str, Any]:
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
     """The same for people: one table, then what is particular to each case."""
-    console = console or Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+    console = console or plain_console()
     about = found["machine"]
     console.print(
         f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, {about['filesystem']}, Python"
@@ -167,10 +167,15 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         )
     console.print(table)
     for case in found["results"]:
-        rest = {name: value for name, value in case.items() if name not in MAIN_COLUMNS}
+        rest = {name: value for name, value in case.items() if name not in MAIN_COLUMNS and value is not None}
         if rest:
             words = ", ".join(f"{name} {_text(value)}" for name, value in rest.items())
             console.print(f"  {case['case']}: {words}", highlight=False)
+
+
+def plain_console() -> Console:
+    """One that prints text as it is: what stands in brackets is no style, and `:name:` no picture."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE, markup=False, emoji=False)
 
 
 def _text(value: Any) -> str:

@@ -20,6 +20,7 @@ from cyclopts import Parameter
 from bench.simulation.run import Failure, Outcome, Simulation
 
 MEMORY = Path("/dev/shm")
+SEEDS = "1..20"
 
 
 def run_seed(seed: int, steps: int) -> Outcome:
@@ -44,12 +45,15 @@ def run_seed(seed: int, steps: int) -> Outcome:
 def simulate(
     *,
     seed: Annotated[int | None, Parameter(help="one seed; its run is the same every time")] = None,
-    seeds: Annotated[str, Parameter(help="a range of seeds, as 1..100")] = "1..20",
+    seeds: Annotated[str | None, Parameter(help=f"a range of seeds, as 1..100 (default {SEEDS})")] = None,
     steps: Annotated[int, Parameter(help="steps of each seed")] = 4_000,
-    seconds: Annotated[float | None, Parameter(help="goes on with further seeds for so long")] = None,
+    seconds: Annotated[float | None, Parameter(help="ends after so long, until then with further seeds")] = None,
 ) -> None:
     """The engine against a naive model, in one thread, under seeds: faults, crashes, slow readers, resumes."""
-    first, last = _range(seed, seeds)
+    if seed is not None and (seeds is not None or seconds is not None):
+        other = "--seeds" if seeds is not None else "--seconds"
+        _fail(f"--seed and {other} exclude each other: --seed is one world, {other} is for many")
+    first, last = _range(seed, seeds or SEEDS)
     if steps < 1 or (seconds is not None and seconds <= 0):
         _fail("--steps and --seconds are numbers above 0")
     began, done, totals = time.monotonic(), 0, dict[str, int]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine import errors, history, limits, schema
+    from engine import errors, history, limits, private, schema
     from engine.answers import pack_proposal
     from engine.catchup import CatchUp
     from engine.config import ConfigError, config_changes, split_address
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.fanout import Fanout
     from engine.follower import Follower, SequencerAway
     from engine.hub import Hub
-    from engine.log import CursorStore, Log, saved_position
+    from engine.log import CursorStore, Log, look_at_data, saved_position, writer_of
     from engine.options import Config
     from engine.options_admission import Admission, networks
     from engine.ports import Gap, LogReader
@@ -54,12 +54,15 @@ __all__ = [
     "errors",
     "history",
     "limits",
+    "look_at_data",
     "may",
     "networks",
     "pack_proposal",
+    "private",
     "saved_position",
     "schema",
     "split_address",
+    "writer_of",
 ]
 
 _HOMES = {
@@ -88,11 +91,13 @@ _HOMES = {
     "Tail": "engine.tail",
     "View": "engine.state.view",
     "config_changes": "engine.config",
+    "look_at_data": "engine.log",
     "may": "engine.conversations",
     "networks": "engine.options_admission",
     "pack_proposal": "engine.answers",
     "saved_position": "engine.log",
     "split_address": "engine.config",
+    "writer_of": "engine.log",
 }
 
 

@@ -27,6 +27,11 @@ from engine.options_admission import wrong_proxies
 ENVIRONMENT_PREFIX = "GONETS_"
 # Of the command line (address, token) and of the build (setup.py): no options of the server.
 OTHER_VARIABLES = frozenset({"GONETS_URL", "GONETS_TOKEN", "GONETS_DEBUG", "GONETS_SANITIZE"})
+# What other programs call it → the last word of an option.
+OTHER_WORDS = {
+    **dict.fromkeys(("port", "host", "bind", "addr", "address"), "listen"),
+    **dict.fromkeys(("dir", "directory", "folder"), "data"),
+}
 # What Kubernetes puts into every container beside a service called gonets or gonets-…, name=value.
 KUBERNETES = re.compile(
     r"GONETS_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?=.*|PORT=\w+://.*|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*)"
@@ -161,10 +166,21 @@ def _read_toml(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _nearest(dotted: str, known: Mapping[str, object]) -> str:
+    """The option that was meant, perhaps: by its letters, or by a word that others use for it."""
     from difflib import get_close_matches
 
-    found = get_close_matches(dotted, known, n=1)
-    return f", did you mean {found[0]}" if found else ""
+    words = re.split(r"[._]", dotted.lower())
+    meant = {OTHER_WORDS[word] for word in words if word in OTHER_WORDS}
+    options = {option.lower(): option for option in known}
+    found = get_close_matches(dotted.lower(), options, n=1, cutoff=0.9 if meant else 0.6)
+    if meant and not found:
+        ends = {option: re.split(r"[._]", option)[-1] for option in options}
+        kept = [word for word in words if word not in OTHER_WORDS]
+        if not set(kept) & set(ends.values()):  # GONETS_SERVER_PORT; GONETS_ADMIN_PORT says it already
+            kept += sorted(meant)
+        fitting = [option for option, end in ends.items() if end in kept]
+        found = get_close_matches("_".join(kept), fitting, n=1) or get_close_matches(dotted.lower(), options, n=1)
+    return f", did you mean {options[found[0]]}" if found else ""
 
 
 def _check_relations(config: Config) -> None:

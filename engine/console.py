@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import lmdb
 import msgspec
-from cyclopts import Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -40,6 +40,39 @@ def fail(message: str) -> NoReturn:
     """One clear line, exit code 1."""
     print(f"gonets: {message}", file=sys.stderr)
     raise SystemExit(1)
+
+
+USAGE = 2  # exit code of a command line that can't be understood
+
+
+def run(app: App) -> None:
+    """Runs the command that was typed; one that can't be understood is one clear line, exit code 2."""
+    try:
+        app(print_error=False, exit_on_error=False, help_on_error=False, verbose=False)
+    except CycloptsError as error:
+        print(f"gonets: {_usage(error)}", file=sys.stderr)
+        raise SystemExit(USAGE) from None
+
+
+def _usage(error: CycloptsError) -> str:
+    """What is wrong with a command line: the command, the option or argument, and where it is explained."""
+    verb = " ".join(error.command_chain or ())
+    argument = error.argument
+    if isinstance(error, MissingArgumentError) and argument is not None:
+        about = f": {argument.parameter.help}" if argument.parameter.help else ""
+        if error.keyword or argument.tokens:
+            words = f"{error.keyword or argument.name} has no value{about}"
+        elif argument.field_info.is_positional:
+            words = f"the argument {argument.name.lstrip('-').upper()} is missing{about}"
+        else:
+            words = f"{argument.name} is missing{about}"
+    elif isinstance(error, UnusedCliTokensError):
+        words = f"{' '.join(map(repr, error.unused_tokens or ()))} can't be understood here"
+    else:
+        words = " ".join(str(error).split()).rstrip(".")
+        words = words[:1].lower() + words[1:]
+    where = f"gonets {verb} --help" if verb else "gonets --help"
+    return f"{verb}: {words}; see `{where}`" if verb else f"{words}; see `{where}`"
 
 
 WHAT_TO_DO: Final = {
@@ -101,7 +134,13 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obje
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
+    plain_console(PIPE_WIDTH).print(table)
+
+
+def plain_console(pipe_width: int) -> Console:
+    """One that prints text as it is: what stands in brackets is no style, and `:name:` no picture. A terminal has a
+    width of its own."""
+    return Console(width=None if sys.stdout.isatty() else pipe_width, markup=False, emoji=False)
 
 
 def print_fields(found: dict[str, Any]) -> None:
@@ -110,7 +149,7 @@ def print_fields(found: dict[str, Any]) -> None:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             print_table(name, value[0], (row.values() for row in value))
         else:
-            print(f"{name}: {value if value != [] else 'none'}")
+            print(f"{name}: {'none' if value is None or value == [] else value}")
 
 
 def moment(time_us: int) -> str:
@@ -122,12 +161,12 @@ def moment(time_us: int) -> str:
 
 
 @contextmanager
-def progress_bars() -> Iterator[OnProgress]:
+def progress_bars(*, is_wanted: bool = True) -> Iterator[OnProgress]:
     """What a long piece of work tells how far it is: bars on stderr where that is a terminal, else nothing."""
-    if not sys.stderr.isatty():
+    if not is_wanted or not sys.stderr.isatty():
         yield lambda what, done, total: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
         tasks: dict[str, Any] = {}
         shown_s = 0.0

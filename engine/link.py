@@ -23,7 +23,8 @@ HEADER: Final = struct.Struct("<IHH")  # bytes of the body, kind, 0
 BODY_BYTES_MAX: Final = 1 << 28
 RECEIVE_BYTES: Final = 256 << 10
 SOCKET_BYTES: Final = 1 << 20
-JOINED_BYTES: Final = 4_096  # a body so small is copied behind its header rather than named beside it
+JOINED_BYTES: Final = 4_096  # a body so small is copied behind what waits before it rather than named beside it
+GATHERED_BYTES: Final = 64 << 10  # and so much goes into one piece
 PROPOSALS, SIGNAL, NOTE, ANSWERS, COMMITTED, STATUS = range(1, 7)
 KINDS: Final = frozenset((PROPOSALS, SIGNAL, NOTE, ANSWERS, COMMITTED, STATUS))
 COMMITTED_BODY: Final = struct.Struct("<QQQ")  # last sequence, commits, ns that they took
@@ -45,8 +46,10 @@ class Link:
         self._socket = end
         self._held = bytearray()  # of a frame that has not come whole
         self._lock = threading.Lock()
-        self._unsent: deque[memoryview] = deque()
-        self.waiting_bytes = 0  # in it
+        # Small frames are joined, so that what waits takes little more memory than its bytes.
+        self._unsent: deque[bytes | bytearray] = deque()
+        self._gone = 0  # bytes of its first piece
+        self.waiting_bytes = 0  # in it, without those
         self.is_open = True
 
     def fileno(self) -> int:
@@ -58,10 +61,15 @@ class Link:
         with self._lock:
             if not self.is_open:
                 return False
-            header = HEADER.pack(len(body), kind, 0)
-            for part in (header + body,) if len(body) < JOINED_BYTES else (header, body):
-                self._unsent.append(memoryview(part))
-                self.waiting_bytes += len(part)
+            if not self._unsent or type(self._unsent[-1]) is bytes or len(self._unsent[-1]) >= GATHERED_BYTES:
+                self._unsent.append(bytearray())
+            gathered = self._unsent[-1]
+            gathered += HEADER.pack(len(body), kind, 0)
+            if len(body) < JOINED_BYTES:
+                gathered += body
+            else:
+                self._unsent.append(body)
+            self.waiting_bytes += HEADER.size + len(body)
             return self._flush()
 
     def flush(self) -> bool:
@@ -71,22 +79,21 @@ class Link:
 
     def _flush(self) -> bool:
         while self._unsent and self.is_open:
+            parts = [memoryview(part) for part in islice(self._unsent, 64)]
+            parts[0] = parts[0][self._gone :]
             try:
-                sent = self._socket.sendmsg(islice(self._unsent, 64))
+                sent = self._socket.sendmsg(parts)
             except (BlockingIOError, InterruptedError):
                 return True
             except OSError:  # whoever reads notices the end of the stream
-                self._unsent.clear()
-                self.waiting_bytes = 0
+                self._forget()
                 return False
+            finally:
+                parts.clear()  # a piece that is looked at can't grow
             self.waiting_bytes -= sent
-            while sent:
-                part = self._unsent[0]
-                if len(part) > sent:
-                    self._unsent[0] = part[sent:]
-                    break
-                sent -= len(part)
-                self._unsent.popleft()
+            self._gone += sent
+            while self._unsent and self._gone >= len(self._unsent[0]):
+                self._gone -= len(self._unsent.popleft())
         return bool(self._unsent)
 
     def receive(self) -> list[Frame] | None:
@@ -120,8 +127,11 @@ class Link:
         """The other end sees the end of the stream."""
         with self._lock:
             self.is_open = False
-            self._unsent.clear()
-            self.waiting_bytes = 0
+            self._forget()
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
+
+    def _forget(self) -> None:
+        self._unsent.clear()
+        self._gone = self.waiting_bytes = 0

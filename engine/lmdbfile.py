@@ -12,6 +12,8 @@ from typing import Final
 
 import lmdb
 
+from engine.private import FILE_MODE
+
 # Pages that were taken and given back in one transaction may never have been written: a few may lack for good.
 UNWRITTEN_PAGES_MAX: Final = 16
 
@@ -36,7 +38,7 @@ def make_whole(path: Path, engine: int) -> None:
         return
     making = path.with_name(f"{path.name}.new")
     making.unlink(missing_ok=True)
-    lmdb.open(str(making), subdir=False, lock=False, lib_version=engine).close()
+    lmdb.open(str(making), subdir=False, lock=False, mode=FILE_MODE, lib_version=engine).close()
     sync_path(making)
     os.rename(making, path)
     sync_path(path.parent)

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 
 from engine.admitter import Admitter, Cut
 from engine.answers import fail_answers, fill_repeats, refuse_batch
-from engine.errors import OVERLOADED, StateDamaged
+from engine.errors import OVERLOADED, EngineError, LogFenced, StateDamaged
 from engine.loader import Loaded, Loader, RecordReader
 from engine.state.saved import SavedState
 from engine.state.saver import Saver
@@ -164,7 +164,10 @@ class Sequencer:
     def _fence(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
-            _log.critical("the writer is fenced: %s", error, exc_info=error)
+            # A failed write says all that an operator needs; of a mistake of ours it counts where it was.
+            is_ours = not isinstance(error, EngineError)
+            words = f"{type(error).__name__}: {error} ({LogFenced.hint})" if is_ours else str(error)
+            _log.critical("the writer is fenced: %s", words, exc_info=error if is_ours else None)
 
     # The admission thread.
 

@@ -15,14 +15,14 @@ from libc.string cimport memset
 
 from ext.c_socket cimport (
     IPPROTO_TCP, SIOCOUTQ, TCP_INFO, c_getsockopt, c_ioctl, socklen_t, tcp_info)
+from ext.closes cimport CLOSE_EXPIRED, CLOSE_HELLO_TIMEOUT, CLOSE_IDLE, CLOSE_SLOW
 from ext.frames cimport FR_PING, SERVER_HEAD_BYTES_MAX, FrameState, server_head_put
 from ext.gathered cimport Gathered
 from ext.handshake cimport HANDSHAKE_ANSWER_BYTES_MAX, refusal_answer
 from ext.session_table cimport (
     F_BLOCKED, F_CLOSE_SENT, F_NO_READ, F_PINGED, F_REQUEST, F_SHUT, S_CLOSING, S_FREE, S_HANDSHAKE, S_OPEN, TLS_AWAITED,
     Session)
-from ext.sockets cimport (
-    CLOSE_EXPIRED, CLOSE_HELLO_TIMEOUT, CLOSE_IDLE, CLOSE_SLOW, Sockets)
+from ext.sockets cimport Sockets
 from ext.tlsheaders cimport headers_inside
 
 cdef enum:

@@ -24,6 +24,7 @@ from ext.commands cimport (
     C_COLD, C_DELIVERED, C_HELLO, C_PING, C_PUBLISH, C_READ, C_REFUSED, C_TYPING, N_ID, PROPOSAL_HEAD_BYTES,
     STATUS_BAD_COUNTER, STATUS_BAD_ID, STATUS_OVERLOADED, STATUS_RATE_LIMITED, STATUS_TOO_MANY_UNANSWERED, Command,
     command_read, proposal_put)
+from ext.closes cimport CLOSE_ABUSE, CLOSE_BAD_COMMAND, CLOSE_UNSUPPORTED
 from ext.frames cimport (
     FR_BINARY, FR_BROKEN, FR_CLOSE, FR_MORE, FR_PING, FR_PONG, FR_TEXT, SERVER_HEAD_BYTES_MAX, Found,
     FrameState, frame_next, server_head_put)
@@ -38,8 +39,7 @@ from ext.secured cimport Secured
 from ext.session_table cimport (
     E_JSON, E_MSGPACK, F_BLOCKED, F_CLOSE_SEEN, F_CLOSE_SENT, F_HELLO, F_NO_READ, F_PINGED, F_PROXIED, F_REFUSE,
     F_REQUEST, F_SHUT, S_CLOSING, S_HANDSHAKE, S_LIVE, S_OPEN, TLS_AWAITED, Session)
-from ext.sockets cimport (
-    CLOSE_ABUSE, CLOSE_BAD_COMMAND, CLOSE_UNSUPPORTED, OUT_HELD_BYTES, Sockets)
+from ext.sockets cimport OUT_HELD_BYTES, Sockets
 from ext.tls cimport BARREN_MAX, LINK_BARREN, LINK_BROKEN, LINK_ENDED, TAKE_BYTES_MAX
 
 cdef enum:

@@ -392,8 +392,8 @@ cdef class Trees:
         for level in range(1, walk.depth + 1):
             kind = LEAF_PAGE if level == walk.depth else BRANCH_PAGE
             fault = self._head(walk, number, kind)
-            page = walk.base + number * walk.page_bytes
             if fault == SOUND:
+                page = walk.base + number * walk.page_bytes
                 fault = self._probe(walk, page, kind, key, &index)
             if fault == SOUND and index + 1 < _count(page):
                 fault = self._touched(walk, page, index + 1, kind, &found)

@@ -18,6 +18,7 @@ from libc.string cimport memcpy
 
 from ext.c_socket cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll_event, epoll_wait
 from ext.commands cimport STATUS_TOO_MANY_UNANSWERED
+from ext.closes cimport CLOSE_GOING_AWAY, CLOSE_OVERLOADED
 from ext.frames cimport FR_BINARY, FR_TEXT, SERVER_HEAD_BYTES_MAX, server_head_put
 from ext.doorway cimport Doorway
 from ext.gathered cimport MESSAGE_BYTES
@@ -27,7 +28,7 @@ from ext.receipts cimport Answer
 from ext.session_table cimport (
     E_JSON, F_BLOCKED, F_CLOSE_SENT, F_NO_READ, F_REQUEST, RESERVE, S_CLOSING, S_FREE, S_HANDSHAKE, S_LIVE, S_OPEN, S_READER,
     SHARE_OF_REST, Session, SessionTable)
-from ext.sockets cimport CLOSE_GOING_AWAY, CLOSE_OVERLOADED, EVENT_LISTENER, EVENT_TIMER, OUT_HELD_BYTES, close_name
+from ext.sockets cimport EVENT_LISTENER, EVENT_TIMER, OUT_HELD_BYTES
 from ext.tls cimport INSIDE_BYTES, LINK_BYTES, SHAKING_BYTES, TAKE_BYTES_MAX, WAITING_BYTES_MAX, Context, Link
 
 cdef enum:
@@ -77,6 +78,10 @@ cdef class Poller:
     def unlisten(self):
         """Takes no more connections; those that are open go on."""
         self.sockets.unlisten()
+
+    def share(self, uint32_t sessions):
+        """From so many sessions on, others who accept from the same socket go first; 0: there are none."""
+        self.sockets.share = sessions
 
     def refuse(self):
         """Answers every upgrade 503 from now on; connections are taken as before, plain requests answered."""
@@ -424,13 +429,3 @@ def fixed_bytes():
         "link": sizeof(Link) + LINK_BYTES + INSIDE_BYTES, "link_opening": SHAKING_BYTES,  # the second is beside the first
         "link_waiting": WAITING_BYTES_MAX,
     }
-
-
-def close_names():
-    """Code to reason text of the ends that native code decides."""
-    found = {}
-    for code in range(1000, 5000):
-        name = close_name(code)
-        if name[0]:
-            found[code] = name.decode()
-    return found

@@ -376,8 +376,9 @@ cdef class SortedDialogs:
             self.members[2 * n] = DialogRow(h.first, h.conversation, 0, h.created)
             self.members[2 * n + 1] = DialogRow(h.second, h.conversation, 0, h.created)
             n += 1
-        with nogil:  # no Python objects: both arrays belong to self
-            qsort(self.members, 2 * n, sizeof(DialogRow), _compare)
+        if n:  # else there are no arrays
+            with nogil:  # no Python objects: both belong to self
+                qsort(self.members, 2 * n, sizeof(DialogRow), _compare)
 
     def __dealloc__(self):
         free(self.dialogs)
@@ -402,8 +403,9 @@ cdef class SortedDialogs:
 
     def sort_by_users(self):
         """Puts the dialogs in the order of their database."""
-        with nogil:  # no Python objects: the array belongs to self
-            qsort(self.dialogs, self.count, sizeof(DialogRow), _compare)
+        if self.count:  # else there is no array
+            with nogil:  # no Python objects: it belongs to self
+                qsort(self.dialogs, self.count, sizeof(DialogRow), _compare)
 
     def dialog_rows(self, size_t start, size_t limit):
         """(key, value) by the two users, after sort_by_users()."""

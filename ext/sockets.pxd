@@ -18,24 +18,6 @@ cdef enum:
     OUT_HELD_BYTES = 65536  # output that may wait before a session that takes none is read no more
     CLOSE_REASON_BYTES_MAX = 123
 
-cdef enum:  # close codes that native code uses; gateway/close_codes.py has the whole table
-    CLOSE_NORMAL = 1000
-    CLOSE_GOING_AWAY = 1001
-    CLOSE_PROTOCOL_ERROR = 1002
-    CLOSE_UNSUPPORTED = 1003
-    CLOSE_NONE = 1005  # a close frame that names no code; never on the wire
-    CLOSE_BAD_UTF8 = 1007
-    CLOSE_TOO_BIG = 1009
-    CLOSE_IDLE = 4000
-    CLOSE_SLOW = 4002
-    CLOSE_EXPIRED = 4003
-    CLOSE_OVERLOADED = 4004
-    CLOSE_HELLO_TIMEOUT = 4005
-    CLOSE_BAD_COMMAND = 4503
-    CLOSE_ABUSE = 4505
-
-cdef const char *close_name(uint16_t code) noexcept nogil  # the reason text of those
-
 cdef class Sockets:
     # what they are about
     cdef SessionTable sessions
@@ -53,6 +35,8 @@ cdef class Sockets:
     cdef int64_t accept_tokens_milli
     cdef uint64_t accept_ms  # when the tokens were counted
     cdef bint accept_paused
+    cdef uint32_t share  # from so many sessions on others who accept from the same socket go first; 0: there are none
+    cdef bint stood_aside  # the next to come is ours, whatever the share
     cdef void *tls_context  # of new sessions (SSL_CTX, kept alive by the poller); NULL: they are plain
     cdef Doorway doorway  # who has not said hello
     cdef uint64_t random  # for hints that are spread
@@ -85,6 +69,7 @@ cdef class Sockets:
     cdef void arrived(self, uint32_t index, const uint8_t *address) noexcept nogil  # its address is known
     cdef uint32_t spread(self, uint32_t middle) noexcept nogil  # from half to one and a half of it, at random
     cdef void _pause_accept(self, bint pause) noexcept nogil
+    cdef bint _stand_aside(self) noexcept nogil
     cdef bint _may_accept(self) noexcept nogil
 
     # output

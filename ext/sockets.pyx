@@ -23,6 +23,7 @@ from ext.c_socket cimport (
     SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_LINGER, TCP_NODELAY, TCP_NOTSENT_LOWAT, TFD_CLOEXEC,
     TFD_NONBLOCK, c_accept4, c_close, c_fcntl, c_read, c_setsockopt, c_shutdown, clock_gettime, epoll_create1,
     epoll_ctl, epoll_event, errno, itimerspec, linger, sockaddr, socklen_t, timerfd_create, timerfd_settime, timespec)
+from ext.closes cimport CLOSE_NONE, close_name
 from ext.doorway cimport Doorway, address_key, address_of
 from ext.frames cimport CONTROL_BYTES_MAX, FR_CLOSE, SERVER_HEAD_BYTES_MAX, server_head_put
 from ext.session_table cimport (
@@ -34,36 +35,9 @@ from ext.wheel cimport TICK_MS, Wheel
 cdef enum:
     ACCEPT_TURN = 64  # connections taken in before sessions have their turn
     ACCEPT_BURST_MS = 100  # of the allowed rate at once
+    ASIDE_NS = 1000000  # how long whoever has its share leaves a connection to others
     NAME_BYTES = 128  # of any kind of address
     UNSENT_BYTES_MAX = 131072  # that the kernel queues for a peer whose window is full; else up to 4 MiB of its memory
-
-
-cdef const char *close_name(uint16_t code) noexcept nogil:
-    if code == CLOSE_NORMAL:
-        return b"normal"
-    if code == CLOSE_GOING_AWAY:
-        return b"going_away"
-    if code == CLOSE_PROTOCOL_ERROR:
-        return b"protocol_error"
-    if code == CLOSE_UNSUPPORTED:
-        return b"unsupported"
-    if code == CLOSE_BAD_UTF8:
-        return b"bad_utf8"
-    if code == CLOSE_TOO_BIG:
-        return b"too_big"
-    if code == CLOSE_IDLE:
-        return b"idle"
-    if code == CLOSE_SLOW:
-        return b"slow_no_progress"
-    if code == CLOSE_EXPIRED:
-        return b"token_expired"
-    if code == CLOSE_OVERLOADED:
-        return b"overloaded"
-    if code == CLOSE_HELLO_TIMEOUT:
-        return b"hello_timeout"
-    if code == CLOSE_BAD_COMMAND:
-        return b"bad_command"
-    return b"rate_abuse" if code == CLOSE_ABUSE else b""
 
 
 cdef class Sockets:
@@ -186,6 +160,17 @@ cdef class Sockets:
         if pause:
             self.tick()
 
+    cdef bint _stand_aside(self) noexcept nogil:
+        """Whether others shall have this one: who still waits a millisecond later finds nobody else with time."""
+        if not self.share or self.sessions.open_count < self.share or self.stood_aside:
+            self.stood_aside = False
+            return False
+        self.stood_aside = True
+        self._pause_accept(True)
+        if not self.woken:
+            self._set_timer(ASIDE_NS, TICK_MS * 1000000)
+        return True
+
     cdef bint _may_accept(self) noexcept nogil:
         """Counts what the rate allows up to now."""
         cdef int64_t most = max(<int64_t>self.connects_per_s_max * ACCEPT_BURST_MS, 1000)
@@ -200,6 +185,8 @@ cdef class Sockets:
         cdef int fd, turn
         cdef uint8_t name[NAME_BYTES]
         cdef socklen_t size
+        if self._stand_aside():
+            return
         for turn in range(ACCEPT_TURN):
             if self.listener_fd < 0:
                 return

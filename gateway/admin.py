@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+PATHS = "/metrics, /healthz, /readyz"
 Readiness = Callable[[], tuple[bool, str]]
 
 
@@ -32,6 +33,7 @@ class Admin:
                 web.get("/metrics", self._metrics),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
+                web.get("/{rest:.*}", self._elsewhere),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
@@ -43,6 +45,12 @@ class Admin:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    async def _elsewhere(self, request: web.Request) -> web.Response:
+        """Whoever looks around, or came to the wrong port, is told what is where."""
+        if request.path == "/":
+            return web.Response(text=f"gonets, for its operators: {PATHS}\n")
+        return web.Response(status=404, text=f"nothing here but {PATHS}; clients connect to another port\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(

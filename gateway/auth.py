@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.types import Options
 
+from engine import private
+
 ID_MAX = 2**53 - 1
 TOKEN_BYTES_MAX = 8_192
 RSA_BITS_MIN = 2_048
@@ -291,13 +293,13 @@ def development_key(data: Path) -> ed25519.Ed25519PrivateKey:
     """The private key for development tokens; made at first use, readable by its owner only."""
     path = data / DEVELOPMENT_KEY
     if not path.exists():
-        data.mkdir(parents=True, exist_ok=True)
+        private.make_folder(data)
         pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         # Written aside and linked: two processes that start together agree on whichever came first, whole.
         aside = data / f"{DEVELOPMENT_KEY}.{os.getpid()}"
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, private.FILE_MODE)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(pem)

@@ -9,10 +9,12 @@ Invariants: no byte of the key is kept here or said in any error. Cost: two stat
 from __future__ import annotations
 
 import datetime
+import ssl
 import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -23,6 +25,32 @@ from ext.tls import Context
 WARN_S = 14 * 86_400  # an operator has so long to renew
 RSA_BITS_MIN = 2_048
 _Stamp = tuple[tuple[int, int, int], tuple[int, int, int]]
+
+
+UNKNOWN_AUTHORITY = "FILE"
+
+
+def seen_by_clients(certificate: Path, url: str) -> tuple[str, str]:
+    """The URL under which a client on this machine believes the certificate, and the file of the authority that it
+    must be given: none for an authority of the system's, the certificate itself where it brings its own."""
+    chain = x509.load_pem_x509_certificates(certificate.read_bytes())
+    parts = urlsplit(url)
+    try:
+        names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        hosts = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+        hosts += [name for name in names.get_values_for_type(x509.DNSName) if "*" not in name]
+    except x509.ExtensionNotFound:
+        hosts = []
+    host = parts.hostname or ""
+    if hosts and host not in hosts:
+        host = next((near for near in ("127.0.0.1", "localhost", "::1") if near in hosts), hosts[-1])
+    url = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{parts.port}{parts.path}"
+    if chain[-1].issuer == chain[-1].subject:
+        return url, str(certificate)
+    issuer = chain[-1].issuer.public_bytes()
+    found = ssl.create_default_context().get_ca_certs(binary_form=True)
+    known = any(issuer in one for one in found)  # as bytes: the system holds some that the parser complains about
+    return url, "" if known else UNKNOWN_AUTHORITY
 
 
 class CertificateError(Exception):

@@ -34,6 +34,7 @@ from gateway.client_types import (
     Event,
     Forbidden,
     Gap,
+    HandshakeRefused,
     HistoryPage,
     HistoryReplaced,
     Incomplete,
@@ -48,6 +49,7 @@ from gateway.client_types import (
     SessionEnded,
     Signal,
     TooOld,
+    Trouble,
     Unchanged,
     UnknownConversation,
     positions_of,
@@ -64,6 +66,7 @@ __all__ = [
     "Event",
     "Forbidden",
     "Gap",
+    "HandshakeRefused",
     "HistoryPage",
     "HistoryReplaced",
     "Incomplete",
@@ -76,6 +79,7 @@ __all__ = [
     "Signal",
     "TokenSource",
     "TooOld",
+    "Trouble",
     "Unchanged",
     "UnknownConversation",
 ]
@@ -108,14 +112,16 @@ class Client:
         retry_timeout_s: float = 60.0,
         open_timeout_s: float = 10.0,
         on_signal: Callable[[Signal], None] | None = None,
+        on_trouble: Callable[[Trouble], None] | None = None,
         trust: ssl.SSLContext | None = None,
     ) -> None:
         """`receive=False` drops events at once: for programs that only publish.
 
         `queue_events` bounds what waits for the application; `gap_events_max` what is fetched to fill one gap;
         `retry_timeout_s` how long a write that is refused for a passing reason is tried again. `on_signal` is called
-        with cursors, typing, presence and advice as they come; it must return at once. `trust` says whose certificates
-        a wss:// gateway is believed by; None: the system's authorities.
+        with cursors, typing, presence and advice as they come; it must return at once; so must `on_trouble`, which
+        hears of what is survived: a refused write, a lost connection. `trust` says whose certificates a wss:// gateway
+        is believed by; None: the system's authorities.
         """
         if encoding not in codec.SUBPROTOCOLS:
             raise ValueError(f"encoding {encoding!r}: must be one of {', '.join(codec.SUBPROTOCOLS)}")
@@ -133,6 +139,7 @@ class Client:
             retry_timeout_s=retry_timeout_s,
             open_timeout_s=open_timeout_s,
             on_signal=on_signal,
+            on_trouble=on_trouble,
             trust=trust,
         )
         self._encoding: codec.Encoding = encoding

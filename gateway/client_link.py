@@ -35,12 +35,14 @@ from gateway.client_types import (
     CommandFailed,
     Event,
     Gap,
+    HandshakeRefused,
     Live,
     Positions,
     Receipt,
     Reset,
     SessionEnded,
     Signal,
+    Trouble,
     refusal,
 )
 
@@ -85,12 +87,15 @@ class Link:
         retry_timeout_s: float,
         open_timeout_s: float,
         on_signal: Callable[[Signal], None] | None,
+        on_trouble: Callable[[Trouble], None] | None = None,
         trust: ssl.SSLContext | None = None,
     ) -> None:
         self._trust: ssl.SSLContext | bool | None = True if trust is None and url.startswith("wss:") else trust
         self._url, self._token, self._device, self._encoding = url, token, device, encoding
         self._name = name
         self._retry_timeout_s, self._open_timeout_s, self._on_signal = retry_timeout_s, open_timeout_s, on_signal
+        self._on_trouble = on_trouble or (lambda trouble: None)
+        self._why = ""  # the last connection ended
         self.welcome: Mapping[str, Any] = {}
         self.ended: Exception | None = None
         self._space = asyncio.Event()  # the reader may go on
@@ -159,8 +164,12 @@ class Link:
                     said = isinstance(error, OSError) and bool(str(error))  # TimeoutError is one, mostly without words
                     kind = TimeoutError if isinstance(error, TimeoutError) else ConnectionError
                     text = str(error) or f"no answer within {self._open_timeout_s:g} s"
+                    if isinstance(error, InvalidStatus):
+                        first.set_exception(_refused_handshake(self._url, error))
+                        return
                     first.set_exception(error if said else kind(f"{self._url}: {text}"))
                     return
+                self._why = str(error) or f"no answer within {self._open_timeout_s:g} s"
                 if isinstance(error, InvalidStatus):
                     pause = _seconds(error.response.headers.get("Retry-After"))
             except ClientError as error:
@@ -174,6 +183,7 @@ class Link:
             finally:
                 self.stream.live, self._socket = False, None
             if self.ended is None:
+                self._on_trouble(Trouble("lost", "lost", self._why))
                 ceiling = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2 ** min(failures, 16))
                 await asyncio.sleep(random.uniform(0, ceiling) if pause is None else pause)
 
@@ -219,6 +229,8 @@ class Link:
                         helpers = [asyncio.create_task(self._watch(socket)), asyncio.create_task(self._renew())]
                         if not first.done():
                             first.set_result(None)
+                        else:
+                            self._on_trouble(Trouble("back"))
                     elif self._socket is None:
                         if name == "error":
                             refused = _failed(body)
@@ -239,6 +251,7 @@ class Link:
             raise SessionEnded(code, name, hint)
         if code == 4003 and isinstance(self._token, str):
             raise SessionEnded(code, name, "give the client a callable that fetches fresh tokens")
+        self._why = name if closed.rcvd else "it ended without a word"
         asked = _RETRY_AFTER.search(reason)
         return int(asked[1]) / 1000 if asked else None
 
@@ -351,8 +364,10 @@ class Link:
         else:
             write.done.set_exception(refusal(receipt))
 
-    def _again(self, write: Write, pause_ms: int, error: Exception) -> None:
+    def _again(self, write: Write, pause_ms: int, error: ClientError) -> None:
         """Sends a write again after the pause that the server named, or a random one."""
+        said = error.message if isinstance(error, CommandFailed) else ""  # of a receipt there are no words but ours
+        self._on_trouble(Trouble("refused", error.code, said or error.hint))
         if time.monotonic() - write.since > self._retry_timeout_s:
             write.done.set_exception(error)
             return
@@ -459,6 +474,10 @@ def _failed(body: Mapping[str, Any]) -> CommandFailed:
         str(body.get("hint", "")),
         bool(body.get("retryable")),
     )
+
+
+def _refused_handshake(url: str, error: InvalidStatus) -> HandshakeRefused:
+    return HandshakeRefused(url, error.response.status_code, _seconds(error.response.headers.get("Retry-After")))
 
 
 def _seconds(text: str | None) -> float | None:

@@ -96,6 +96,15 @@ class Signal(NamedTuple):
     fields: Mapping[str, Any]
 
 
+class Trouble(NamedTuple):
+    """What keeps the client busy beside the application: `kind` is refused (a write, to be tried again), lost (the
+    connection, or another attempt at one) or back."""
+
+    kind: str
+    code: str = ""
+    words: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The event is in the log and synced (P1). `repeat` means that it was already."""
@@ -165,6 +174,14 @@ class ClientError(Exception):
     def __init__(self, code: str, message: str = "", hint: str = "", retryable: bool = False) -> None:
         self.code, self.message, self.hint, self.retryable = code, message, hint, retryable
         super().__init__(": ".join(part for part in (code, message, hint) if part))
+
+
+class HandshakeRefused(ConnectionError):
+    """The gateway's port answered by HTTP instead of opening a session; `retry_after_s` if it named a pause."""
+
+    def __init__(self, url: str, status: int, retry_after_s: float | None) -> None:
+        super().__init__(f"{url}: server rejected WebSocket connection: HTTP {status}")
+        self.status, self.retry_after_s = status, retry_after_s
 
 
 class Refused(ClientError):
@@ -270,8 +287,8 @@ STATUSES: dict[str, tuple[bool, str]] = {
     "bad_counter": (False, "counters are 1 to 2^53-1"),
     "too_many_unanswered": (True, "at most 64 writes of a device may be unanswered"),
     "rate_limited": (True, "slow down"),
-    "overloaded": (True, "the server is busy; try again after the pause it names"),
-    "unavailable": (True, "the writer has stopped; try again after the pause it names"),
+    "overloaded": (True, "the server refuses writes now; its /readyz says why"),
+    "unavailable": (True, "the server's writer has stopped; its /readyz says why"),
 }
 
 _CLASSES: dict[str, type[Refused]] = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -179,7 +179,8 @@ AnyRequest = (
 )
 
 HELLO = "hello"
-OPS: tuple[str, ...] = tuple(sorted(cls.__struct_config__.tag for cls in AnyRequest.__args__))
+_BY_OP: dict[str, type[Struct]] = {cls.__struct_config__.tag: cls for cls in AnyRequest.__args__}
+OPS: tuple[str, ...] = tuple(sorted(_BY_OP))
 
 _decoders: dict[int, Any] = {
     pushes.MSGPACK: msgspec.msgpack.Decoder(AnyRequest),
@@ -187,6 +188,12 @@ _decoders: dict[int, Any] = {
 }
 _lenient: dict[int, Any] = {pushes.MSGPACK: msgspec.msgpack.Decoder(), pushes.JSON: msgspec.json.Decoder()}
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
+
+
+def _allowed(op: str, field: str) -> tuple[Any, ...]:
+    """The values of a field that takes only some; () for others."""
+    hint = get_type_hints(_BY_OP[op]).get(field)
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 class Malformed(Exception):
@@ -249,4 +256,6 @@ def _judge(encoding: int, message: bytes, error: Exception) -> Exception:
     place = _PATH.search(text)
     field = place.group(1) if place else ""
     message_text = _PATH.sub("", text)
+    if message_text.startswith("Invalid enum value") and (allowed := _allowed(fields["op"], field)):
+        message_text += f"; it is one of {', '.join(map(str, allowed))}"
     return BadRequest("bad_field", f"{field}: {message_text}" if field else message_text, id, counter, fields["op"])

@@ -11,11 +11,13 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import uvloop
 
 from engine import Config, ConfigError, limits
 from gateway import logs
+from gateway.beforehand import begins_log
 from gateway.listener import StartError
 from gateway.parts import SPARE_DESCRIPTORS
 from gateway.server import Gateway
@@ -26,26 +28,21 @@ from gateway.session import log
 SWITCH_INTERVAL_S = 0.0005
 
 
-def serve(config: Config, ready: Callable[[dict[str, str]], None], reload: Callable[[], Config] | None = None) -> None:
+def serve(config: Config, ready: Callable[[dict[str, Any]], None], reload: Callable[[], Config] | None = None) -> None:
     """Runs until told to stop. `ready` gets the addresses; `reload` reads the configuration again."""
     logs.configure(config.logging.level, config.logging.format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    if reason := limits.absurdity(config):
-        raise StartError(reason)
+    is_new = begins_log(config)
     if reason := limits.shortage(config):
         log.warning("memory", reason=reason)
     wanted = config.gateway.sessions_max + SPARE_DESCRIPTORS
     allowed = raise_descriptor_limit(wanted)
     gateway = Gateway(config)
 
-    def serving(addresses: dict[str, str]) -> None:
-        if allowed < wanted:  # said only now: beside a reason not to start it would be noise
-            log.info(
-                "descriptors",
-                allowed=allowed,
-                wanted=wanted,
-                hint="gateway.sessions_max can't be reached; raise the hard limit (ulimit -Hn)",
-            )
+    def serving(addresses: dict[str, Any]) -> None:
+        addresses["new_log"] = is_new
+        log.info("serving", **addresses)
+        say_descriptors(wanted, allowed)  # only now: beside a reason not to start it would be noise
         ready(addresses)
 
     try:
@@ -64,7 +61,14 @@ def raise_descriptor_limit(wanted: int) -> int:
     return goal
 
 
-async def _run(gateway: Gateway, ready: Callable[[dict[str, str]], None], reload: Callable[[], Config] | None) -> None:
+def say_descriptors(wanted: int, allowed: int) -> None:
+    """One line where sessions_max can't be reached."""
+    if allowed < wanted:
+        hint = "gateway.sessions_max can't be reached; raise the hard limit (ulimit -Hn)"
+        log.info("descriptors", allowed=allowed, wanted=wanted, hint=hint)
+
+
+async def _run(gateway: Gateway, ready: Callable[[dict[str, Any]], None], reload: Callable[[], Config] | None) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     again = asyncio.Event()
@@ -83,9 +87,7 @@ async def _run(gateway: Gateway, ready: Callable[[dict[str, str]], None], reload
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, read_again)
-    addresses = await gateway.start()
-    log.info("serving", **addresses)
-    ready(addresses)
+    ready(await gateway.start())
     await told.wait()
     drain = asyncio.ensure_future(gateway.drain())
     hurry = asyncio.ensure_future(again.wait())
@@ -96,4 +98,4 @@ async def _run(gateway: Gateway, ready: Callable[[dict[str, str]], None], reload
     log.info("stopped")
 
 
-__all__ = ["StartError", "raise_descriptor_limit", "serve"]
+__all__ = ["StartError", "raise_descriptor_limit", "say_descriptors", "serve"]

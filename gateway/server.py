@@ -33,6 +33,7 @@ from engine import (
     Router,
     Tail,
     config_changes,
+    private,
 )
 from ext.poller import Batch
 from ext.session_table import SessionTable
@@ -56,8 +57,10 @@ ROUTE_SLICE_US = 1_000
 READ_SLICE_US = 1_000
 UNAVAILABLE_RETRY_MS = 5_000
 AHEAD_RETRY_MS = 500
-HANDED_OVER_S = 0.5
+AT_THE_DOOR_S = 3.0  # how long those who have come to us may take for handshake and hello, when a successor accepts
+LOOK_S = 0.02
 SECOND_S = 1.0
+SHARE_SLACK = 4  # sessions above the average of the workers that are nobody's trouble; of many, a thirty-second
 
 
 class Gateway:
@@ -95,7 +98,7 @@ class Gateway:
         self._bound = [bound for bound in (self._clients, self._operators) if bound is not None]
         self.data = data = Path(server.data)
         try:
-            data.mkdir(parents=True, exist_ok=True)
+            private.make_folder(data)
             self.trust = Trust(self._config, data)
             self.trust.open()
             with ExitStack() as undo:
@@ -108,7 +111,7 @@ class Gateway:
         except (TrustError, EngineError) as error:
             raise StartError(str(error)) from None
         except OSError as error:
-            raise StartError(f"server.data = {server.data!r}: {error.strerror or error}") from None
+            raise listener.data_refused(server.data, error) from None
 
     def _compose(self) -> None:
         config, engine = self._config, self.engine
@@ -413,6 +416,11 @@ class Gateway:
             self.poller.unlisten()
             self._clients.close()
 
+    def share(self, sessions: int) -> None:
+        """How many sessions a worker beside others has on average: with a few more than that it lets them go first."""
+        some_more = max(SHARE_SLACK, sessions // 32)
+        self.poller.share(min(sessions + some_more, self._config.gateway.sessions_max))
+
     async def drain(self, *, handed_over: bool = False) -> None:
         """No new sessions; the others are sent away spread over the configured time.
 
@@ -422,7 +430,10 @@ class Gateway:
         self.draining = True
         if handed_over:  # whoever is at the door has come to us: it gets in, and is sent on with the others
             self.unlisten()
-            await asyncio.sleep(HANDED_OVER_S)
+            for _ in range(int(AT_THE_DOOR_S / LOOK_S)):
+                if not self.poller.counters()["doorway_connections"]:
+                    break
+                await asyncio.sleep(LOOK_S)
         self.poller.refuse()
         await Drain(self.door, self._config.server.drain_s, self._advance).run()
         self.unlisten()

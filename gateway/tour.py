@@ -13,23 +13,27 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from engine import private
 from gateway.client import (
     ID_MAX,
     PAYLOAD_BYTES_MAX,
     Client,
     ClientError,
     Event,
+    HandshakeRefused,
     HistoryReplaced,
     Incomplete,
     SessionEnded,
+    Trouble,
 )
 
-Print = Callable[[str], None]
+SILENCE_S = 2.0  # a person wonders
+SEND_S = 60.0  # a message is tried for so long
 
 
 class TourError(Exception):
@@ -82,11 +86,67 @@ def explained(error: Exception, what: str, url: str, data: Path, own_token: bool
             f"the certificate of {url} is not believed: {error.verify_message}; name the file of the authority that"
             " signed it with --ca"
         )
+    if isinstance(error, ssl.SSLError) and "ALERT_INTERNAL_ERROR" in (error.reason or ""):
+        return f"{url} takes no new connection now: it is full, or under load; try again later"
     if isinstance(error, ssl.SSLError):
         return f"{url} does not speak TLS as it should ({error.reason or error}); is it a ws:// gateway?"
+    if isinstance(error, HandshakeRefused):
+        return _explained_status(error, url)
+    if "did not receive a valid HTTP response" in str(error):
+        return f"{url} does not answer by HTTP; {IS_TLS if url.startswith('ws:') else 'is it a port of gonets?'}"
     if isinstance(error, OSError):  # TimeoutError is one
         return f"can't reach the gateway: {str(error) or type(error).__name__}; is `gonets serve` running at {url}?"
     return f"{what}: {str(error) or type(error).__name__}"
+
+
+IS_TLS = "it may speak TLS: use wss://, and --ca FILE if its authority is not one of the system's"
+
+
+def _explained_status(error: HandshakeRefused, url: str) -> str:
+    if error.status == 503:
+        pause = "later" if error.retry_after_s is None else f"in {error.retry_after_s:g} s"
+        return f"{url} takes no new session now (HTTP 503): it is full, or going down; try again {pause}"
+    if error.status == 400 and url.startswith("ws:"):
+        return f"{url} refused the connection (HTTP 400); {IS_TLS}"
+    if error.status == 404:
+        return f"{url} is no clients' door (HTTP 404): the path must be /v1, and the port the clients', not the admin's"
+    return f"{url} refused the connection (HTTP {error.status}): is it the clients' port of `gonets serve`?"
+
+
+class Told:
+    """What a person is told on stderr while the client tries again: each state once, results never."""
+
+    def __init__(self) -> None:
+        self._lost, self._warned = False, False
+        self.last: Trouble | None = None  # why a message is not stored yet
+        self.until = ""
+
+    def sending(self) -> None:
+        """From now on refusals are told of."""
+        self.until = time.strftime("%H:%M:%S", time.localtime(time.time() + SEND_S))
+
+    def trouble(self, trouble: Trouble) -> None:
+        """Called by the client."""
+        if trouble.kind == "refused" or (self.until and trouble.kind == "lost"):
+            self.last = trouble
+        if trouble.kind == "refused":
+            self.not_stored(trouble.code, trouble.words)
+        elif trouble.kind == "lost" and not self._lost:
+            self._lost = True
+            _say(f"connection lost ({trouble.words}), trying again …")
+        elif trouble.kind == "back" and self._lost:
+            self._lost = False
+            _say("connected again")
+
+    def not_stored(self, code: str, words: str) -> None:
+        """Once, whatever comes after."""
+        if not self._warned:
+            self._warned = True
+            _say(f"not stored yet: {code}: {words}, trying again until {self.until}")
+
+
+def _say(words: str) -> None:
+    print(f"gonets: {words}", file=sys.stderr, flush=True)
 
 
 def position_file(data: Path, user: int, device: int) -> Path:
@@ -153,8 +213,10 @@ async def listen(
     """Prints events until interrupted, or until `count` have come."""
     path = position_file(data, user, device)
     positions = _stored(path) if resume else None
+    if resume and positions is None:
+        _say(f"no position of user {user}, device {device} in {path}: nothing to go on from, listening from now on")
     seen = 0
-    async with Client(url, token, device, positions=positions, trust=trust) as client:
+    async with Client(url, token, device, positions=positions, trust=trust, on_trouble=Told().trouble) as client:
         print(f"listening as user {user} on {url}; Ctrl-C ends", file=sys.stderr, flush=True)
         _save(path, client)
         try:
@@ -211,8 +273,8 @@ def _stored(path: Path) -> list[dict[str, int]] | None:
 def _save(path: Path, client: Client) -> None:
     aside = path.with_suffix(f".{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(client.positions))
+        private.make_folder(path.parent)
+        private.write_file(aside, json.dumps(client.positions).encode())
         aside.replace(path)
     except OSError as error:
         raise TourError(f"listen keeps its position in {path}: {error.strerror}; name another --data") from None
@@ -228,13 +290,39 @@ async def send(
     trust: ssl.SSLContext | None = None,
 ) -> dict[str, Any]:
     """Publishes one message and gives its receipt, which comes after the sync."""
-    async with Client(url, token, device, trust=trust) as client:
-        receipt = await client.publish(text=text, user=to, conversation=conversation)
-        return {
-            "status": receipt.status,
-            "conversation": receipt.conversation,
-            "sequence": receipt.sequence,
-            "conversation_sequence": receipt.conversation_sequence,
-            "time": receipt.time,
-            "counter": receipt.counter,
-        }
+    told = Told()
+    told.sending()
+    warning = asyncio.get_running_loop().call_later(
+        SILENCE_S, told.not_stored, "no_answer", f"{url} has not answered so far"
+    )
+    client = Client(url, token, device, trust=trust, retry_timeout_s=SEND_S, on_trouble=told.trouble)
+    try:
+        await client.connect()
+        async with asyncio.timeout(SEND_S) as limit:
+            receipt = await client.publish(text=text, user=to, conversation=conversation)
+    except TimeoutError:
+        if client.welcome and limit.expired():
+            raise _unanswered(told.last) from None
+        raise
+    finally:
+        warning.cancel()
+        await client.close()
+    return {
+        "status": receipt.status,
+        "conversation": receipt.conversation,
+        "sequence": receipt.sequence,
+        "conversation_sequence": receipt.conversation_sequence,
+        "time": receipt.time,
+        "counter": receipt.counter,
+    }
+
+
+def _unanswered(last: Trouble | None) -> ClientError:
+    """What to say of a message that has neither been stored nor refused for good in time."""
+    if last is not None and last.kind == "refused":
+        return ClientError(last.code, f"the message was not stored within {SEND_S:g} s", last.words)
+    return ClientError(
+        "no_answer" if last is None else f"connection lost ({last.words})",
+        f"no receipt within {SEND_S:g} s",
+        "it may have been stored: look into the conversation before sending it again",
+    )

@@ -18,13 +18,14 @@ fi
 cd build/sanitize
 GONETS_SANITIZE=address,undefined "$root/.venv/bin/python" setup.py -q build_ext --inplace
 # LD_PRELOAD is what children inherit too; a shim of the tests goes in front of it. Its reports go to files, because
-# tests read what servers say.
+# tests read what servers say; those of undefined behaviour ignore that, hence --capture=sys: the tests' own process
+# says them here.
 rm -f reports.*
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:verify_asan_link_order=0:log_path=$PWD/reports
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=$PWD/reports
 export PYTHONPATH=$PWD PYTHONDONTWRITEBYTECODE=1
 status=0
-env LD_PRELOAD="$address" "$root/.venv/bin/python" -m pytest -p no:cacheprovider --timeout=600 "${@:-tests}" || status=$?
+env LD_PRELOAD="$address" "$root/.venv/bin/python" -m pytest -p no:cacheprovider --capture=sys --timeout=600 "${@:-tests}" || status=$?
 for report in reports.*; do
     [ -f "$report" ] || continue
     echo "make sanitize: $report:" >&2

@@ -29,6 +29,7 @@ MEMORY: Final = Path("/dev/shm")
 LARGE_MEGABYTES: Final = 48
 PAGE: Final = 4096
 EXAMPLES_MAX: Final = 20
+BITS: Final = 2_000
 PROGRESS_S: Final = 5.0
 _TOLD = struct.Struct("<QB")
 
@@ -137,10 +138,27 @@ def run(
     return counts, wrong
 
 
+def _mistake(
+    every_bit: bool, bits: int | None, seed: int, large: bool, only: int | None, jobs: int, folder: Path | None
+) -> str:
+    """What is wrong with options; "" if nothing is."""
+    given = {"--every-bit": every_bit, "--bits": bits is not None, "--only": only is not None}
+    chosen = [name for name, is_given in given.items() if is_given]
+    if len(chosen) > 1:
+        return f"{' and '.join(chosen)} exclude each other: each says which bits to flip"
+    is_bad = (bits is not None and bits < 1) or seed < 0 or not 1 <= jobs <= 64 or (only is not None and only < 0)
+    if is_bad or (folder is not None and not folder.is_dir()) or (every_bit and large):
+        return (
+            "--bits and --jobs are numbers from 1, --seed and --only from 0, --jobs at most 64, --folder is a"
+            " directory; --every-bit is of the small log"
+        )
+    return ""
+
+
 def flips(
     *,
     every_bit: Annotated[bool, Parameter(negative="", help="of the small log, in turn: about an hour")] = False,
-    bits: Annotated[int, Parameter(help="how many are drawn")] = 2_000,
+    bits: Annotated[int | None, Parameter(help=f"how many are drawn (default {BITS})")] = None,
     seed: Annotated[int, Parameter(help="of the log, and of what is drawn")] = 1,
     large: Annotated[bool, Parameter(negative="", help="in a log of tens of megabytes")] = False,
     only: Annotated[int | None, Parameter(help="only this bit, by the number that a failure names")] = None,
@@ -148,13 +166,8 @@ def flips(
     folder: Annotated[Path | None, Parameter(help="where to work; default: in memory where there is room")] = None,
 ) -> None:
     """Flips bits of a log; each must be harmless by proof, or found by the check and by whoever reads it."""
-    is_bad = bits < 1 or seed < 0 or not 1 <= jobs <= 64 or (only is not None and only < 0)
-    if is_bad or (folder is not None and not folder.is_dir()) or (every_bit and large):
-        print(
-            "gonets: flips: --bits and --jobs are numbers from 1, --seed and --only from 0, --jobs at most 64, --folder"
-            " is a directory; --every-bit is of the small log",
-            file=sys.stderr,
-        )
+    if words := _mistake(every_bit, bits, seed, large, only, jobs, folder):
+        print(f"gonets: flips: {words}", file=sys.stderr)
         raise SystemExit(1)
     began = time.monotonic()
     said = began
@@ -171,7 +184,7 @@ def flips(
         with tempfile.TemporaryDirectory(prefix="gonets-flips-", dir=folder or memory) as name:
             counts, wrong = run(
                 Path(name) / "data",
-                bits=None if every_bit else bits,
+                bits=None if every_bit else BITS if bits is None else bits,
                 seed=seed,
                 is_large=large,
                 jobs=jobs,

@@ -216,6 +216,9 @@ def torture(
     if cuts < 0 or kills < 0 or seed < 0 or (folder is not None and not folder.is_dir()):
         print("gonets: torture: --cuts, --kills, --seed are numbers from 0; --folder is a directory", file=sys.stderr)
         raise SystemExit(1)
+    if not cuts and not kills:
+        print("gonets: torture: --cuts 0 with --kills 0 looks at nothing: one of them must be above 0", file=sys.stderr)
+        raise SystemExit(1)
     began = time.monotonic()
     try:
         counts = run(cuts, kills, seed, folder)

@@ -16,13 +16,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import lmdb
 import msgspec
 
-from engine.errors import BadArgument, DataUntrusted, LogDamaged
+from engine import private
+from engine.errors import BadArgument, DataUntrusted, EngineError, LogDamaged
 from engine.lmdbfile import cut_off, sync_path
 from engine.log import format as fmt
 from engine.log.files import (
@@ -50,7 +52,7 @@ from engine.log.manifest import (
     manifest_path,
     read_manifest,
 )
-from engine.log.place import lie_in_one_another, make_directory, sync_directory
+from engine.log.place import data_directory_above, make_directory, overlap, remove_empty, sync_directory
 from engine.log.reader import Reader
 from engine.log.readers import ENTRY, FOLDER, note_reader, pinned
 from engine.log.resume import FOLDER as VERIFYING
@@ -79,22 +81,27 @@ class Options(NamedTuple):
 
 def backup_log(data: Path, target: Path, options: Options, on_progress: OnProgress) -> dict[str, Any]:
     """What was made and copied; `problems` names what is damaged in the log. Raises EngineError, OSError."""
-    if options.bytes_per_s < 0 or options.keep < 1:
-        raise BadArgument(f"--bytes-per-s {options.bytes_per_s}, --keep {options.keep}: at least 0, at least 1")
-    if lie_in_one_another(target, data):
-        raise BadArgument(f"{target} and {data} lie in one another: name a directory elsewhere, on another disk")
-    _make_target(target)
-    with (
-        locked(target / LOCK_NAME, f"another backup is being made in {target}"),
-        opened(data) as segments,
-        pinned(data, "backup"),
-    ):
-        segments.scan()
-        shard = segments.header(segments.firsts[-1]).shard
-        if options.snapshot:
-            take_snapshot(data, Reader(segments), shard)
-        backup = _Backup(data, target, segments, options, on_progress)
-        manifest = backup.run()
+    if options.bytes_per_s < 0:
+        raise BadArgument(f"--bytes-per-s {options.bytes_per_s}: must be at least 0; 0 is as fast as it goes")
+    if options.keep < 1:
+        raise BadArgument(f"--keep {options.keep}: must be at least 1; the newest backup is always kept")
+    if words := overlap(target, data):
+        raise BadArgument(f"{words}: name a directory elsewhere, on another disk")
+    if (above := data_directory_above(target)) is not None:
+        raise BadArgument(f"{target} lies in the data directory {above}: name a directory elsewhere, on another disk")
+    made = _make_target(target)
+    with locked(target / LOCK_NAME, f"another backup is being made in {target}"):
+        try:
+            with opened(data) as segments, pinned(data, "backup"):
+                segments.scan()
+                shard = segments.header(segments.firsts[-1]).shard
+                if options.snapshot:
+                    take_snapshot(data, Reader(segments), shard)
+                backup = _Backup(data, target, segments, options, on_progress)
+                manifest = backup.run()
+        except (EngineError, OSError):
+            _take_back(target, made)
+            raise
     name = f"backup-{hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:12]}"
     held = options.hold or (data / FOLDER / f"{name}{ENTRY}").exists()
     if held:
@@ -114,11 +121,11 @@ def backup_log(data: Path, target: Path, options: Options, on_progress: OnProgre
     }
 
 
-def _make_target(target: Path) -> None:
-    """An empty directory, or one of backups; anything else is a mistake."""
+def _make_target(target: Path) -> list[Path]:
+    """An empty directory, or one of backups; anything else is a mistake. The directories made, innermost first."""
     if target.exists() and not target.is_dir():
         raise BadArgument(f"{target} is no directory", hint="name an empty or new one, or one of earlier backups")
-    make_directory(target)
+    made = make_directory(target)
     ours = {LOCK_NAME, SEGMENTS, SNAPSHOTS, CURSORS, VERIFYING, "lost+found"}
     strange = sorted(p.name for p in target.iterdir() if p.name not in ours and not p.name.startswith("backup-"))
     if strange:
@@ -127,7 +134,21 @@ def _make_target(target: Path) -> None:
             hint="name an empty or new directory, or one that a backup was made in",
         )
     for name in (SEGMENTS, SNAPSHOTS, CURSORS):
-        make_directory(target / name)
+        made = make_directory(target / name) + made
+    return made
+
+
+def _take_back(target: Path, made: list[Path]) -> None:
+    """Of a backup that was refused before it had copied anything, nothing stays."""
+    with suppress(OSError):
+        known = {f"{number:08d}.mdb" for number in manifest_numbers(target)}
+        for path in (target / CURSORS).iterdir():
+            if path.name not in known:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove_empty(made)
+    if target / SEGMENTS in made and [path.name for path in target.iterdir()] == [LOCK_NAME]:
+        (target / LOCK_NAME).unlink()
+        remove_empty(made)
 
 
 class _Backup:
@@ -296,7 +317,13 @@ class _Backup:
         newest = b""
         map_bytes = 2 * self._segments.path(first).stat().st_size + PART_SPARE_BYTES
         with lmdb.open(
-            str(making), subdir=False, map_size=map_bytes, lock=False, sync=False, lib_version=fmt.LMDB_ENGINE
+            str(making),
+            subdir=False,
+            map_size=map_bytes,
+            lock=False,
+            sync=False,
+            mode=private.FILE_MODE,
+            lib_version=fmt.LMDB_ENGINE,
         ) as env:
             with env.begin(write=True) as txn:
                 txn.put(fmt.HEADER_KEY, fmt.pack_header(header))
@@ -344,7 +371,7 @@ class _Backup:
         if not target.exists():
             making = target.with_name(target.name + MAKING_SUFFIX)
             shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
+            making.mkdir(private.DIRECTORY_MODE)
             copy_file(source / DATA, making / DATA, expected=digest, pace=self._pace, on_bytes=self._took)
             copy_file(source / MANIFEST, making / MANIFEST, pace=self._pace, on_bytes=self._took)
             name_file(making, target)
@@ -363,12 +390,14 @@ class _Backup:
         target = self._target / CURSORS / f"{self._number:08d}.mdb"
         making = target.with_name(target.name + MAKING_SUFFIX)
         shutil.rmtree(making, ignore_errors=True)
-        making.mkdir()
+        making.mkdir(private.DIRECTORY_MODE)
         try:
-            with lmdb.open(str(source.parent), readonly=True, lib_version=fmt.LMDB_ENGINE) as env:
+            with lmdb.open(
+                str(source.parent), readonly=True, mode=private.FILE_MODE, lib_version=fmt.LMDB_ENGINE
+            ) as env:
                 if words := cut_off(env, source):
                     raise lmdb.CorruptedError(words)
-                env.copy(str(making), compact=True)
+                private.copy_environment(env, making, compact=True)
         except lmdb.Error as error:
             self._problem(f"the marks in {source.parent} can't be copied: {error}; clients say theirs again")
             shutil.rmtree(making, ignore_errors=True)

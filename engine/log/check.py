@@ -27,6 +27,7 @@ from typing import Any, Final
 
 import lmdb
 
+from engine import private
 from engine.errors import DataUntrusted
 from engine.lmdbfile import system_error
 from engine.log import format as fmt
@@ -418,7 +419,7 @@ def _copied_state(data: Path, folder: Path, check: _Check) -> Iterator[SavedStat
             with _whole(target) as making:
                 running = SavedState.open(source, shard=check.shard, read_only=True)
                 try:
-                    running.env.copy(str(making))
+                    private.copy_environment(running.env, making, compact=False)
                 finally:
                     running.close()
         saved = SavedState.open(target, shard=check.shard, read_only=True)
@@ -441,7 +442,7 @@ def _whole(target: Path) -> Iterator[Path]:
     """A directory that has its name once it is complete: an earlier run may have been killed over it."""
     making = target.with_name(target.name + fmt.MAKING_SUFFIX)
     shutil.rmtree(making, ignore_errors=True)
-    making.mkdir()
+    making.mkdir(private.DIRECTORY_MODE)
     yield making
     os.rename(making, target)
 
@@ -471,7 +472,7 @@ def _check_state(
     if not (folder / "replayed").exists():
         with _whole(folder / "replayed") as making:
             if base is not None:
-                shutil.copyfile(Path(base.path) / DATA, making / DATA)
+                private.copy_file(Path(base.path) / DATA, making / DATA)
     replayed = replay(Reader(segments), position, folder / "replayed", check.shard, on_progress)
     try:
         for difference in differences(saved, replayed):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -45,6 +46,7 @@ COLUMNS = (
     "device",
     "counter",
     "type",
+    "payload_bytes",
 )
 
 
@@ -78,6 +80,16 @@ def done(call: Callable[[], Result], place: Path) -> Result:
         fail(os_error(error, place))
     except lmdb.Error as error:
         fail(lmdb_error(error, place))
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """What ends by Ctrl-C in here has left its work to be gone on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("gonets: interrupted; run the same command again, it goes on", file=sys.stderr)
+        raise
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:
@@ -175,7 +187,7 @@ def backup(
 
     directory = log_directory(config, data)
     options = Options(bytes_per_s, hold, take_snapshot, keep, drop_trimmed)
-    with bars() as on_progress:
+    with resumable(), bars() as on_progress:
         found = done(lambda: backup_log(directory, target, options, on_progress), target)
     show(found, as_json)
 
@@ -194,7 +206,7 @@ def restore(
     from engine.log.restore import restore_log
 
     loaded = load(config, server__data=data).config
-    with bars() as on_progress:
+    with resumable(), bars() as on_progress:
         found = done(
             lambda: restore_log(
                 source,
@@ -222,7 +234,7 @@ def verify(
     """
     from engine.log.verify import verify_log
 
-    with bars() as on_progress:
+    with resumable(), bars() as on_progress:
         found = done(lambda: verify_log(place, number, on_progress), place)
     show(found, as_json)
 
@@ -269,7 +281,9 @@ def dump(
     directory = log_directory(config, data)
     if to_sequence is not None and to_sequence < 1:
         fail(f"--to {to_sequence}: sequences begin at 1")
-    with bars() as on_progress:
+    whole = resumable() if output is not None else nullcontext()
+    # On a terminal, events and a bar would be written over each other.
+    with whole, bars(is_wanted=output is not None or not sys.stdout.isatty()) as on_progress:
         try:
             found = done(
                 lambda: dump_log(directory, output or sys.stdout.buffer, from_sequence, to_sequence or 0, on_progress),

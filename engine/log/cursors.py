@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import lmdb
 
+from engine import private
 from engine.errors import LogVersion, StateDamaged
 from engine.lmdbfile import cut_off, make_whole
 
@@ -56,7 +57,7 @@ class CursorStore:
     @classmethod
     def open(cls, path: Path, *, interval_s: float) -> CursorStore:
         """Opens or makes the environment in a directory, and begins to write. Raises LogVersion, StateDamaged."""
-        path.mkdir(parents=True, exist_ok=True)
+        private.make_folder(path)
         env = None
         try:
             make_whole(path / "data.mdb", LMDB_ENGINE)
@@ -188,4 +189,11 @@ def _higher(mark: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _open(path: Path, *, write: bool) -> lmdb.Environment:
-    return lmdb.open(str(path), map_size=MAP_BYTES, max_spare_txns=2, readonly=not write, lib_version=LMDB_ENGINE)
+    return lmdb.open(
+        str(path),
+        map_size=MAP_BYTES,
+        max_spare_txns=2,
+        readonly=not write,
+        mode=private.FILE_MODE,
+        lib_version=LMDB_ENGINE,
+    )

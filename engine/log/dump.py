@@ -26,6 +26,7 @@ from engine.log.reader import Reader
 from engine.log.readers import pinned
 from engine.log.verbs import opened
 from engine.ports import OnProgress
+from engine.private import opener
 from ext.record import decode
 
 SEQUENCE_MAX: Final = 2**53 - 1
@@ -64,7 +65,7 @@ def dump_log(
         if not isinstance(out, Path):
             counts = _write(reader, out, from_sequence, last, on_progress)
             return {**counts, "first_sequence": from_sequence, "last_sequence": last, "resumed_after": 0}
-        with out.open("ab+") as file:
+        with open(out, "ab+", opener=opener) as file:
             _take(file, out)
             done = _resume(file, reader, out)
             if done and not from_sequence - 1 <= done <= last:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from engine import private
 from engine.errors import EngineUnable, LogDamaged
 from engine.lmdbfile import sync_path
 from engine.log.format import MAKING_SUFFIX
@@ -67,7 +68,7 @@ def copy_file(
     file for the hash, which is on the disk before the copy has its name."""
     making = target.with_name(target.name + MAKING_SUFFIX)
     digest = hashlib.sha256()
-    with source.open("rb") as file, making.open("wb") as out:
+    with source.open("rb") as file, open(making, "wb", opener=private.opener) as out:
         while part := file.read(COPY_BYTES):
             pace.spend(len(part))
             digest.update(part)
@@ -85,7 +86,7 @@ def copy_file(
         os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     if noted is not None:
         note = noted.with_name(noted.name + MAKING_SUFFIX)
-        note.write_text(f"{found}  {target.name}\n")
+        private.write_file(note, f"{found}  {target.name}\n".encode())
         sync_path(note)
         name_file(note, noted)
     name_file(making, target)
@@ -101,7 +102,7 @@ def name_file(making: Path, target: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """A small file of JSON, new or in the place of the old one."""
     making = path.with_name(f"{path.name}.{os.getpid()}{MAKING_SUFFIX}")
-    making.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+    private.write_file(making, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
     sync_path(making)
     name_file(making, path)
 
@@ -129,12 +130,23 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
 def locked(path: Path, refusal: str = "") -> Iterator[None]:
     """Holds a lock file while inside; waits for it, or raises EngineUnable with `refusal`. The kernel lets go of it
     when the process ends, however it ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = _locked(path, refusal)
+    while os.fstat(descriptor).st_nlink == 0:  # whoever had it before has taken back what was made in vain
+        os.close(descriptor)
+        descriptor = _locked(path, refusal)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
-        except BlockingIOError:
-            raise EngineUnable(refusal, hint="wait until it has ended") from None
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(path: Path, refusal: str) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private.FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise EngineUnable(refusal, hint="wait until it has ended") from None
+        raise
+    return descriptor

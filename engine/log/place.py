@@ -6,7 +6,10 @@ Asked when the log is opened. On a file system in memory nothing is called durab
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from engine.private import DIRECTORY_MODE
 
 RESTORING = "restoring.new"  # in a data directory that a restore is still putting together
 IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
@@ -44,15 +47,27 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_directory(path: Path) -> None:
-    """Makes a directory with its parents, each name synced in the one above."""
+def make_directory(path: Path) -> list[Path]:
+    """Makes a directory with its parents, each name synced in the one above; those made, innermost first."""
     missing = []
     while not path.exists():
         missing.append(path)
         path = path.parent
-    for directory in reversed(missing):
-        directory.mkdir(exist_ok=True)
-        sync_directory(directory.parent)
+    try:
+        for directory in reversed(missing):
+            directory.mkdir(DIRECTORY_MODE, exist_ok=True)
+            sync_directory(directory.parent)
+    except OSError:
+        remove_empty(missing)
+        raise
+    return missing
+
+
+def remove_empty(directories: list[Path]) -> None:
+    """Takes back what was made in vain, innermost first; what holds something stays."""
+    for directory in directories:
+        with suppress(OSError):
+            directory.rmdir()
 
 
 def is_read_only(path: Path) -> bool:
@@ -60,10 +75,21 @@ def is_read_only(path: Path) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
-def lie_in_one_another(one: Path, two: Path) -> bool:
-    """Whether a path is another one, or below or above it, links followed."""
+def overlap(one: Path, two: Path) -> str:
+    """How a path is another one, or lies below or above it, links followed, in words; "" if it doesn't."""
     first, second = one.resolve(), two.resolve()
-    return first == second or first in second.parents or second in first.parents
+    if first == second:
+        return f"{one} is {two} itself" if one == two else f"{one} and {two} are the same directory"
+    return f"{one} lies in {two}" if second in first.parents else f"{two} lies in {one}" * (first in second.parents)
+
+
+def data_directory_above(path: Path) -> Path | None:
+    """The data directory that a path lies in, links followed, if there is one."""
+    for above in path.resolve().parents:
+        with suppress(OSError):  # not there, or nothing that may be looked into
+            if any(name[:1].isdigit() and name.endswith(".lmdb") for name in os.listdir(above / "log")):
+                return above
+    return None
 
 
 def not_a_directory(path: Path) -> str:

@@ -26,6 +26,7 @@ from msgspec import Struct
 from engine.errors import BadArgument, EngineUnable
 from engine.log.files import locked, write_json
 from engine.log.place import is_read_only, make_directory, sync_directory
+from engine.private import FILE_MODE
 
 FOLDER: Final = "readers"
 LOCK_NAME: Final = "lock"
@@ -125,7 +126,7 @@ def pinned(data: Path, kind: str, position: int = 0) -> Iterator[None]:
         make_directory(data / FOLDER)
         path = data / FOLDER / f"{kind}-{os.getpid()}-{time.monotonic_ns()}{PIN}"
         with registry_locked(data):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             row = ReaderRow(name=path.stem, kind=kind, position=position, time=_now_us(), detail="it runs now")
             os.write(descriptor, msgspec.json.encode(row))

@@ -25,7 +25,7 @@ import lmdb
 import msgspec
 from msgspec import Struct
 
-from engine.errors import BadArgument, LogDamaged, StateDamaged
+from engine.errors import BadArgument, EngineError, LogDamaged, StateDamaged
 from engine.lmdbfile import sync_path
 from engine.log import format as fmt
 from engine.log.files import (
@@ -38,7 +38,14 @@ from engine.log.files import (
 )
 from engine.log.format import SegmentHeader
 from engine.log.manifest import CURSORS, SNAPSHOTS, BackupManifest, SnapshotEntry, read_manifest
-from engine.log.place import RESTORING, lie_in_one_another, make_directory, sync_directory
+from engine.log.place import (
+    RESTORING,
+    data_directory_above,
+    make_directory,
+    overlap,
+    remove_empty,
+    sync_directory,
+)
 from engine.log.reader import Reader
 from engine.log.segments import Segments
 from engine.log.verbs import opened
@@ -69,20 +76,28 @@ def restore_log(
 ) -> dict[str, Any]:
     """What was restored, and the new epoch. Raises EngineError, OSError."""
     if bytes_per_s < 0:
-        raise BadArgument(f"--bytes-per-s {bytes_per_s}: must be at least 0")
+        raise BadArgument(f"--bytes-per-s {bytes_per_s}: must be at least 0; 0 is as fast as it goes")
     manifest = read_manifest(folder, number)
-    if lie_in_one_another(folder, data):
-        raise BadArgument(f"{data} and {folder} lie in one another: name a data directory elsewhere")
+    if words := overlap(data, folder):
+        raise BadArgument(f"{words}: name a data directory elsewhere")
+    if (above := data_directory_above(data)) is not None:
+        raise BadArgument(f"--data {data} lies in another data directory, {above}: name one elsewhere")
     base = _base(manifest)
     making = data / RESTORING
     _check_target(data)
-    make_directory(making)
+    made = make_directory(making)
     with locked(making / LOCK_NAME, f"another restore into {data} is at work"):
         taken_back = 0
         if not (data / fmt.FOLDER).exists():
-            plan = _plan(making, manifest)
-            if not (making / fmt.FOLDER).exists():
-                require_space(data, manifest.total_bytes(), "the restored log")
+            try:
+                if not (making / fmt.FOLDER).exists():
+                    require_space(data, manifest.total_bytes(), "the restored log")
+                plan = _plan(making, manifest)
+            except EngineError:
+                if made:  # nothing was in it
+                    shutil.rmtree(making)
+                    remove_empty(made)
+                raise
             restore = _Restore(folder, data, manifest, plan, Pace(bytes_per_s), on_progress)
             restore.files()
             restore.begin_epoch(map_bytes_of(segment_bytes))

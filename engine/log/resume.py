@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from engine import private
 from engine.errors import EngineError
 from engine.lmdbfile import sync_path
 from engine.log.files import locked, name_file
@@ -71,7 +72,7 @@ class Work:
             for path in folder.iterdir():
                 if path.name != LOCK_NAME:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            (folder / SUBJECT).write_bytes(msgspec.json.encode(_Subject(what=what, time_s=time.time())))
+            private.write_file(folder / SUBJECT, msgspec.json.encode(_Subject(what=what, time_s=time.time())))
         self._read_hashes()
 
     def _is_same(self, what: str) -> bool:
@@ -101,7 +102,7 @@ class Work:
 
     def note_hash(self, path: Path, digest: str) -> None:
         """One that needn't be read again."""
-        with (self.folder / HASHES).open("ab") as file:
+        with open(self.folder / HASHES, "ab", opener=private.opener) as file:
             file.write(b"\n" + msgspec.json.encode((str(path), *_looks(path), digest)))
 
     # The check.
@@ -110,7 +111,7 @@ class Work:
         """Keeps a point of the check and its tables, each part behind its size."""
         target = self.folder / CHECK
         making = target.with_name(target.name + MAKING_SUFFIX)
-        with making.open("wb") as file:
+        with open(making, "wb", opener=private.opener) as file:
             for part in chain([msgspec.msgpack.encode(point)], parts):
                 file.write(len(part).to_bytes(SIZE_BYTES, "little"))
                 file.write(part)
@@ -152,8 +153,8 @@ def work_in(place: Path, what: str) -> Iterator[Work]:
     """The work directory of a place, for the verification of `what`. Raises EngineUnable if another one is at work."""
     folder = place / FOLDER
     try:
-        folder.mkdir(exist_ok=True)
-        (folder / LOCK_NAME).touch()
+        folder.mkdir(private.DIRECTORY_MODE, exist_ok=True)
+        (folder / LOCK_NAME).touch(private.FILE_MODE)
     except OSError:  # no permission, a read-only file system, no space: verifying needs none of it
         with tempfile.TemporaryDirectory(prefix="gonets-verify-") as name:
             yield Work(Path(name), what, False)

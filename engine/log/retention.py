@@ -30,7 +30,7 @@ STOP_S: Final = 5.0
 NICENESS: Final = 10
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
-_log = logging.getLogger("gonets.retention")
+_log = logging.getLogger(__name__)
 
 
 def retain(data: Path, wanted: Wanted) -> dict[str, Any]:

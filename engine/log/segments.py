@@ -31,6 +31,7 @@ from engine.log import format as fmt
 from engine.log.damage import Damage
 from engine.log.format import SegmentHeader
 from engine.log.structure import Broken, Pages
+from engine.private import FILE_MODE
 
 OPEN_MAX: Final = 64  # environments kept open beside those in use: four descriptors each
 READERS_MAX: Final = 1024
@@ -57,6 +58,7 @@ def open_environment(path: Path, *, write: bool, map_bytes: int = 0, create: boo
             map_size=map_bytes,
             readonly=not write,
             create=create,
+            mode=FILE_MODE,
             max_readers=READERS_MAX,
             max_spare_txns=SPARE_TRANSACTIONS,
             lib_version=fmt.LMDB_ENGINE,

@@ -18,7 +18,7 @@ from typing import Final
 
 LOOK_S: Final = 0.2
 
-_log = logging.getLogger("gonets.space")
+_log = logging.getLogger(__name__)
 
 
 def free_bytes_of(folder: Path) -> int:

@@ -109,7 +109,7 @@ def good_snapshots(data: Path, shard: int, first: int, last: int) -> list[Snapsh
 def limits_of(data: Path, shard: int, good: list[SnapshotRow]) -> list[Limit]:
     """What can't be told otherwise: two snapshots, and a state that goes on where it was saved."""
     if len(good) < SNAPSHOTS_KEPT:
-        need = f"{SNAPSHOTS_KEPT} verified snapshots are needed, there are {len(good)} good ones"
+        need = f"{SNAPSHOTS_KEPT} verified snapshots are needed, found: {len(good)}"
         return [(1, f"{need}; `gonets log snapshot` takes one")]
     position = good[-SNAPSHOTS_KEPT].position
     limits = [(position + 1, f"the older of the two newest snapshots is at {position}")]

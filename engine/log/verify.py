@@ -24,6 +24,7 @@ from engine.log.readers import pinned
 from engine.log.resume import Work, seen, work_in
 from engine.log.verbs import opened
 from engine.ports import OnProgress
+from engine.private import DIRECTORY_MODE
 from engine.state.snapshot import DATA, snapshots
 
 Problem = dict[str, Any]
@@ -68,7 +69,7 @@ def _verify_backup(folder: Path, manifest: BackupManifest, work: Work, on_progre
     if manifest.segments:
         laid_out = work.folder / LAID_OUT
         shutil.rmtree(laid_out, ignore_errors=True)
-        laid_out.mkdir()
+        laid_out.mkdir(DIRECTORY_MODE)
         _lay_out(folder.resolve(), manifest, laid_out)
         try:
             report = check_log(laid_out, work, on_progress)
@@ -128,12 +129,12 @@ def _compare(folder: Path, manifest: BackupManifest, work: Work, on_progress: On
 
 def _lay_out(folder: Path, manifest: BackupManifest, target: Path) -> None:
     """As a data directory, by links."""
-    (target / fmt.FOLDER).mkdir()
+    (target / fmt.FOLDER).mkdir(DIRECTORY_MODE)
     for entry in manifest.segments:
         (target / fmt.FOLDER / entry.name).symlink_to(folder / entry.file)
-    (target / SNAPSHOTS).mkdir()
+    (target / SNAPSHOTS).mkdir(DIRECTORY_MODE)
     for snapshot in manifest.snapshots[:-1]:  # the newest is compared, from the one before it or from the beginning
         (target / SNAPSHOTS / f"{snapshot.position:020d}").symlink_to((folder / snapshot.file).parent)
     if manifest.snapshots:
-        (target / "state").mkdir()
+        (target / "state").mkdir(DIRECTORY_MODE)
         (target / "state" / DATA).symlink_to(folder / manifest.snapshots[-1].file)

@@ -24,12 +24,14 @@ import lmdb
 
 from engine.errors import BadArgument, EngineClosed, EngineUnable, LogDamaged, LogFenced, LogInUse, Trimmed
 from engine.log import format as fmt
+from engine.log.before import refuse_backup
 from engine.log.damage import Damage
 from engine.log.format import SegmentHeader
 from engine.log.place import RESTORING, durability_of, filesystem_of, make_directory, sync_directory
 from engine.log.reader import LAST, Reader
 from engine.log.segments import Segments, look_for_foreign, open_environment
 from engine.log.structure import Broken, Pages, look, mend
+from engine.private import FILE_MODE
 from ext import block as blocks
 
 SEGMENT_BYTES: Final = 1 << 30
@@ -61,12 +63,14 @@ class Log:
 
     @classmethod
     def open(cls, path: Path, *, shard: int = 0, segment_bytes: int = SEGMENT_BYTES) -> Log:
-        """The log of a data directory, made if there is none. Raises LogInUse, LogVersion, LogDamaged."""
+        """The log of a data directory, made if there is none. Raises LogInUse, LogVersion, LogDamaged, and
+        BadArgument for a backup."""
         folder = path / fmt.FOLDER
         if (path / RESTORING).exists():
             raise EngineUnable(
                 f"{path} is half restored: {RESTORING} is in it", hint="let `gonets log restore` end, or run it again"
             )
+        refuse_backup(path)
         make_directory(folder)
         log = cls(folder, shard, segment_bytes)
         try:
@@ -80,7 +84,7 @@ class Log:
     # Opening.
 
     def _take_lock(self) -> None:
-        self._lock_descriptor = os.open(self.folder / fmt.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock_descriptor = os.open(self.folder / fmt.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import lmdb
 
+from engine import private
 from engine.errors import EngineUnable, LogVersion, StateDamaged
 from engine.lmdbfile import cut_off, make_whole
 from ext import saving
@@ -190,7 +191,7 @@ class SavedState:
     def open(cls, path: Path, *, shard: int, read_only: bool = False) -> SavedState:
         """Opens or makes the environment; LogVersion if it is another's."""
         if not read_only:
-            path.mkdir(parents=True, exist_ok=True)
+            private.make_folder(path)
         try:
             if not read_only:
                 make_whole(path / "data.mdb", LMDB_ENGINE)
@@ -202,6 +203,7 @@ class SavedState:
                 max_spare_txns=4,
                 readonly=read_only,
                 create=not read_only,
+                mode=private.FILE_MODE,
                 lib_version=LMDB_ENGINE,
             )
         except lmdb.ReadonlyError as error:  # EACCES, EROFS: nothing is said against the state

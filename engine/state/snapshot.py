@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import msgspec
 from msgspec import Struct
 
+from engine import private
 from engine.errors import BadArgument, StateDamaged
 from engine.lmdbfile import sync_path
 from engine.log.files import sha256_of
@@ -67,11 +68,11 @@ def take_snapshot(
     source, target = data / "state", data / FOLDER
     if not (source / DATA).exists():
         raise BadArgument(f"{source} holds no state yet", hint="it is saved within seconds of the first event")
-    target.mkdir(exist_ok=True)
+    target.mkdir(private.DIRECTORY_MODE, exist_ok=True)
     sync_path(data)  # its name too: what is trimmed below a snapshot must never outlive it
     making = target / f"{os.getpid()}{MAKING}"
     shutil.rmtree(making, ignore_errors=True)
-    making.mkdir()
+    making.mkdir(private.DIRECTORY_MODE)
     try:
         position = _copy(source, making, shard)
         named = target / f"{position:020d}"
@@ -79,7 +80,7 @@ def take_snapshot(
             return row_of(named, shard)
         _verify(making, position, data, reader, shard, on_progress)
         manifest = Manifest(format=FORMAT_VERSION, shard=shard, position=position, sha256=sha256_of(making / DATA))
-        (making / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        private.write_file(making / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         for name in (DATA, MANIFEST):
             sync_path(making / name)
         sync_path(making)
@@ -94,7 +95,7 @@ def _copy(source: Path, target: Path, shard: int) -> int:
     """Copies one moment of a state; the position of the copy."""
     saved = SavedState.open(source, shard=shard, read_only=True)
     try:
-        saved.env.copy(str(target), compact=True)
+        private.copy_environment(saved.env, target, compact=True)
     finally:
         saved.close()
     copied = SavedState.open(target, shard=shard, read_only=True)
@@ -108,7 +109,7 @@ def _copy(source: Path, target: Path, shard: int) -> int:
 def _verify(copy: Path, position: int, data: Path, reader: LogEnds, shard: int, on_progress: OnProgress) -> None:
     """Folds the log to the same position, and compares."""
     folder = copy / "replayed"
-    folder.mkdir()
+    folder.mkdir(private.DIRECTORY_MODE)
     if reader.first_sequence > 1:
         base = newest(data, shard, reader.first_sequence - 1, position)
         if base is None:
@@ -116,7 +117,7 @@ def _verify(copy: Path, position: int, data: Path, reader: LogEnds, shard: int, 
                 f"the log begins at {reader.first_sequence}, and no snapshot reaches that far: this copy"
                 " can't be verified"
             )
-        shutil.copyfile(Path(base.path) / DATA, folder / DATA)
+        private.copy_file(Path(base.path) / DATA, folder / DATA)
     saved = SavedState.open(copy, shard=shard, read_only=True)
     try:
         replayed = replay(reader, position, folder, shard, on_progress)
@@ -189,8 +190,8 @@ def restore_state(data: Path, shard: int, first_sequence: int, last_sequence: in
     state = data / "state"
     making = data / f"state{MAKING}"
     shutil.rmtree(making, ignore_errors=True)
-    making.mkdir()
-    shutil.copyfile(Path(row.path) / DATA, making / DATA)
+    making.mkdir(private.DIRECTORY_MODE)
+    private.copy_file(Path(row.path) / DATA, making / DATA)
     sync_path(making / DATA)
     sync_path(making)
     if state.exists():

@@ -26,6 +26,7 @@ from gateway.listener import StartError
 from gateway.processes import control
 from gateway.processes.control import Channel, ControlError, Failed, Message, Start
 from gateway.serve import SWITCH_INTERVAL_S
+from gateway.session import log
 
 ORPHAN_S: Final = 10.0
 REPORT_S: Final = 1.0  # between two reports of a child to its supervisor
@@ -81,7 +82,7 @@ def _listen(channel: Channel, handle: Handler) -> None:
         try:
             received = channel.receive(wait=True)
         except ControlError as error:
-            print(f"gonets: {error}", file=sys.stderr)
+            log.error("the supervisor speaks another language", reason=str(error))
             received = None
         if received is None:
             end = threading.Timer(ORPHAN_S, os._exit, (EXIT_ORPHAN,))
@@ -93,7 +94,7 @@ def _listen(channel: Channel, handle: Handler) -> None:
         try:
             handle(message, descriptors)
         except Exception as error:  # the channel must go on being read
-            print(f"gonets: {type(message).__name__} could not be handled: {error}", file=sys.stderr)
+            log.error("what the supervisor said could not be handled", kind=type(message).__name__, reason=str(error))
             control.close_all(descriptors)
 
 

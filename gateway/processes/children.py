@@ -69,6 +69,7 @@ class Place:
     well: bool = False  # what the last report said
     reason: str = ""  # of its last Failed
     durability: str = ""
+    sessions: int = 0  # of a worker, by its last report
     in_use_since_s: float | None = None
     restarts: Restarts = field(default_factory=Restarts)
     timer: asyncio.TimerHandle | None = None
@@ -115,7 +116,7 @@ class Children:
 
     def _start(self, place: Place) -> None:
         place.timer = None
-        place.ready, place.well, place.reason, place.words = False, False, "", "starts"
+        place.ready, place.well, place.reason, place.words, place.sessions = False, False, "", "starts", 0
         heard, ended = partial(self._heard, place), partial(self._ended, place)
         try:
             child = Started(place.name, self._command, (self.lock,), self._patience.silence_s, heard, ended)
@@ -174,6 +175,10 @@ class Children:
             case control.Report():
                 place.well, place.words = message.ready, message.words
                 self._merged.take(place.name, message.values)
+                if place.number:
+                    place.sessions = int(message.values.get("sessions", 0))
+                    counts = [worker.sessions for worker in self.workers if worker.ready]
+                    child.tell(control.Share(sessions=sum(counts) // max(len(counts), 1)))
             case _:
                 log.error("a child says what only its supervisor may", child=place.name, kind=type(message).__name__)
 

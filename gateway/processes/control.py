@@ -65,6 +65,12 @@ class Stop(_Message, frozen=True):
     """To a child: end now, in order: what was taken in is committed."""
 
 
+class Share(_Message, frozen=True):
+    """To a worker, in answer to its Report: how many sessions a worker has on average."""
+
+    sessions: int
+
+
 class Ready(_Message, frozen=True):
     """From a child: it serves."""
 
@@ -109,7 +115,9 @@ class Serving(_Message, frozen=True):
     """From the successor: its workers serve, drain yours. The end of this stream tells it that all are gone."""
 
 
-Message = Start | Link | Reload | Drain | Stop | Ready | Failed | Report | TakeOver | Sockets | LinkWanted | Serving
+Message = (
+    Start | Link | Reload | Drain | Stop | Share | Ready | Failed | Report | TakeOver | Sockets | LinkWanted | Serving
+)
 _encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Message)
 
 

@@ -13,13 +13,16 @@ import socket
 import time
 from pathlib import Path
 
-from engine import Config, CursorStore, Engine, Hub
-from gateway.listener import StartError
+import msgspec
+
+from engine import Config, CursorStore, Engine, Hub, config_changes
+from gateway import logs
+from gateway.listener import data_refused
 from gateway.metrics import process_values
-from gateway.parts import open_engine
+from gateway.parts import merged, open_engine
 from gateway.processes import control
 from gateway.processes.child import REPORT_S, listen
-from gateway.processes.control import Channel, Drain, Link, Message, Ready, Report, Stop
+from gateway.processes.control import Channel, Drain, Link, Message, Ready, Reload, Report, Stop
 from gateway.reading import stopped
 from gateway.session import log
 
@@ -32,14 +35,14 @@ def run(channel: Channel, config: Config) -> None:
     try:
         engine = open_engine(config, data, on_answers=hub.answer, on_committed=hub.committed)
     except OSError as error:
-        raise StartError(f"server.data = {config.server.data!r}: {error.strerror or error}") from None
+        raise data_refused(config.server.data, error) from None
     try:
         # Made here, before a worker opens it: several at once would each take an empty directory for theirs.
         CursorStore.open(data / "cursors", interval_s=config.log.cursors_interval_s).close()
     except BaseException:
         engine.close()
         raise
-    told = _Told(hub)
+    told = _Told(hub, config)
     listen(channel, told.handle)
     channel.send(Ready(durability=engine.durability))
     log.info("sequencer serves", sequence=engine.log.last_sequence, durability=engine.durability)
@@ -52,16 +55,22 @@ def run(channel: Channel, config: Config) -> None:
 class _Told:
     """What the supervisor says, on the channel's thread."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, hub: Hub, config: Config) -> None:
+        self._hub, self._config = hub, config
 
     def handle(self, message: Message | None, descriptors: list[int]) -> None:
-        """Links are the hub's; the end is everybody's."""
+        """Links are the hub's; the end is everybody's; of what a reload may change only the logging is ours."""
         if isinstance(message, Link):
             self._hub.join(socket.socket(fileno=descriptors[0]))
             return
         control.close_all(descriptors)
-        if message is None or isinstance(message, Stop | Drain):
+        if isinstance(message, Reload):
+            new = msgspec.msgpack.decode(message.config, type=Config)
+            taken, restart = config_changes(self._config, new)
+            self._config = merged(self._config, new, taken)
+            logs.configure(self._config.logging.level, self._config.logging.format)
+            log.info("configuration read again", taken=taken, needs_restart=restart)
+        elif message is None or isinstance(message, Stop | Drain):
             self._hub.stop()
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from typing import Any
 
-from engine import Config
+from engine import Config, limits
 from gateway import logs
 from gateway.processes.children import PATIENCE, Patience
 from gateway.processes.program import COMMAND
 from gateway.processes.supervisor import Supervisor
+from gateway.session import log
 
 
 def serve_processes(
     config: Config,
-    ready: Callable[[dict[str, str]], None],
+    ready: Callable[[dict[str, Any]], None],
     reload: Callable[[], Config] | None = None,
     *,
     take_over: bool = False,
@@ -28,6 +30,8 @@ def serve_processes(
 ) -> None:
     """Runs until told to stop, or until a successor serves. `ready` gets the addresses. Raises StartError."""
     logs.configure(config.logging.level, config.logging.format, process="supervisor")
+    if reason := limits.shortage(config):
+        log.warning("memory", reason=reason)
 
     async def run() -> None:
         supervisor = Supervisor(config, take_over=take_over, reload=reload, command=command, patience=patience)

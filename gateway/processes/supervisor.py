@@ -15,13 +15,13 @@ import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine import Config, ConfigError, config_changes
-from gateway import logs
-from gateway.listener import StartError, address_of
+from engine import Config, ConfigError, config_changes, private
+from gateway import beforehand, logs
+from gateway.listener import StartError, address_of, data_refused
 from gateway.processes import control, operators, sockets, takeover
 from gateway.processes.children import PATIENCE, Children, Patience
 from gateway.processes.lock import LOCK_NAME, DataLock
@@ -58,6 +58,7 @@ class Supervisor:
         self._predecessor: takeover.Successor | None = None
         self._admin: Admin | None = None
         self._look = asyncio.Event()  # something has changed
+        self._begins_log = False
         self._told = asyncio.Event()
         self._again = asyncio.Event()
         self._failure: StartError | None = None
@@ -67,7 +68,7 @@ class Supervisor:
 
     # ---- from start to end -----------------------------------------------------------------------------------------
 
-    async def run(self, ready: Callable[[dict[str, str]], None]) -> None:
+    async def run(self, ready: Callable[[dict[str, Any]], None]) -> None:
         """Returns when all is over; StartError if it could not start, or had to give up."""
         try:
             if self._config.server.admin:  # brings a web server: loaded now, not between two steps of a take-over
@@ -142,17 +143,20 @@ class Supervisor:
 
     async def _begin(self) -> None:
         """Until all children of the start are ready."""
+        self._begins_log = beforehand.begins_log(self._config)
         try:
-            self._data.mkdir(parents=True, exist_ok=True)
+            private.make_folder(self._data)
+            await asyncio.to_thread(beforehand.check_trust, self._config)  # may ask an issuer
             self._lock = DataLock(self._data)
             if not self._lock.take():
                 await self._meet_holder()
             if self._predecessor is None:
+                beforehand.check_writer(self._config, take_over=self._may_take_over)
                 self._listening = sockets.open_sockets(self._config)
                 self._answer_knocks()
                 await self._serve_operators()
         except OSError as error:
-            raise StartError(f"server.data = {self._config.server.data!r}: {error.strerror or error}") from None
+            raise data_refused(self._config.server.data, error) from None
         children = self.children
         assert self._listening is not None
         children.lock, children.clients = self._lock.descriptor, self._listening.clients.fileno()
@@ -206,7 +210,7 @@ class Supervisor:
         predecessor = self._predecessor.pid if self.children.predecessor and self._predecessor else 0
         return operators.readiness(self.children, self._ending, predecessor)
 
-    def _announce(self, ready: Callable[[dict[str, str]], None]) -> None:
+    def _announce(self, ready: Callable[[dict[str, Any]], None]) -> None:
         """Says where it serves."""
         assert self._listening is not None
         scheme = "wss" if self._config.tls.certificate else "ws"
@@ -217,12 +221,13 @@ class Supervisor:
             "admin": f"http://{address_of(admin)}" if admin is not None else "",
             "data": str(self._data.resolve()),
             "durability": durability,
-            "workers": str(len(self.children.workers)),
+            "workers": len(self.children.workers),
+            "new_log": self._begins_log,
         }
         log.info("serving", **addresses)
         ready(addresses)
 
-    async def _succeed(self, predecessor: takeover.Successor, ready: Callable[[dict[str, str]], None]) -> None:
+    async def _succeed(self, predecessor: takeover.Successor, ready: Callable[[dict[str, Any]], None]) -> None:
         """Our workers serve: the predecessor drains its own and ends; then our sequencer begins."""
         assert self._lock is not None
         try:

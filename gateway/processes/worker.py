@@ -25,9 +25,9 @@ from gateway.metrics import process_values
 from gateway.parts import SPARE_DESCRIPTORS
 from gateway.processes import control
 from gateway.processes.child import REPORT_S, listen
-from gateway.processes.control import Channel, Drain, Link, Message, Ready, Reload, Report, Stop
+from gateway.processes.control import Channel, Drain, Link, Message, Ready, Reload, Report, Share, Stop
 from gateway.reading import readiness, readings
-from gateway.serve import raise_descriptor_limit
+from gateway.serve import raise_descriptor_limit, say_descriptors
 from gateway.server import Gateway
 from gateway.session import Door, log
 
@@ -67,12 +67,14 @@ class Worker:
 
 def run(channel: Channel, config: Config, clients: socket.socket) -> None:
     """Serves until told to stop."""
-    raise_descriptor_limit(config.gateway.sessions_max + SPARE_DESCRIPTORS)
+    wanted = config.gateway.sessions_max + SPARE_DESCRIPTORS
+    allowed = raise_descriptor_limit(wanted)
     clients.setblocking(False)
     surroundings = Worker(config, clients)
     gateway = Gateway(config, surroundings)
     try:
         gateway.open()
+        say_descriptors(wanted, allowed)
         uvloop.run(_serve(channel, gateway, surroundings.follower))
     finally:
         gateway.release()
@@ -106,6 +108,8 @@ async def _serve(channel: Channel, gateway: Gateway, follower: Follower) -> None
         message = waiting.result()
         if isinstance(message, Reload):
             gateway.reload(msgspec.msgpack.decode(message.config, type=Config))
+        elif isinstance(message, Share):
+            gateway.share(message.sessions)
         elif isinstance(message, Drain):
             if message.handed_over:
                 gateway.unlisten()

@@ -10,6 +10,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from bench.flips import judge
 from bench.flips.judge import Flip, outcomes
 from bench.flips.made import Made, small
 from bench.flips.proof import REASONS, Proof
-from bench.flips.run import MEMORY, Bits, run
+from bench.flips.run import MEMORY, Bits, flips, run
 from engine.log import check, structure
 from engine.log.check import check_log
 from engine.log.structure import TRANSACTION_AT
@@ -126,3 +127,18 @@ def test_each_reason_is_argued(made: Made) -> None:
     bits = Bits(made)
     given = {bits.flip(number).why for number in range(0, bits.count, 7)} - {""}
     assert given <= REASONS.keys() and len(given) > 8
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"every_bit": True, "bits": 3}, "--every-bit and --bits exclude each other"),
+        ({"bits": 3, "only": 2}, "--bits and --only exclude each other"),
+        ({"every_bit": True, "bits": 3, "only": 2}, "--every-bit and --bits and --only exclude each other"),
+        ({"bits": 0}, "numbers from 1"),
+    ],
+)
+def test_no_option_is_passed_over(options: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        flips(**options)
+    assert ended.value.code == 1 and words in (said := capsys.readouterr().err) and said.count("\n") == 1

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.support.sanitizers import sanitizers
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEEDS, STEPS = "1..90", "2500"
 DIRECTIVES = ("boundscheck", "wraparound", "initializedcheck", "embedsignature")
@@ -128,9 +130,8 @@ def build(place: Path, path: str) -> None:
 def simulate(place: Path) -> subprocess.CompletedProcess[str]:
     """The seeds over a copy."""
     command = [sys.executable, "-m", "gonets", "bench", "simulate", "--seeds", SEEDS, "--steps", STEPS]
-    return subprocess.run(
-        command, cwd=place, capture_output=True, text=True, timeout=50, check=False, env={"PYTHONPATH": str(place)}
-    )
+    environment = {"PYTHONPATH": str(place), **sanitizers()}
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=50, check=False, env=environment)
 
 
 def test_the_copy_without_a_change_passes(tmp_path: Path) -> None:

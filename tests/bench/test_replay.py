@@ -233,6 +233,8 @@ def test_command_line(fake: FakeGateway, logs: Path, capsys: pytest.CaptureFixtu
         ({"trace": Path("/nowhere")}, "/nowhere can't be read"),
         ({"url": "http://x/", "token_key": Path(__file__)}, "ws://"),
         ({"url": "ws://127.0.0.1:1/v1", "token_key": Path(__file__)}, "no private key"),
+        ({"token_key": Path("/nowhere")}, "--token-key '/nowhere' can't be read: No such file"),
+        ({"token_key": Path("/")}, "--token-key '/' can't be read: Is a directory"),
     ],
 )
 def test_bad_options_are_one_clear_line(

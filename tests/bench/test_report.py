@@ -64,3 +64,11 @@ def test_buckets_of_the_generator_are_narrow() -> None:
         ns = int(2 ** chance.uniform(0, 40))
         middle = generator.bucket_middle(ns)
         assert abs(middle - ns) <= max(1, ns / 16), ns
+
+
+def test_brackets_are_no_style(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What isn't ours to style is printed as it is, and what isn't known not at all."""
+    case = report.valued("[gateway] :ok:", [1.0], "ms", target=None, note="[a] and :smile:", durability="fsync")
+    report.show(report.report([case], tmp_path))
+    said = capsys.readouterr().out
+    assert said.count("[gateway] :ok:") == 2 and "note [a] and :smile:" in said and "target" not in said

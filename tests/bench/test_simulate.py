@@ -10,6 +10,7 @@ import pytest
 
 from bench.simulate import run_seed
 from bench.simulation.run import Failure
+from tests.support.sanitizers import sanitizers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MUST_BE_SEEN = (  # a simulation in which these don't happen shows nothing
@@ -41,7 +42,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         text=True,
         timeout=55,
         check=False,
-        env={"PATH": "", **environment},
+        env={"PATH": "", **sanitizers(), **environment},
     )
 
 
@@ -83,7 +84,17 @@ def test_a_failure_names_its_seed_and_how_to_see_it_again(
         run_seed(seed, int(words[words.index("--steps") + 1]))
 
 
-@pytest.mark.parametrize("arguments", [("--seeds", "9..2"), ("--seeds", "x"), ("--steps", "0"), ("--seconds", "-1")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--seeds", "9..2"),
+        ("--seeds", "x"),
+        ("--steps", "0"),
+        ("--seconds", "-1"),
+        ("--seed", "1", "--seeds", "1..3"),
+        ("--seed", "1", "--seconds", "3"),
+    ],
+)
 def test_mistakes_are_one_line(arguments: tuple[str, ...]) -> None:
     """No traceback for what a person can mend."""
     done = command(*arguments)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.faultdisk import Entry, Kind, Machine, NoCompiler
-from bench.torture.run import TROUBLES, run
+from bench.torture.run import TROUBLES, run, torture
 from bench.torture.steps import steps
 
 
@@ -78,3 +78,10 @@ def test_a_later_sync_says_nothing_of_what_an_earlier_one_failed_with(tmp_path: 
     assert outcomes(tmp_path / "1", *named, *failed) == {b"", b"x"}
     (tmp_path / "2").mkdir()
     assert outcomes(tmp_path / "2", *named, *failed, entry(Kind.META, "a", data=b"y")) == {b"y"}
+
+
+def test_looking_at_nothing_is_no_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        torture(cuts=0, kills=0)
+    assert ended.value.code == 1
+    assert "--cuts 0" in (said := capsys.readouterr().err) and "--kills 0" in said and "above 0" in said

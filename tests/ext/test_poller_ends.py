@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ext.poller import close_names
+from ext.closes import close_names
 from gateway import close_codes
 from tests.support.poller_rig import (
     BINARY,

@@ -402,5 +402,5 @@ def test_pongs_are_shed_before_memory_grows() -> None:
         rig.flush()
         peer.send(frame(b"p", PING) * 20)
         rig.until(lambda: peer.read() and rig.table.held_buffers()[1] == 0)
-        kinds = [kind for kind, _ in peer.frames()]
+        kinds = rig.until(lambda: [kind for kind, _ in peer.frames()])  # the kernel may hold some still
         assert kinds[0] == BINARY and set(kinds[1:]) <= {PONG}

@@ -38,7 +38,7 @@ run() { # target, options
         "$root/.venv/bin/python" -m tests.fuzz.run "$@"
 }
 
-for target in ${TARGETS:-frames handshake commands tokens proxied tls block record segment_header configuration session}; do
+for target in ${TARGETS:-frames handshake commands tokens proxied tls block record tree segment_header configuration session}; do
     found=found/$target corpus=$root/tests/fuzz/corpus/$target
     mkdir -p "$found" "$corpus"
     echo "fuzz: $target, ${SECONDS_EACH:-60} s"

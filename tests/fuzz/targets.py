@@ -11,12 +11,14 @@ import re
 import struct
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+from bench.flips import made as flips
 from engine.config import ConfigError, load
 from engine.errors import EngineError
 from engine.log.format import pack_header, unpack_header
+from engine.log.structure import Broken, Pages, look
 from ext import block as blocks
 from ext.frames import FrameReader
 from ext.handshake import read_head
@@ -40,6 +42,7 @@ from tests.support.command_checks import check as check_command
 from tests.support.naive_block import crc32c, mended
 from tests.support.naive_handshake import REFUSED, REQUEST, UPGRADE
 
+PAGE_BYTES = 4_096
 TEN_FIELDS = 0x9A  # an array of ten
 Target = Callable[[bytes], None]
 
@@ -229,6 +232,44 @@ def record(data: bytes) -> None:
     json_event(again)
 
 
+@cache
+def _segment() -> tuple[bytes, int]:
+    """A small segment as it was written, and the last sequence in it."""
+    with tempfile.TemporaryDirectory(prefix="gonets-fuzz-") as folder:
+        made = flips.small(Path(folder), 1)
+        return made.files[0].read_bytes(), len(made.records)
+
+
+def tree(data: bytes) -> None:
+    """LMDB's pages, damaged in some places or strange from the first byte on: found right, or named; never followed
+    out of the file. Damage: page, place in it (2 bytes), how much, the bytes; where they would reach beyond its end,
+    the file ends."""
+    if not data:
+        return
+    segment, last = _segment()
+    if data[0] & 1:
+        damaged = bytearray(data[1:])
+    else:
+        damaged, at = bytearray(segment), 1
+        while at + 4 <= len(data):
+            place = data[at] * PAGE_BYTES + int.from_bytes(data[at + 1 : at + 3], "little") % PAGE_BYTES
+            part = data[at + 4 : at + 5 + data[at + 3] % 16]
+            damaged[place : place + len(part)] = part if place + len(part) <= len(segment) else b""
+            at += 4 + len(part)
+    with tempfile.NamedTemporaryFile(suffix=".seg") as file:
+        file.write(damaged)
+        file.flush()
+        words = look(Path(file.name))
+        assert not words or damaged != segment
+        pages = Pages(Path(file.name))
+        seeks: list[Callable[[], object]] = [partial(pages.seek, key) for key in (0, 1, last // 2, last, 1 << 63)]
+        for judge in (pages.glance, pages.hidden, *seeks):
+            try:
+                judge()
+            except Broken as found:
+                assert str(found)
+
+
 def segment_header(data: bytes) -> None:
     """The header of a segment."""
     try:
@@ -316,6 +357,7 @@ TARGETS: dict[str, Target] = {
     "tls": tls,
     "block": block,
     "record": record,
+    "tree": tree,
     "segment_header": segment_header,
     "configuration": configuration,
     "session": session,

@@ -211,6 +211,8 @@ def upgrade(path: str, key: str = "AAAAAAAAAAAAAAAAAAAAAA==", subprotocol: str =
         (upgrade("/v1", key="short", subprotocol="gonets.v1.json"), 400),
         ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
         ("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        ("GET /v1 HTTP/1.1\r\nHost: x\r\n\r\n", 426),
+        ("GET /v1?x HTTP/1.1\r\nHost: x\r\n\r\n", 426),
         ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         ("POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
@@ -219,7 +221,9 @@ def upgrade(path: str, key: str = "AAAAAAAAAAAAAAAAAAAAAA==", subprotocol: str =
 def test_plain_http_is_answered(gateway: GatewayProcess, request_text: str, status: int) -> None:
     raw = RawSocket(gateway.url)
     raw.socket.sendall(request_text.encode())
-    assert raw.head().split(b" ")[1] == str(status).encode()
+    head = raw.head()
+    assert head.split(b" ")[1] == str(status).encode()
+    assert (b"\r\nUpgrade: websocket\r\nConnection: Upgrade, close" in head) == (status == 426)
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,8 @@ def test_an_interrupt_is_no_traceback(gateway: GatewayProcess, verb: str) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["token", "--user", 1, "--data", "/etc/passwd"], ["--data '/etc/passwd'", "not a directory"]),
-        (["token", "--user", 1, "--data", "/proc/none"], ["--data '/proc/none'", "key"]),
+        (["token", "--user", 1, "--data", "/etc/passwd"], ["--data '/etc/passwd'", "not a directory", "gonets serve"]),
+        (["token", "--user", 1, "--data", "/proc/none"], ["--data '/proc/none'", "is not there", "gonets serve"]),
         (["token", "--user", 1, "--lifetime-s", HUGE], ["--lifetime-s", "315360000", "10 years"]),
         (["token", "--user", 1, "--lifetime-s", 0], ["--lifetime-s 0", "315360000"]),
         (["bench", "append", "--smoke", "--folder", "/nope"], ["--folder '/nope'", "no such directory"]),
@@ -150,10 +150,35 @@ def test_an_address_of_another_machine_is_the_only_line(tmp_path: Path) -> None:
     assert len(run.stderr.splitlines()) == 1, run.stderr  # nothing about descriptors beside it
 
 
-def test_a_new_key_is_told_once(tmp_path: Path) -> None:
-    first, second = (gonets("token", "--user", 1, "--data", tmp_path / "new") for _ in range(2))
-    assert first.stderr == f"gonets: made a new development key in {tmp_path / 'new' / 'development-key.pem'}\n"
-    assert second.returncode == 0 and second.stderr == ""
+def test_a_token_that_no_server_takes_is_not_made(tmp_path: Path) -> None:
+    for place, words in ((tmp_path / "new", "is not there"), (tmp_path, "holds no development-key.pem")):
+        one_line(gonets("token", "--user", 1, "--data", place), f"--data '{place}'", words, "`gonets serve`")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["listen"], "listen: --user is missing: who listens; see `gonets listen --help`"),
+        (["listen", "--user"], "listen: --user has no value: who listens; see `gonets listen --help`"),
+        (["send", "--user", 1], "send: the argument TEXT is missing: the message; see `gonets send --help`"),
+        (
+            ["log", "backup"],
+            "log backup: the argument TARGET is missing: an empty directory, or one of earlier backups",
+        ),
+        (["listen", "--user", "x"], 'listen: invalid value for --user: unable to convert "x" into int'),
+        (["listen", "--user", 1, "--foo"], "listen: unknown option: --foo"),
+        (["token", "--user", 1, "extra"], "token: 'extra' can't be understood here"),
+        (["log", "nope"], 'log: unknown command "nope"'),
+        (["lsiten"], 'unknown command "lsiten". Did you mean "listen"?'),
+        (["token", "--user", 1, "--user", 2], "token: parameter --user specified multiple times"),
+    ],
+)
+def test_a_command_line_that_is_none_is_one_line(arguments: list[object], line: str) -> None:
+    run = gonets(*arguments)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith(f"gonets: {line}") and run.stderr.count("\n") == 1, run.stderr
+    assert " --help`" in run.stderr
 
 
 def test_a_replay_to_nowhere_fails_at_once(tmp_path: Path) -> None:
@@ -228,3 +253,9 @@ def test_a_silent_server_is_told_with_words() -> None:
                 await Client(f"ws://127.0.0.1:{port}/v1", "t", 1, open_timeout_s=0.3).connect()
 
     asyncio.run(run())
+
+
+def test_brackets_are_no_style() -> None:
+    """The table of options for people has all the words of the configuration."""
+    run = gonets("config", "check")
+    assert run.returncode == 0 and "[gateway]" in run.stdout and "[admission]" in run.stdout

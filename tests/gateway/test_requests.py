@@ -125,6 +125,12 @@ def test_an_unknown_op_is_an_error_that_gives_back_what_it_can() -> None:
     assert (caught.value.code, caught.value.id, caught.value.counter) == ("bad_field", None, None)
 
 
+def test_a_value_of_none_of_its_kinds_names_those_there_are() -> None:
+    with pytest.raises(requests.BadRequest) as caught:
+        requests.decode(pushes.JSON, b'{"op":"create","counter":1,"kind":"club","title":"x"}')
+    assert caught.value.message == "kind: Invalid enum value 'club'; it is one of group, channel"
+
+
 def test_close_codes_say_whether_to_reconnect() -> None:
     for row in close_codes.TABLE:
         if row.code >= 4000:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway import metrics
+from gateway.auth import development_key
 from tests.support.gateway import ROOT, Device, GatewayProcess, running
 from tests.support.tokens import Issuer
 
@@ -75,6 +76,24 @@ def test_a_taken_port_and_a_data_directory_in_use_are_one_line(data: Path, tmp_p
             "taken",
         )
         one_line(gonets("serve", "--data", data, "--listen", "127.0.0.1:0", "--admin", ""), str(data))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data", "README.md"], ["server.data = 'README.md'", "File exists", "a file lies there: name a directory"]),
+        (["--data", "/proc/x"], ["server.data = '/proc/x'", "No such file", "name another place"]),
+        (["--data", "README.md/x"], ["server.data = 'README.md/x'", "Not a directory", "name another place"]),
+        (["--listen", "nohost.invalid:1"], ["server.listen = 'nohost.invalid:1'", "127.0.0.1"]),
+        (["--admin", "nohost.invalid:1"], ["server.admin = 'nohost.invalid:1'", "127.0.0.1"]),
+    ],
+)
+def test_each_refusal_says_what_to_change(data: Path, options: list[str], words: list[str], workers: int) -> None:
+    given = ["--data", str(data), "--listen", "127.0.0.1:0", "--admin", "", "--workers", str(workers)]
+    for name, value in zip(options[::2], options[1::2], strict=True):
+        given[given.index(name) + 1] = value
+    one_line(gonets("serve", *given), *words)
 
 
 def test_other_reasons_not_to_start(tmp_path: Path) -> None:
@@ -139,6 +158,10 @@ def test_health_readiness_and_metrics(data: Path) -> None:
             assert gateway.http("/healthz", admin) == (200, "ok\n")
             assert gateway.http("/readyz", admin) == (200, "ok\n")
         assert gateway.http("/metrics")[0] == 404
+        assert gateway.http("/v1")[0] == 426
+        for path, found in (("/", 200), ("/v1", 404), ("/nope", 404)):
+            status, text = gateway.http(path, admin=True)
+            assert status == found and "/metrics, /healthz, /readyz" in text
         status, text = gateway.http("/metrics", admin=True)
         assert status == 200 and "secret" not in text
         for row in metrics.TABLE:
@@ -218,14 +241,15 @@ def test_the_soft_limit_of_descriptors_is_raised(data: Path) -> None:
         assert now == "unlimited" or int(now) >= min(100_000, hard if hard > 0 else 100_000)
 
 
-def test_token_makes_a_key_and_refuses_when_keys_are_set(tmp_path: Path) -> None:
+def test_token_takes_the_servers_key_and_refuses_when_keys_are_set(tmp_path: Path) -> None:
+    development_key(tmp_path)
     run = gonets("token", "--user", 5, "--data", tmp_path, "--json")
     found = json.loads(run.stdout)
     assert found["user"] == 5 and found["token"].count(".") == 2 and found["expires"] > time.time()
     assert stat.S_IMODE((tmp_path / "development-key.pem").stat().st_mode) == 0o600
     keys = Issuer().write(tmp_path / "keys.json")
     one_line(gonets("token", "--user", 5, "--data", tmp_path, GONETS_AUTH_KEYS=str(keys)), "auth.keys", "issuer")
-    one_line(gonets("token", "--user", 0, "--data", tmp_path), "--user 0", "2^53" if False else "9007199254740991")
+    one_line(gonets("token", "--user", 0, "--data", tmp_path), "--user 0", "9007199254740991")
     one_line(gonets("token", "--user", 5, "--device", 2**53, "--data", tmp_path), "--device")
 
 
@@ -303,7 +327,7 @@ def test_serve_demo_prints_what_to_try(data: Path) -> None:
     )
     try:
         lines = [process.stdout.readline() for _ in range(6)]  # type: ignore[union-attr]
-        assert "ws://127.0.0.1:" in lines[0] and "durability" in lines[0]
+        assert "ws://127.0.0.1:" in lines[0] and "durability" in lines[0] and "a new log was begun" in lines[0]
         assert sum("token of user" in line for line in lines) == 2
         assert any(" listen " in line for line in lines) and any(" send " in line for line in lines)
     finally:

@@ -135,9 +135,9 @@ def test_mistakes_are_named(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"x")
     (tmp_path / "file").write_bytes(b"x")
     for target, words in (
-        (data, "lie in one another"),
-        (data / "backup", "lie in one another"),
-        (tmp_path, "lie in one another"),
+        (data, "itself"),
+        (data / "backup", "lies in"),
+        (tmp_path, "lies in"),
         (tmp_path / "photos", "'cat.jpg', which is no part of a backup"),
         (tmp_path / "file", "is no directory"),
     ):

@@ -22,6 +22,7 @@ from engine.options import Config
 from gateway.serve import StartError, serve
 from tests.support.gateway import ROOT, Device, GatewayProcess, running
 from tests.support.hostile import UPGRADE, command, connect, frame, hello, reset
+from tests.support.sanitizers import needs_plain_memory
 
 DEFAULT = Config()
 NUMBERS = [
@@ -93,9 +94,11 @@ def test_the_command_prints_the_sum() -> None:
     assert "fanout.ring_bytes" in text and limits.size_text(found["total_bytes"]) in text
 
 
-def test_a_server_says_at_its_start_that_the_machine_is_too_small(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_server_says_at_its_start_that_the_machine_is_too_small(tmp_path: Path, workers: int) -> None:
     """One line that names the option; it serves all the same."""
-    with running(tmp_path / "data", **{"gateway.buffers_bytes_max": 1 << 40}) as gateway:
+    options = {"gateway.buffers_bytes_max": 1 << 40, "server.gateway_workers": workers}
+    with running(tmp_path / "data", **options) as gateway:
         assert gateway.device(1).write("publish", user=2, payload=b"x")["status"] == "appended"
         said = [line for line in gateway.log().splitlines() if "gateway.buffers_bytes_max" in line]
         assert len(said) == 1 and "gonets config memory" in said[0]
@@ -156,6 +159,7 @@ class Watched:
 def test_messages_that_never_become_whole_stay_within_the_sum(tmp_path: Path) -> None:
     """A thousand connections without a token hold 60 KB each, four times what all may hold: some are sent away with
     4004, nobody else notices."""
+    needs_plain_memory()
     begun = frame(PIECE * 2)[: len(PIECE)]
     with running(tmp_path / "data", **SMALL) as gateway:
         watched = Watched(gateway)
@@ -197,6 +201,7 @@ def test_interest_is_bounded_and_who_finds_no_room_is_told_when_to_come_again(tm
 
 def test_answers_that_nobody_takes_stay_within_the_sum(tmp_path: Path) -> None:
     """Sixty people ask for long histories and read nothing."""
+    needs_plain_memory()
     with running(tmp_path / "data", **SMALL) as gateway:
         watched = Watched(gateway)
         conversation = watched.writer.group(*range(1_000, 1_060))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +165,28 @@ def test_a_full_intake_is_answered_at_once(tmp_path: Path) -> None:
         assert all(200 <= one.extra <= 600 for one in got if one.status == OVERLOADED)
     finally:
         sequencer.close()
+
+
+def test_what_waits_takes_little_more_memory_than_its_bytes_and_arrives_whole() -> None:
+    """K7 counts bytes of frames: small ones must not cost many times as much."""
+    near, far = socket.socketpair()
+    sender, receiver = link.Link(near), link.Link(far)
+    bodies = [bytes([at % 251]) * (at * 7 % 61 if at % 500 else 2 * link.GATHERED_BYTES) for at in range(20_000)]
+    tracemalloc.start()
+    for body in bodies:
+        sender.send(NOTE, body)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert sender.waiting_bytes > 1 << 20
+    assert held < 2 * sender.waiting_bytes
+    got: list[link.Frame] = []
+    while len(got) < len(bodies):
+        got += receiver.receive() or []
+        sender.flush()
+    assert got == [(NOTE, body) for body in bodies]
+    assert sender.waiting_bytes == 0
+    sender.close()
+    receiver.close()
 
 
 def test_whoever_takes_nothing_is_not_read_and_hinders_nobody(sequencer: SequencerProcess) -> None:

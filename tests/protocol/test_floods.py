@@ -27,6 +27,7 @@ from tests.support.hostile import (
     settled,
 )
 from tests.support.poller_rig import BINARY, CLOSE, JSON, PING, PONG, TEXT, frames_of, head
+from tests.support.sanitizers import needs_plain_memory
 
 FLOOD_S = 0.8
 SERVED_WITHIN_S = 5.0  # not a measurement: far from it
@@ -149,6 +150,7 @@ def test_a_byte_at_a_time_in_both_directions(gateway: GatewayProcess) -> None:
 
 def test_readers_that_take_nothing_cost_little_and_are_ended(data: Path) -> None:
     """Zero windows in a group that gets 6 MB, and before answers to questions: memory stays, a deadline ends them."""
+    needs_plain_memory()
     limits = {"gateway.slow_timeout_s": 2, "gateway.rate_per_s": 10_000, "gateway.rate_burst": 10_000}
     with running(data, **limits) as gateway:
         sender, quick = gateway.device(1), gateway.device(2, encoding="json")

@@ -25,6 +25,7 @@ from websockets.sync.client import connect as connect_sync
 from websockets.typing import Subprotocol
 
 from tests.support.gateway import GatewayProcess
+from tests.support.sanitizers import without_sanitizers
 
 JS = Path(__file__).resolve().parents[1] / "support" / "js"
 CHROMIUM = Path("/usr/bin/chromium")
@@ -184,6 +185,7 @@ def test_chromium(gateway: GatewayProcess, tmp_path: Path) -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env=without_sanitizers(),
         )
         try:
             found = seen.get(timeout=PATIENCE_S)

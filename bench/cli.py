@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from bench import report
+from bench.clients import SetupError
 from bench.harness import FULL, SHORT, SMOKE, BenchError, Size, workplace
 
 app = App(name="bench", help="Measurements, each beside the bare limit of the machine; and the replay of real chats.")
@@ -32,6 +33,7 @@ app.command(
     "bench.simulate:simulate", name="simulate", help="The engine against a naive model, in one thread, under seeds."
 )
 app.command("bench.torture.run:torture", name="torture", help="Power cuts and kill -9, and what is left of the log.")
+app.command("bench.micro.run:micro", name="micro", help="Nanoseconds an operation of the native parts.")
 app.command("bench.flips.run:flips", name="flips", help="Bits of a log flipped: harmless by proof, or found.")
 app.command("bench.run:run", name="run", help="A workload against a server, by native clients in several processes.")
 app.command("bench.plan.costs:costs", name="costs", help="CPU and memory of each operation, for the plan.")
@@ -50,13 +52,17 @@ Tls = Annotated[
     bool, Parameter(negative="", help="the server over TLS 1.3, against the same one without it, in one run")
 ]
 
+WITHOUT_SOCKETS = ("append", "open", "read", "interest")
+WITH_WORKLOAD = ("append", "read")  # whose `run` takes a workload
+
 NAMES = ("append", "open", "publish", "fanout", "latency", "connections", "overload")
 
 
 def measurement(name: str) -> Callable[[Size, Path | None], list[report.Case]]:
     """The function behind a command."""
-    found: Callable[..., list[report.Case]] = importlib.import_module(f"bench.{name}").run
-    if name not in ("append", "open"):
+    module = importlib.import_module(f"bench.{name}")
+    found: Callable[..., list[report.Case]] = module.cases if name in WITH_WORKLOAD else module.run
+    if name not in WITHOUT_SOCKETS:
         return found
 
     def sized(size: Size, folder: Path | None) -> list[report.Case]:
@@ -79,7 +85,7 @@ def _measure(names: tuple[str, ...], size: Size, folder: Path | None, as_json: b
             if not as_json:
                 print(f"gonets: bench: {name} ({size.name}) …", file=sys.stderr, flush=True)
             results += measurement(name)(size, folder)
-    except (BenchError, ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except (BenchError, SetupError, ConnectionError, OSError, RuntimeError, ValueError) as error:
         print(f"gonets: bench: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     found: dict[str, Any] = report.report(results, where)
@@ -132,6 +138,24 @@ def overload(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = 
     cases = _measure(("overload",), SMOKE if smoke else FULL, folder, as_json)
     if not as_json:
         importlib.import_module("bench.overload").show(cases)
+
+
+@app.command
+def read(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """One reader in process goes through a log of 5 million events, the page cache warm and cold."""
+    _measure(("read",), SMOKE if smoke else FULL, folder, as_json)
+
+
+@app.command
+def interest(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """Memory and look-ups of an interest table of 10 million entries."""
+    _measure(("interest",), SMOKE if smoke else FULL, folder, as_json)
+
+
+@app.command
+def resume(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """How long a user of 2,000 conversations, back after being away, waits until live."""
+    _measure(("resume",), SMOKE if smoke else FULL, folder, as_json)
 
 
 @app.command

@@ -53,9 +53,12 @@ class Issuer:
         claims = {"sub": str(user), "aud": "gonets", "exp": int(time.time()) + TOKEN_S}
         return jwt.encode(claims, self._private, algorithm="EdDSA", headers={"kid": "bench"})
 
-    def hello(self, user: int, device: int = DEVICE) -> bytes:
-        """The body of a first command."""
-        packed: bytes = msgpack.packb({"op": "hello", "token": self.token(user), "device": device, "protocol": 1})
+    def hello(self, user: int, device: int = DEVICE, sequence: int | None = None) -> bytes:
+        """The body of a first command; with a sequence of shard 0 it resumes from there."""
+        body: dict[str, Any] = {"op": "hello", "token": self.token(user), "device": device, "protocol": 1}
+        if sequence is not None:
+            body["positions"] = [{"shard": 0, "epoch": 1, "sequence": sequence}]
+        packed: bytes = msgpack.packb(body)
         return packed
 
 

@@ -119,6 +119,11 @@ class Stage:
     def __init__(self, workload: Workload, options: Options, progress: Progress | None = None) -> None:
         if workload.kind != "sockets":
             raise BenchError(f"workload {workload.name} is of kind {workload.kind!r}: it has no sessions to drive")
+        if workload.sessions.slow_share and (options.tls or (options.target or "").startswith("wss:")):
+            raise BenchError(
+                f"workload {workload.name}: sessions.slow_share = {workload.sessions.slow_share:g} over TLS:"
+                " records come whole, so nobody can read by bytes; leave TLS out, or set slow_share = 0"
+            )
         self.workload, self.options = workload, options
         self._progress: Progress = progress or Silent()
         sessions = workload.sessions.count

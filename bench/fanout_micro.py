@@ -9,13 +9,14 @@ Each function returns plain numbers of interleaved rounds; the bare limit sends 
 
 from __future__ import annotations
 
-import random
 import socket
 import statistics
 import struct
 import time
 from array import array
 from typing import NamedTuple
+
+import numpy as np
 
 from engine import Fanout
 from ext.interest import Interest
@@ -34,6 +35,7 @@ class Lookups(NamedTuple):
     misses_per_s: float
     adds_per_s: float
     drops_per_s: float
+    process_bytes_per_entry: float  # that the process has grown by: the sessions' own lists too
 
 
 class Flush(NamedTuple):
@@ -55,21 +57,27 @@ class Flush(NamedTuple):
         return self.sessions * self.events / statistics.median(self.ours_s)
 
 
-def interest_lookups(entries: int = 10_000_000, lookups: int = 2_000_000, seed: int = 1) -> Lookups:
-    """`entries` conversations of 100 a session; random look-ups, all hits, then all misses."""
+def interest_lookups(
+    entries: int = 10_000_000, lookups: int = 2_000_000, seed: int = 1, sessions_each: int = 1
+) -> Lookups:
+    """100 conversations a session, `entries` pairs in all, each conversation followed by `sessions_each` of the
+    sessions; random look-ups, all hits, then all misses."""
     each = 100
-    sessions = entries // each
+    sessions = entries // each // sessions_each * sessions_each
+    conversations = sessions * each // sessions_each
     table = SessionTable(sessions + 2)
     interest = Interest(table)
     origins = [probe_open(table, -1, 1, 0, 0, True) for _ in range(sessions)]
-    draw = random.Random(seed)
-    present = array("Q", (draw.randrange(1, entries + 1) for _ in range(lookups)))
-    absent = array("Q", (number + entries for number in present))
+    drawn = np.random.default_rng(seed).integers(1, conversations + 1, lookups).astype("<u8")
+    present, absent = array("Q", drawn.tobytes()), array("Q", (drawn + np.uint64(conversations)).tobytes())
+    before = anonymous_bytes()
     began = time.perf_counter()
     for number, origin in enumerate(origins):
-        interest.add_all(origin, range(number * each + 1, number * each + each + 1))
+        first = number * each % conversations + 1
+        interest.add_all(origin, range(first, first + each))
     added = time.perf_counter()
-    memory = interest.memory_bytes()
+    memory, grown = interest.memory_bytes(), anonymous_bytes() - before
+    looking = time.perf_counter()
     hits = interest.count_found(present)
     hit = time.perf_counter()
     misses = interest.count_found(absent)
@@ -85,18 +93,25 @@ def interest_lookups(entries: int = 10_000_000, lookups: int = 2_000_000, seed: 
     return Lookups(
         total,
         memory / total,
-        lookups / (hit - added),
+        lookups / (hit - looking),
         lookups / (missed - hit),
         total / (added - began),
         total / (dropped - missed),
+        grown / total,
     )
+
+
+def anonymous_bytes() -> int:
+    """Of this process: heap, stacks, what it has mapped that is no file's."""
+    with open("/proc/self/smaps_rollup", encoding="ascii") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
 
 
 def fanout_flush(sessions: int, events: int, rounds: int = 20, payload_bytes: int = 32) -> Flush:
     """Blocks of `events` records to as many sessions: routed and flushed, against one bare send of the same bytes."""
-    pairs = _pairs(sessions)
-    servers = array("i", (server.fileno() for server, _ in pairs))
-    clients = array("i", (client.fileno() for _, client in pairs))
+    connected = pairs(sessions)
+    servers = array("i", (server.fileno() for server, _ in connected))
+    clients = array("i", (client.fileno() for _, client in connected))
     table = SessionTable(sessions + 2)
     fanout = Fanout(table, sequence=0)
     origins = [probe_open(table, server, 1, 0, 0, True) for server in servers]
@@ -105,34 +120,34 @@ def fanout_flush(sessions: int, events: int, rounds: int = 20, payload_bytes: in
     ours: list[float] = []
     bare: list[float] = []
     for number in range(rounds):
-        block, frame_bytes = _block(1 + number * events, events, bytes(payload_bytes))
+        block, frame_bytes = block_of_messages(1 + number * events, events, bytes(payload_bytes))
         filling = bytes(frame_bytes)
         began = time.perf_counter()
         fanout.route(block, 0)
         while fanout.flush(1_000):
             pass
         ours.append(time.perf_counter() - began)
-        _drained(clients, frame_bytes)
+        drained(clients, frame_bytes)
         began = time.perf_counter()
         bare_sends(servers, filling)
         bare.append(time.perf_counter() - began)
-        _drained(clients, frame_bytes)
+        drained(clients, frame_bytes)
     for origin in origins:
         fanout.forget(origin)
         probe_close(table, origin)
-    for server, client in pairs:
+    for server, client in connected:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset: no port stays taken
         client.close()
         server.close()
     return Flush(sessions, events, ours, bare)
 
 
-def _drained(clients: array[int], frame_bytes: int) -> None:
+def drained(clients: array[int], frame_bytes: int) -> None:
     if bare_drain(clients, frame_bytes) != frame_bytes * len(clients):
         raise AssertionError(f"less than {frame_bytes} bytes came at one of {len(clients)} sockets")
 
 
-def _pairs(count: int) -> list[tuple[socket.socket, socket.socket]]:
+def pairs(count: int) -> list[tuple[socket.socket, socket.socket]]:
     """TCP connections over loopback: (non-blocking sender, receiver)."""
     found = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -146,7 +161,7 @@ def _pairs(count: int) -> list[tuple[socket.socket, socket.socket]]:
     return found
 
 
-def _block(first: int, count: int, payload: bytes) -> tuple[bytes, int]:
+def block_of_messages(first: int, count: int, payload: bytes) -> tuple[bytes, int]:
     """A block of messages, and the bytes of their frames. Checksums are left out: nobody here reads them."""
     records = [
         b"\x9a"

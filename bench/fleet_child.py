@@ -114,7 +114,7 @@ class Process:
             self._targets(stream, plan)
 
     def _targets(self, stream: int, plan: StreamPlan) -> None:
-        size = plan.payload_bytes_max if len(plan.sizes) != 1 else plan.sizes[0][0]
+        size = min(size for size, _ in plan.sizes)  # where it is drawn, the rest of a payload is the stream's fill
         writers: list[tuple[int, int]] = []
         for target in plan.targets:
             number = self.generator.target(
@@ -243,7 +243,7 @@ class Process:
             self.generator.drop(connection, storm.away_s)
 
     def _publish_once(self, said: Publish) -> None:
-        self.generator.publish_once(said.stream, said.connection)
+        self.generator.publish_once(said.stream, said.writer)
 
     def _counts(self) -> dict[str, int]:
         stats = self.generator.stats()

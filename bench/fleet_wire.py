@@ -100,10 +100,10 @@ class Storm(Message):
 
 
 class Publish(Message):
-    """One publish outside of the schedule, to the first target of a stream; one that nobody else writes in."""
+    """One publish outside of the schedule."""
 
     stream: int
-    connection: int
+    writer: int  # whose: its number in the stream of this process
 
 
 class Drain(Message):

@@ -21,12 +21,20 @@ from engine import Engine, pack_proposal, saved_position
 RECORD_BYTES: Final = 120
 EVENTS: Final = 10_000_000
 SMOKE_EVENTS: Final = 20_000
+EVENTS_PER_COMMIT_MAX: Final = 1 << 16  # as the engine's default
 PART: Final = 500_000  # made and published at a time, to bound the memory of the benchmark
 FOLDED_MAX: Final = 1_000_000  # events of the log that is folded from its beginning
 
 
-def fill(data: Path, events: int, dialogs: int, save_events_max: int) -> Engine:
-    """An engine whose log has at least so many events, over so many dialogs."""
+def fill(
+    data: Path,
+    events: int,
+    dialogs: int,
+    save_events_max: int,
+    record_bytes: int = RECORD_BYTES,
+    events_per_commit: int = EVENTS_PER_COMMIT_MAX,
+) -> Engine:
+    """An engine whose log has at least so many events, over so many dialogs, at most so many a commit."""
     listener = Listener()
     engine = Engine.open(
         data,
@@ -35,7 +43,8 @@ def fill(data: Path, events: int, dialogs: int, save_events_max: int) -> Engine:
         save_events_max=save_events_max,
         tables_bytes_max=1 << 30,
     )
-    load = DialogLoad(dialogs, max(dialogs // 10, 50), record_bytes=RECORD_BYTES)
+    engine.sequencer.limit_events(events_per_commit)
+    load = DialogLoad(dialogs, max(dialogs // 10, 50), record_bytes=record_bytes)
     _publish(engine, listener, load.first_messages())
     load.learn(listener.take())
     while engine.log.last_sequence < events:

@@ -139,6 +139,11 @@ class DialogLoad:
         return self._proposals(users, self.conversations[chosen], 0)
 
 
+def record_bytes_of(payload_bytes: int) -> int:
+    """Size of the record that a message with such a payload becomes."""
+    return RECORD_OVERHEAD + len(TYPE) + payload_bytes
+
+
 def batches(proposals: Array, each: int) -> list[bytes]:
     """Cuts proposals into batches of bytes."""
     return [proposals[at : at + each].tobytes() for at in range(0, len(proposals), each)]

@@ -17,10 +17,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+
+from bench.schema import Measure
 
 Case = dict[str, Any]
 Histogram = Sequence[tuple[int, int]]  # (nanoseconds, count), ascending
@@ -42,6 +44,36 @@ def rated(case: str, rates: Sequence[float], limits: Sequence[float] = (), **mor
     if limits:
         found["limit_spread"] = [round(min(limits)), round(max(limits))]
     return found | more
+
+
+class Rated(NamedTuple):
+    """A rate of several runs, for either shape of a report: `case` of the table, `measure` of bench/schema.py."""
+
+    title: str
+    rates: Sequence[float]
+    limits: Sequence[float]
+    durability: str
+    target: float | None = None
+    note: str = ""
+    more: dict[str, Any] = {}  # noqa: RUF012  # read only
+
+    def case(self) -> Case:
+        """Rounded, with the spread and what is particular to it."""
+        target = {} if self.target is None else {"target": self.target}
+        return rated(self.title, self.rates, self.limits, durability=self.durability, **target, **self.more)
+
+    def measure(self) -> Measure:
+        """With every run."""
+        return Measure(
+            name=self.title,
+            unit="events/s",
+            value=statistics.median(self.rates),
+            runs=list(self.rates),
+            limit=statistics.median(self.limits) if self.limits else None,
+            target=self.target,
+            durability=self.durability,
+            note=self.note,
+        )
 
 
 def valued(case: str, values: Sequence[float], unit: str, digits: int = 3, **more: Any) -> Case:

@@ -7,10 +7,12 @@ went wrong is in the report, which then says that it is partial, and why.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import msgspec
 from cyclopts import Parameter
 
 from bench import schema, summary
@@ -26,7 +28,8 @@ SMOKE_WINDOW_S: Final = 2.0
 SMOKE_WARMUP_S: Final = 0.5
 RUNS_MAX: Final = 100
 RATE_REACHED_SHARE: Final = 0.98
-KINDS: Final = {"append": "gonets bench append", "read": "gonets bench read"}
+WITHOUT_SOCKETS: Final = ("append", "read")  # kinds; each is measured by the file of its name
+SMOKE_RECORDS: Final = 20_000
 
 
 def sized(
@@ -34,6 +37,9 @@ def sized(
 ) -> Workload:
     """As the options ask; at smoke size as small as it goes, where they don't."""
     warmup_s = None
+    if smoke and workload.records is not None:
+        records = msgspec.structs.replace(workload.records, count=min(workload.records.count, SMOKE_RECORDS))
+        return msgspec.structs.replace(workload, records=records)
     if smoke:
         sessions = sessions or min(SMOKE_SESSIONS, workload.sessions.count)
         window_s = window_s or SMOKE_WINDOW_S
@@ -49,10 +55,16 @@ class Runs:
     def __init__(self, workload: Workload, options: Options, count: int) -> None:
         self.workload, self.options, self.count = workload, options, count
         self.runs: list[schema.Run] = []
+        self.measures: list[schema.Measure] = []
         self.target = schema.Target(url=options.target or "", started_here=options.target is None)
 
     def measure(self, progress: summary.Progress) -> None:
         """Raises what ended them early; `runs` has what there is."""
+        if self.workload.kind in WITHOUT_SOCKETS:
+            progress.phase(self.workload.kind)
+            measured = importlib.import_module(f"bench.{self.workload.kind}").run
+            self.measures = measured(self.workload, self.options.folder)
+            return
         for number in range(1, self.count + 1):
             if self.count > 1:
                 progress.part(f"run {number} of {self.count}")
@@ -67,7 +79,7 @@ class Runs:
 
     def parts(self) -> dict[str, Any]:
         """Of the report."""
-        return {"runs": self.runs, "conclusions": self.conclusions()}
+        return {"runs": self.runs, "measures": self.measures, "conclusions": self.conclusions()}
 
     def conclusions(self) -> list[str]:
         """Sentences for people."""
@@ -151,8 +163,11 @@ def run(
 
 
 def _check(workload: Workload, runs: int, target: str | None, kill_worker: bool, folder: Path | None) -> None:
-    if workload.kind != "sockets":
-        raise BenchError(f"workload {workload.name} needs no server: {KINDS[workload.kind]} measures it")
+    if workload.kind in WITHOUT_SOCKETS and (runs != 1 or target):
+        what = f"--runs {runs}" if runs != 1 else "--target"
+        raise BenchError(
+            f"{what}: workload {workload.name} is of kind {workload.kind!r}: no server, and runs of its own"
+        )
     if not 1 <= runs <= RUNS_MAX:
         raise BenchError(f"--runs {runs}: must be 1 to {RUNS_MAX}")
     if kill_worker and (target or workload.storm is None):

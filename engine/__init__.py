@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.fanout import Fanout
     from engine.follower import Follower, SequencerAway
     from engine.hub import Hub
-    from engine.log import CursorStore, Log, look_at_data, saved_position, writer_of
+    from engine.log import CursorStore, EventLog, Log, look_at_data, saved_position, writer_of
     from engine.options import Config
     from engine.options_admission import Admission, networks
     from engine.ports import Gap, LogReader
@@ -37,6 +37,7 @@ __all__ = [
     "DataUntrusted",
     "Engine",
     "EngineError",
+    "EventLog",
     "Fanout",
     "Follower",
     "Gap",
@@ -77,6 +78,7 @@ _HOMES = {
     "DataUntrusted": "engine.errors",
     "Engine": "engine.engine",
     "EngineError": "engine.errors",
+    "EventLog": "engine.log",
     "Fanout": "engine.fanout",
     "Follower": "engine.follower",
     "Gap": "engine.ports",

@@ -139,4 +139,7 @@ class Fanout:
 
 def _member_at(membership: Membership, sequence: int) -> bool:
     """Whether the user is in at this sequence: what the router will still see happen does not count yet."""
+    first, last = membership.intervals[-1]
+    if last is None and first <= sequence:  # nearly always: who came and stayed
+        return True
     return any(first <= sequence and (last is None or last > sequence) for first, last in membership.intervals)

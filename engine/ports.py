@@ -65,6 +65,10 @@ class StateView(Protocol):
         """(sequence, conversation sequence) of its last event; may be ahead of what was routed."""
         ...
 
+    def heads(self, conversations: list[int]) -> list[int]:
+        """The first half of head() for each."""
+        ...
+
     def membership(self, user: int, conversation: int) -> Membership | None:
         """Also a closed one; may be ahead of what was routed."""
         ...

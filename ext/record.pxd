@@ -45,6 +45,9 @@ cdef inline uint32_t rec_payload_len(const uint8_t *record) noexcept nogil:
 # Whether the bytes are a record: everything where it belongs, nothing outside `size`.
 cdef bint rec_good(const uint8_t *record, size_t size) noexcept nogil
 
+# All fields of a record that has passed rec_good as ext.record.Record; `type` is its type as text.
+cdef object rec_decoded(const uint8_t *record, str type)
+
 # Writes a record; its size, FIXED_BYTES + type_bytes + payload_bytes. The lengths are the caller's to check.
 cdef uint32_t rec_put(uint8_t *out, uint64_t sequence, uint64_t conversation, uint64_t conversation_sequence,
                       uint64_t previous, uint64_t time_us, uint64_t sender, uint64_t device, uint64_t counter,

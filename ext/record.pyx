@@ -9,10 +9,14 @@ looking at sizes again. Fields behind the tenth are passed over. Cost: a copy.
 from collections import namedtuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.object cimport PyTypeObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ext.c_prefetch cimport store_u64, swap_u64
+from ext.c_python cimport PyObject_GC_UnTrack, PyType_GenericAlloc
 
 Record = namedtuple(
     "Record",
@@ -63,17 +67,31 @@ cdef uint32_t rec_put(uint8_t *out, uint64_t sequence, uint64_t conversation, ui
     return FIXED_BYTES + type_bytes + payload_bytes
 
 
+cdef object rec_decoded(const uint8_t *record, str type):
+    # A named tuple is a tuple of another class: made and filled as tuple.__new__ does, without a tuple in between.
+    # The collector needn't know it: integers, text and bytes make no cycle.
+    cdef object found = PyType_GenericAlloc(<PyTypeObject *>Record, INTEGERS + 2), value
+    cdef int field
+    PyObject_GC_UnTrack(<void *>found)
+    for field in range(INTEGERS):
+        value = rec_u64(record, field)
+        Py_INCREF(value)  # SET_ITEM takes this reference over; the tuple lets go of it
+        PyTuple_SET_ITEM(found, field, value)
+    Py_INCREF(type)  # as above
+    PyTuple_SET_ITEM(found, INTEGERS, type)
+    value = rec_payload(record)[:rec_payload_len(record)]
+    Py_INCREF(value)  # as above
+    PyTuple_SET_ITEM(found, INTEGERS + 1, value)
+    return found
+
+
 def decode(const uint8_t[::1] data not None):
     """The fields of a record; ValueError if the bytes are none. `type` is text, `payload` bytes."""
     cdef size_t size = data.shape[0]
     cdef const uint8_t *record = &data[0] if size else NULL
     if not rec_good(record, size):
         raise ValueError(f"{size} bytes are no record: see engine/LOG_FORMAT.md, Record")
-    return Record(
-        rec_u64(record, F_SEQUENCE), rec_u64(record, F_CONVERSATION), rec_u64(record, F_CONVERSATION_SEQUENCE),
-        rec_u64(record, F_PREVIOUS), rec_u64(record, F_TIME), rec_u64(record, F_SENDER), rec_u64(record, F_DEVICE),
-        rec_u64(record, F_COUNTER), rec_type(record)[:rec_type_len(record)].decode("utf-8", "replace"),
-        rec_payload(record)[:rec_payload_len(record)])
+    return rec_decoded(record, rec_type(record)[:rec_type_len(record)].decode("utf-8", "replace"))
 
 
 def encode(uint64_t sequence, uint64_t conversation, uint64_t conversation_sequence, uint64_t previous, uint64_t time,

@@ -15,6 +15,7 @@ cdef enum:
     HEAD_BYTES = 10
     CONVERSATION_BYTES = 40
     MEMBER_BYTES = 16
+    INTERVAL_BYTES = 16
     WINDOW_BYTES_MAX = 704
 
 cdef struct Span:  # a device's window taken apart: sequences by distance from the highest counter

@@ -1,3 +1,6 @@
+from collections.abc import Iterable
+from typing import Any
+
 from ext.tables import HeadTable, WindowTable
 
 HEADS_PER_SLAB: int
@@ -26,6 +29,9 @@ def load_windows(table: WindowTable, keys: list[bytes], found: list[tuple[bytes,
 def load_heads(
     table: HeadTable, keys: list[bytes], found: list[tuple[bytes, bytes]], slabs: dict[int, bytes]
 ) -> None: ...
+def memberships(
+    rows: Iterable[tuple[bytes, bytes]], user: int, made: type, kinds: dict[int, str], roles: dict[int, str]
+) -> list[Any]: ...
 def window_highest(row: bytes) -> int: ...
 def window_decode(row: bytes) -> tuple[int, int, dict[int, int]]: ...
 def slab_head(slab: bytes, conversation: int) -> tuple[int, int]: ...

@@ -9,11 +9,15 @@ Invariants: encode(decode(x)) = x; merging is a union, so that saving the same e
 Cost: a sort without the GIL a save, then about half a microsecond a row.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyTypeObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcpy, memset
 
 from ext.c_prefetch cimport load_u32, load_u64, store_u32, store_u64, swap_u64
+from ext.c_python cimport PyObject_GC_UnTrack, PyType_GenericAlloc
 from ext.flat cimport SUBTABLES, Entry, Flat
 from ext.tables cimport E_LOADED, E_USED, H_CLOSED, H_HISTORY, H_NEW, K_DIALOG, R_MEMBER, flat_get
 
@@ -316,6 +320,48 @@ def slab_head(bytes slab, uint64_t conversation):
     if PyBytes_GET_SIZE(slab) != SLAB * HEAD_BYTES:
         raise ValueError(f"a slab of heads has {len(slab)} bytes, not {SLAB * HEAD_BYTES}")
     return _slab_head(at), load_u32(at + 6)
+
+
+def memberships(rows not None, uint64_t user, type made not None, dict kinds not None, dict roles not None):
+    """A user's memberships among (key, row) of `members`, which begin with theirs and end where another's come: tuples
+    of the class `made`, of (user, conversation, kind, role, intervals, changed_at)."""
+    cdef list found = []
+    cdef bytes key, row
+    cdef const uint8_t *at
+    cdef uint32_t count, i
+    cdef object person = user, membership, intervals
+    for key, row in rows:
+        if swap_u64(load_u64(<const uint8_t *>PyBytes_AS_STRING(key))) != user:
+            break
+        at = <const uint8_t *>PyBytes_AS_STRING(row)
+        count = load_u32(at + 4) if PyBytes_GET_SIZE(row) >= MEMBER_BYTES else 0
+        if <size_t>PyBytes_GET_SIZE(row) != MEMBER_BYTES + <size_t>INTERVAL_BYTES * count:
+            raise ValueError(f"the row of a membership of user {user} has {len(row)} bytes")
+        if count == 1:
+            intervals = (_interval(at + MEMBER_BYTES),)
+        else:
+            intervals = tuple([_interval(at + MEMBER_BYTES + INTERVAL_BYTES * i) for i in range(count)])
+        membership = PyType_GenericAlloc(<PyTypeObject *>made, 6)
+        PyObject_GC_UnTrack(<void *>membership)  # numbers, texts and tuples of numbers make no cycle
+        _fill(membership, 0, person)
+        _fill(membership, 1, swap_u64(load_u64(<const uint8_t *>PyBytes_AS_STRING(key) + 8)))
+        _fill(membership, 2, kinds[at[1]])
+        _fill(membership, 3, roles[at[0]])
+        _fill(membership, 4, intervals)
+        _fill(membership, 5, load_u64(at + 8))
+        found.append(membership)
+    return found
+
+
+cdef inline tuple _interval(const uint8_t *at):
+    cdef uint64_t last = load_u64(at + 8)
+    return load_u64(at), last if last else None
+
+
+cdef inline int _fill(object made, Py_ssize_t place, object value) except -1:
+    Py_INCREF(value)  # SET_ITEM takes this reference over; the tuple lets go of it
+    PyTuple_SET_ITEM(made, place, value)
+    return 0
 
 
 def load_heads(HeadTable table, list keys, list found, dict slabs):

@@ -2,6 +2,7 @@ from ext.flat import Flat
 
 class HeadTable(Flat):
     def get(self, conversation: int) -> tuple[int, int, int, int, int, int, bool, bool, bool] | None: ...
+    def heads_of(self, conversations: list[int]) -> list[int]: ...
     def load(
         self,
         conversation: int,

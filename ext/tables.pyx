@@ -26,6 +26,16 @@ cdef class HeadTable(Flat):
         return (h.kind, h.head, h.conversation_sequence, h.created, h.first, h.second, bool(h.flags & H_CLOSED),
                 bool(h.flags & H_HISTORY), bool(h.flags & E_LOADED))
 
+    def heads_of(self, list conversations not None):
+        """The head of each, 0 where it isn't known here."""
+        cdef Head *h
+        cdef list found = []
+        cdef uint64_t conversation
+        for conversation in conversations:
+            h = <Head *>flat_get(self, conversation, 0)
+            found.append(0 if h == NULL else h.head)
+        return found
+
     def load(self, uint64_t conversation, uint32_t kind, uint64_t head, uint64_t conversation_sequence,
              uint64_t created, uint64_t first, uint64_t second, bint closed, bint history):
         """What the saved state knows; kind 0 = there is no such conversation. Never over a whole entry."""

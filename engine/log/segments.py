@@ -66,6 +66,10 @@ def open_environment(path: Path, *, write: bool, map_bytes: int = 0, create: boo
     except lmdb.ReadonlyError as error:  # EACCES, EROFS: of the file, or of the lock file that even readers write
         raise not_permitted(f"segment {path}") from error
     except lmdb.Error as error:
+        if "already open in this process" in str(error):  # LMDB's locks are a process's: a second one would break them
+            raise EngineUnable(
+                f"segment {path} is open in this process already", hint="read over the engine's log.reader()"
+            ) from error
         raise LogDamaged(f"segment {path} can't be opened: {error}") from error
     if words := cut_off(env, path):
         env.close()

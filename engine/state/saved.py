@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import lmdb
 
@@ -45,6 +45,7 @@ _KEY2 = struct.Struct(">QQ")
 _CLOSED, _HISTORY = 1, 2
 
 
+Made = TypeVar("Made")
 Intervals = tuple[tuple[int, int | None], ...]
 
 
@@ -151,6 +152,17 @@ class SavedReader:
         slab = self.get(b"heads", key1(conversation // saving.HEADS_PER_SLAB))
         return (0, 0) if slab is None else saving.slab_head(slab, conversation)
 
+    def heads(self, conversations: list[int]) -> list[int]:
+        """The heads of several, quickest where they ascend; 0 if unknown."""
+        found: list[int] = []
+        number, slab = -1, None
+        for conversation in conversations:
+            if conversation // saving.HEADS_PER_SLAB != number:
+                number = conversation // saving.HEADS_PER_SLAB
+                slab = self.get(b"heads", key1(number))
+            found.append(0 if slab is None else saving.slab_head(slab, conversation)[0])
+        return found
+
     def membership(self, user: int, conversation: int) -> MembershipRow | None:
         """A membership's row."""
         data = self.get(b"members", key2(user, conversation))
@@ -161,6 +173,13 @@ class SavedReader:
         prefix = key1(user)
         for key, value in self.range(b"members", prefix, prefix):
             yield int.from_bytes(key[8:], "big"), unpack_membership(value)
+
+    def memberships_as(self, made: type[Made], user: int, kinds: dict[int, str], roles: dict[int, str]) -> list[Made]:
+        """All of a user, ascending, as tuples (user, conversation, kind, role, intervals, changed_at) of a class."""
+        with self._txn.cursor(self._databases[b"members"]) as cursor:
+            rows: Iterable[tuple[bytes, bytes]] = cursor if cursor.set_range(key1(user)) else ()
+            found: list[Made] = saving.memberships(rows, user, made, kinds, roles)
+        return found
 
     def members(self, conversation: int, after: int) -> Iterator[tuple[int, int]]:
         """(user, role) of the current members above `after`, ascending; not for dialogs."""

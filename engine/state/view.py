@@ -96,6 +96,15 @@ class View:
         with self._saved.read() as reader:
             return reader.head(conversation)
 
+    def heads(self, conversations: list[int]) -> list[int]:
+        """The sequence of the last event of each; 0 if unknown."""
+        found = self._overlay.heads.heads_of(conversations)
+        if 0 in found:
+            with self._saved.read() as reader:
+                there = iter(reader.heads([one for one, head in zip(conversations, found, strict=True) if not head]))
+            found = [head or next(there) for head in found]
+        return found
+
     def membership(self, user: int, conversation: int) -> Membership | None:
         """The user's membership, also a closed one (role "")."""
         row = self._overlay.membership_row(user, conversation)
@@ -104,12 +113,16 @@ class View:
     def memberships(self, user: int) -> list[Membership]:
         """All memberships of a user, closed ones too, by conversation."""
         with self._saved.read() as reader:
-            rows = dict(reader.memberships(user))
-        for conversation in self._overlay.conversations_of(user):
+            found = reader.memberships_as(Membership, user, KIND_NAMES, ROLE_NAMES)
+        changed = self._overlay.conversations_of(user)
+        if not changed:
+            return found
+        rows = {membership.conversation: membership for membership in found}
+        for conversation in changed:
             row = self._overlay.membership_row(user, conversation)
             if row is not None:
-                rows[conversation] = row
-        return [_membership(user, conversation, rows[conversation]) for conversation in sorted(rows)]
+                rows[conversation] = _membership(user, conversation, row)
+        return [rows[conversation] for conversation in sorted(rows)]
 
     def members(self, conversation: int, after: int, limit: int) -> list[tuple[int, str]]:
         """Current members above user `after`, ascending: (user, role)."""

@@ -27,7 +27,7 @@ from gateway.processes import control
 from gateway.processes.child import REPORT_S, listen
 from gateway.processes.control import Channel, Drain, Link, Message, Ready, Reload, Report, Share, Stop
 from gateway.reading import readiness, readings
-from gateway.serve import raise_descriptor_limit, say_descriptors
+from gateway.serve import calm_collector, raise_descriptor_limit, say_descriptors
 from gateway.server import Gateway
 from gateway.session import Door, log
 
@@ -75,6 +75,7 @@ def run(channel: Channel, config: Config, clients: socket.socket) -> None:
     try:
         gateway.open()
         say_descriptors(wanted, allowed)
+        calm_collector()
         uvloop.run(_serve(channel, gateway, surroundings.follower))
     finally:
         gateway.release()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WITH_LIMIT = ("append", "publish", "fanout")
+NAMES = ["append", "open", "publish", "fanout", "latency", "connections", "overload", "read", "interest", "resume"]
+WITH_LIMIT = ("append", "publish", "fanout", "read")
 
 
 def smoke(name: str, folder: Path, *more: str) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def smoke(name: str, folder: Path, *more: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["append", "open", "publish", "fanout", "latency", "connections", "overload"])
+@pytest.mark.parametrize("name", NAMES)
 def test_smoke(name: str, tmp_path: Path) -> None:
     """Results in the shape of the documentation, the machine beside them, nothing left behind."""
     found = smoke(name, tmp_path)

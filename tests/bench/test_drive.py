@@ -264,15 +264,16 @@ def test_a_server_of_ours_that_dies_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"tls": True}, r"slow_share = 0.1 over TLS"),
         ({"workers": 1}, r"--workers 1 can't hold 100,000 sessions.*at least --workers 7"),
         ({"generators": 2}, r"--generators 2: must be 6 to 220 for 100,000 sessions"),
         ({"generators": 500}, r"--generators 500: must be 6 to 220"),
     ],
 )
-def test_too_few_processes_are_refused_before_anything_starts(options: dict[str, Any], words: str) -> None:
-    """With the number that would do."""
+def test_what_can_t_be_is_refused_before_anything_starts(options: dict[str, Any], words: str) -> None:
+    """With what would do."""
     with pytest.raises(BenchError, match=words):
-        Stage(changed(PLAIN, sessions={"count": 100_000}), Options(**options))
+        Stage(changed(PLAIN, sessions={"count": 100_000, "slow_share": 0.1}), Options(**options))
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,20 @@ def test_mistakes_are_one_line(own: Path, tmp_path: Path, capsys: pytest.Capture
     """Before anything is started or written."""
     assert "no workload 'dialog'; did you mean dialogs" in failed(capsys, "dialog")
     assert "--runs 0: must be 1 to 100" in failed(capsys, str(own), runs=0)
-    assert "gonets bench append" in failed(capsys, "append")
+    assert "--target: workload append is of kind 'append'" in failed(capsys, "append", target="ws://127.0.0.1:1/v1")
     assert "--kill-worker needs a workload with a [storm]" in failed(capsys, str(own), kill_worker=True)
     assert "no such directory" in failed(capsys, str(own), folder=tmp_path / "none")
     assert "there is no directory" in failed(capsys, str(own), report=tmp_path / "none" / "r.json")
     assert "rate_per_s = -1" in failed(capsys, str(own), rate_per_s=-1.0)
     assert {path.name for path in tmp_path.iterdir()} == {"own.toml"}
+
+
+@pytest.mark.parametrize("name", ["append", "read"])
+def test_workloads_without_sockets_are_measured_too(name: str, tmp_path: Path) -> None:
+    """By the file of their kind; the report has measures instead of runs."""
+    run(name, smoke=True, folder=tmp_path, report=tmp_path / "r.json")
+    found = schema.read(tmp_path / "r.json")
+    assert not found.runs and found.measures and all(measure.value > 0 for measure in found.measures)
 
 
 def key_of(server: Started, folder: Path) -> Path:

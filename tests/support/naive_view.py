@@ -89,6 +89,10 @@ class NaiveView:
                 found, count = event.sequence, count + 1
         return found, count
 
+    def heads(self, conversations: list[int]) -> list[int]:
+        """As View."""
+        return [self.head(conversation)[0] for conversation in conversations]
+
     def membership(self, user: int, conversation: int) -> Membership | None:
         """As View."""
         intervals = self.members.get((user, conversation))

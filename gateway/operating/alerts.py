@@ -143,7 +143,8 @@ STORAGE: Final = (
         "GonetsStateBehind",
         "warning",
         5 * MINUTE,
-        "gonets_state_saved_sequence < gonets_log_sequence offset 15m",
+        "gonets_state_saved_sequence < gonets_log_sequence offset 15m"
+        " unless changes(gonets_start_time_seconds[20m]) > 0",  # of a restored log, which may be shorter
         "the saved state is more than 15 minutes behind the log: a crash would mean a long replay",
         f"it was saved at {_COUNT}",
     ),

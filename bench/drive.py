@@ -36,6 +36,7 @@ from bench.workload import Workload
 FOREVER_NS: Final = 2**62
 START_NS: Final = 300_000_000  # from the word to the first publish: all processes have heard it by then
 WORKER_SESSIONS: Final = 16_000  # of a worker that is started here: sockets aren't dealt out quite evenly
+WORKERS_FOUNDING: Final = 2
 SAMPLES: Final = 5  # of a window that is shorter than so many seconds
 PENDING: Final = 512  # connects under way, of all processes together
 DESCRIPTORS: Final = 19_500
@@ -157,20 +158,25 @@ class Stage:
         options = self.options
         if options.target:
             return Given(options.target, options.token_key, options.token_key_name, options.audience)
-        return Started(self.folder / "ours", self._workers, options.tls, options.configuration)
+        # Every worker follows every new member: groups are made before there are many of them.
+        first = min(self._workers, WORKERS_FOUNDING)
+        return Started(self.folder / "ours", first, options.tls, options.configuration)
 
     def _found(self) -> None:
         wanted = sum(1 for _ in self.population.founded())
-        if not wanted:
-            return
+        if wanted:
+            self._create(wanted)
+        fresh = self.workload.sessions.idle  # memory before is that of processes which have made nothing
+        if isinstance(self.driven, Started) and (fresh or self.driven.workers != self._workers):
+            self.driven.restart(self._workers)
+
+    def _create(self, wanted: int) -> None:
         self._progress.phase(f"found {wanted:,} conversations")
         driven = self.driven
         signer = Signer(driven.key_pem, driven.key_name, driven.audience)
         seconds = self.workload.run.deadline_s
         connect = connector(driven.host, driven.port, driven.path, driven.tls, min(seconds, 60.0))
         Founding(self.population, connect, signer).found(time.monotonic() + seconds, lambda made, of: None)
-        if self.workload.sessions.idle and isinstance(driven, Started):
-            driven.restart()  # memory before is that of a process which has made nothing
 
     @property
     def target(self) -> schema.Target:

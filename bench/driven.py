@@ -24,6 +24,7 @@ from bench.tokens import key_of, new_key, write_public
 KEY_NAME: Final = "bench"
 AUDIENCE: Final = "gonets"
 ANSWER_S: Final = 5.0
+SAVED_S: Final = 90.0  # a server that ends in order has saved its state by then, and its children have ended
 # What protects a server from one client, beside what is lifted for all benchmarks: thousands of groups made at once.
 MORE_SETTINGS: Final = {"GONETS_ADMISSION_MEMBERS_PER_S_MAX": "1000000"}
 
@@ -87,9 +88,10 @@ class Started(Driven):
         self._child = Child("gonets", arguments, self.environment, self.folder)
         self.host, self.port, self.path = self._child.host, self._child.port, "/v1"
 
-    def restart(self) -> None:
-        """Stops it and starts it on the same data: memory as of a fresh process."""
-        self._child.stop()
+    def restart(self, workers: int) -> None:
+        """Stops it and starts it on the same data with so many workers: memory as of fresh processes."""
+        self._child.stop(SAVED_S)
+        self.workers = workers
         self._start()
 
     def check(self) -> None:

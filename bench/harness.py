@@ -140,12 +140,12 @@ class Child:
         """Whether it has not ended by itself."""
         return self._process.poll() is None
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that does not help."""
+    def stop(self, seconds: float = STOP_S) -> None:
+        """SIGTERM, and SIGKILL if that does not help within so long."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(STOP_S)
+                self._process.wait(seconds)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._process.wait()

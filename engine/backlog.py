@@ -27,7 +27,6 @@ from engine.access import may_see
 from engine.errors import LogDamaged, RecordDamaged, Trimmed
 from engine.ports import Gap, LogReader, StateView
 from engine.state.rows import Membership
-from ext.block import find, holds
 from ext.record import decode
 from ext.sift import sift
 
@@ -40,7 +39,6 @@ SLOW_HOPS_MIN = 512
 PAGE_EVENTS_USUAL = 200
 FORWARD_PAGES_MAX = 8
 FORWARD_SCAN_BYTES_MAX = 4 << 20  # of one of them
-DENSE = 16  # records
 RECORDS_A_HOP = 4  # read forward while one chain is begun and walked one hop, cautiously
 
 _SEQUENCE = slice(2, 10)
@@ -321,14 +319,10 @@ def read_page(reader: LogReader, backlog: Backlog, position: int, bytes_max: int
     """The next records above a position, at least one if there is one."""
     page: list[bytes] = []
     held = 0
-    wanted = backlog.after(position, bytes_max // 80)
-    block: bytes | None = None  # that the records before came from
-    for at, sequence in enumerate(wanted):
+    for sequence in backlog.after(position, bytes_max // 80):
         record = backlog.kept.pop(sequence, None)
         if record is None:
-            if block is None or not holds(block, sequence):
-                block = _block_of(reader, sequence) if _dense(wanted, at) else None
-            record = reader.record(sequence) if block is None else find(block, sequence)[0]
+            record = reader.record(sequence)
         if record is None:
             raise RecordDamaged(f"record {sequence} was walked over, and now there is none")
         if page and held + len(record) > bytes_max:
@@ -337,20 +331,6 @@ def read_page(reader: LogReader, backlog: Backlog, position: int, bytes_max: int
         page.append(record)
         held += len(record)
     return page
-
-
-def _dense(wanted: list[int], at: int) -> bool:
-    """Whether so many of the next sequences are neighbours that reading their block whole is quicker."""
-    return at + DENSE < len(wanted) and wanted[at + DENSE] - wanted[at] <= DENSE * RECORDS_A_HOP
-
-
-def _block_of(reader: LogReader, sequence: int) -> bytes | None:
-    """The whole block of a sequence; None if not all of it can be read, though the record may be."""
-    try:
-        found = reader.blocks_after(sequence - 1, 1)
-    except LogDamaged:
-        return None
-    return found[0] if found and holds(found[0], sequence) else None
 
 
 def read_forward(

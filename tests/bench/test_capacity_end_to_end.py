@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from bench import harness, schema
+from bench.cli import app
 from bench.clients import Issuer
 from bench.harness import Child, workplace
 from tests.support.tree import ROOT
@@ -21,7 +21,7 @@ from tests.support.tree import ROOT
 SMALL = """
 name = "small"
 title = "Five dialogs"
-run = { warmup_s = 0.1, window_s = 0.5, drain_s = 2, deadline_s = 30 }
+run = { warmup_s = 0.1, window_s = 0.4, drain_s = 2, deadline_s = 30 }
 sessions = { count = 10 }
 [[streams]]
 name = "dialogs"
@@ -78,7 +78,7 @@ def serving(issuer: Issuer, place: Path, commands_per_s: int = 1_000_000) -> Chi
         place / "ours",
         issuer,
         GONETS_GATEWAY_RATE_PER_S=str(commands_per_s),
-        GONETS_GATEWAY_RATE_BURST=str(commands_per_s // 5),
+        GONETS_GATEWAY_RATE_BURST=str(commands_per_s // 10),
     )
 
 
@@ -96,7 +96,7 @@ def test_the_capacity_of_a_server_that_allows_so_many_commands(small: str, tmp_p
     report = schema.read(path)
     found = report.capacity
     assert not report.partial and found is not None and found.rate_per_s is not None and found.spread_per_s is not None
-    assert 400 <= found.rate_per_s <= 1_600, err
+    assert 400 <= found.rate_per_s <= 1_400, err  # a window also spends what a session had saved up
     assert any("refused" in line for line in err.splitlines())
     assert len(report.runs) == len(found.points) >= 6 and report.target.url.endswith(f":{server.port}/v1")
     assert f"{found.rate_per_s:,.0f} publishes/s met" in report.conclusions[0]
@@ -104,14 +104,8 @@ def test_the_capacity_of_a_server_that_allows_so_many_commands(small: str, tmp_p
     assert "capacity" in out
 
 
-@pytest.mark.parametrize(
-    ("cut", "status", "words"),
-    [("target", 1, "what was measured until then is in the report"), ("interrupt", 130, "interrupted")],
-)
-def test_a_search_that_is_cut_short_keeps_what_it_has(
-    cut: str, status: int, words: str, small: str, tmp_path: Path
-) -> None:
-    """The target dies, or somebody loses patience, after the first point."""
+def test_a_search_whose_target_dies_keeps_what_it_has(small: str, tmp_path: Path) -> None:
+    """After the first point."""
     path = tmp_path / "capacity.json"
     with workplace("capacity", None) as place, serving(Issuer(), place) as server:
         process = started(
@@ -119,13 +113,9 @@ def test_a_search_that_is_cut_short_keeps_what_it_has(
             str(place / "key.pem"), "--p99-ms", "10000", "--report", str(path), "--json",
         )  # fmt: skip
         until_said(process, "600/s: p99")
-        doing: dict[str, Callable[[], None]] = {
-            "target": lambda: os.kill(server.pid, signal.SIGKILL),
-            "interrupt": lambda: os.kill(process.pid, signal.SIGINT),
-        }
-        doing[cut]()
+        os.kill(server.pid, signal.SIGKILL)
         found, out, err = ended(process)
-    assert found == status and words in err and "Traceback" not in err, err
+    assert found == 1 and "what was measured until then is in the report" in err and "Traceback" not in err, err
     report = schema.read(path)
     assert report.partial and report.reason and report.capacity is not None
     assert report.capacity.rate_per_s is not None and report.capacity.rate_per_s >= 600
@@ -148,9 +138,13 @@ def test_a_search_that_is_cut_short_keeps_what_it_has(
         (("soak", "read"), "nothing to soak"),
     ],
 )
-def test_mistakes_of_use_are_one_line(arguments: tuple[str, ...], words: str) -> None:
-    status, out, err = ended(started(*arguments))
-    assert (status, out) == (1, "") and len(err.splitlines()) == 1
+def test_mistakes_of_use_are_one_line(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ending:
+        app(arguments)
+    out, err = capsys.readouterr()
+    assert (ending.value.code, out) == (1, "") and len(err.splitlines()) == 1
     assert err.startswith("gonets: bench: ") and words in err
 
 

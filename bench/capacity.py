@@ -70,6 +70,7 @@ def capacity(
             audience=audience,
             tls=tls,
         )
+        drive.check_target(options)
         reporting = Reporting("capacity", wanted, report, folder or Path.cwd(), as_json)
     except (WorkloadError, BenchError, ReportPathError) as error:
         raise refused(str(error)) from None

@@ -7,6 +7,7 @@ numbers of the caller. A template's integers are eight bytes wide, so that the g
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import json
 import struct
 import time
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 from ext.loadgen import LoadGenerator
+from ext.tls import ClientContext
 
 STAMP_BYTES = 32  # front of a payload that the generator writes
 TOKEN_S = 86_400
@@ -33,6 +35,15 @@ class Template(NamedTuple):
     body: bytes
     counter_at: int
     payload_at: int
+
+
+def context_for(host: str) -> ClientContext:
+    """The client's half of TLS towards a host: by its name, where it has one (an address is not asked for)."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return ClientContext(host)
+    return ClientContext()
 
 
 class Issuer:

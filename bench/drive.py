@@ -114,6 +114,12 @@ def generators_for(sessions: int, options: Options) -> int:
     return options.generators
 
 
+def check_target(options: Options) -> None:
+    """Has the target, if one is given, take a hello. Raises BenchError."""
+    if options.target:
+        Given(options.target, options.token_key, options.token_key_name, options.audience).greet()
+
+
 class Stage:
     """`with Stage(workload, options) as stage:` and then `stage.run(…)`."""
 

@@ -11,15 +11,18 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bench import schema
-from bench.clients import certificate
+from bench.clients import DEVICE, certificate, command
+from bench.founding import connector
 from bench.harness import SETTINGS, BenchError, Child
 from bench.sampling import Watched
-from bench.tokens import key_of, new_key, write_public
+from bench.tokens import Signer, key_of, new_key, write_public
+from ext.loadgen import LoadGenerator
 
 KEY_NAME: Final = "bench"
 AUDIENCE: Final = "gonets"
@@ -29,7 +32,7 @@ SAVED_S: Final = 90.0  # a server that ends in order has saved its state by then
 MORE_SETTINGS: Final = {"GONETS_ADMISSION_MEMBERS_PER_S_MAX": "1000000"}
 
 
-class Driven:
+class Driven(ABC):
     """Somebody to measure."""
 
     host: str
@@ -45,6 +48,7 @@ class Driven:
         """As people write it."""
         return f"{'wss' if self.tls else 'ws'}://{self.host}:{self.port}{self.path}"
 
+    @abstractmethod
     def check(self) -> None:
         """BenchError if it is gone."""
 
@@ -56,12 +60,13 @@ class Driven:
         """SIGKILL to one that serves clients; False if there is none."""
         return False
 
+    @abstractmethod
     def stop(self) -> None:
         """If it was started here."""
 
+    @abstractmethod
     def described(self) -> schema.Target:
         """For the report."""
-        raise NotImplementedError
 
 
 class Started(Driven):
@@ -158,13 +163,24 @@ class Given(Driven):
         if token_key is None:
             raise BenchError("--target needs --token-key PATH: the private key (PEM) whose tokens that server takes")
         self.key_pem, self.key_name, self.audience = key_of(token_key), key_name, audience
-        self.path, self.tls, self.port = parts.path or "/v1", parts.scheme == "wss", port
+        self.path, self.tls, self.port, self.host = parts.path or "/v1", parts.scheme == "wss", port, parts.hostname
         try:
-            found = socket.getaddrinfo(parts.hostname, port, socket.AF_INET, socket.SOCK_STREAM)
+            socket.getaddrinfo(self.host, port, socket.AF_INET, socket.SOCK_STREAM)
         except OSError as error:
-            raise BenchError(f"--target {url!r}: {parts.hostname}: {error.strerror}; name an IPv4 host") from None
-        self.host = str(found[0][4][0])
+            raise BenchError(f"--target {url!r}: {self.host}: {error.strerror}; name an IPv4 host") from None
         self.check()
+
+    def greet(self) -> None:
+        """One says hello with a token of the key, and leaves; BenchError with the server's words if it is refused."""
+        generator = LoadGenerator(1)
+        signer = Signer(self.key_pem, self.key_name, self.audience)
+        generator.add(command("hello", token=signer.token(1), device=DEVICE, protocol=1))
+        try:
+            connector(self.host, self.port, self.path, self.tls, ANSWER_S)(generator)
+        except BenchError as error:
+            raise BenchError(f"--target {error}; it must be a Gonets gateway that takes this key's tokens") from None
+        finally:
+            generator.close()
 
     def check(self) -> None:
         """Somebody listens."""
@@ -172,6 +188,9 @@ class Given(Driven):
             socket.create_connection((self.host, self.port), ANSWER_S).close()
         except OSError as error:
             raise BenchError(f"--target {self.url}: nobody answers: {error.strerror or error}") from None
+
+    def stop(self) -> None:
+        """It goes on."""
 
     def described(self) -> schema.Target:
         """What can be said of somebody else's."""

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgpack
 
-from bench.clients import DEVICE, command, fill_of, publish_template
+from bench.clients import DEVICE, command, context_for, fill_of, publish_template
 from bench.fleet_wire import (
     Channel,
     ChannelError,
@@ -40,7 +40,6 @@ from bench.fleet_wire import (
 from bench.harness import BenchError
 from bench.tokens import Signer
 from ext.loadfleet import FleetGenerator
-from ext.tls import ClientContext
 
 SLICE_NS: Final = 50_000_000
 TICK_NS: Final = 1_000_000_000
@@ -154,7 +153,7 @@ class Process:
             self.generator.advance(time.monotonic_ns() + SLICE_NS)
 
     def _open(self, said: Open) -> None:
-        tls = ClientContext() if self.plan.tls else None
+        tls = context_for(self.plan.host) if self.plan.tls else None
         self.generator.head(self.plan.host, self.plan.port, self.plan.path, tls)
         began = time.monotonic()
         while not self.generator.opening(OPENING_S, said.per_second) and time.monotonic() - began < said.deadline_s:

@@ -15,13 +15,12 @@ from typing import Final
 
 import msgpack
 
-from bench.clients import DEVICE, command
+from bench.clients import DEVICE, command, context_for
 from bench.harness import BenchError
 from bench.population import Conversation, Population, user_of
 from bench.tokens import Signer
 from engine import Config
 from ext.loadgen import LoadGenerator
-from ext.tls import ClientContext
 
 FOUNDERS: Final = 16
 IN_FLIGHT: Final = 16  # creates of one founder
@@ -138,7 +137,7 @@ def connector(host: str, port: int, path: str, tls: bool, deadline_s: float) -> 
 
     def connect(generator: LoadGenerator) -> None:
         try:
-            generator.connect(host, port, path=path, tls=ClientContext() if tls else None, deadline_s=deadline_s)
+            generator.connect(host, port, path=path, tls=context_for(host) if tls else None, deadline_s=deadline_s)
         except ConnectionError as error:
             raise BenchError(f"{'wss' if tls else 'ws'}://{host}:{port}{path}: {error}") from None
 

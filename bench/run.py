@@ -16,7 +16,7 @@ import msgspec
 from cyclopts import Parameter
 
 from bench import schema, summary
-from bench.drive import Options, Stage, Stopped
+from bench.drive import Options, Stage, Stopped, check_target
 from bench.harness import BenchError
 from bench.million import would_stop
 from bench.reporting import Reporting, ReportPathError
@@ -155,6 +155,7 @@ def run(
             tls=tls,
             kill_worker=kill_worker,
         )
+        check_target(options)
         reporting = Reporting("run", found, report, folder or Path.cwd(), as_json)
     except (BenchError, WorkloadError, ReportPathError) as error:
         print(f"gonets: bench: {error}", file=sys.stderr)

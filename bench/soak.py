@@ -80,6 +80,7 @@ def soak(
             tls=tls,
             configuration=None if target else {"GONETS_SERVER_ADMIN": f"127.0.0.1:{free_port()}"},
         )
+        drive.check_target(options)
         reporting = Reporting("soak", wanted, report, folder or Path.cwd(), as_json)
     except (WorkloadError, BenchError, ReportPathError) as error:
         raise refused(str(error)) from None

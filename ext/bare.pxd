@@ -51,7 +51,6 @@ cdef class BareServer:
     cdef int _accept(self) except -1 nogil
     cdef int _readable(self, uint32_t k) except -1 nogil
     cdef int _consume(self, uint32_t k, uint8_t *data, uint32_t size) except -2 nogil
-    cdef int _keep_rest(self, Peer *p, const uint8_t *data, uint32_t size) except -1 nogil
     cdef void _forget(self) noexcept nogil
     cdef int _gone(self, uint32_t k) except -1 nogil
     cdef int _whole(self, uint32_t k, const uint8_t *data, uint32_t size) except -1 nogil

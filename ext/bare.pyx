@@ -15,6 +15,7 @@ from libc.string cimport memcpy, memset, strlen
 from ext.c_load cimport (
     EAGAIN, EFD_CLOEXEC, EPOLL_CLOEXEC, EPOLLIN, MSG_NOSIGNAL, accept_next, await_writable, close, epoll_create1,
     epoll_event, errno, eventfd, find_bytes, mask_bytes, read, recv, send, store_be64, wait_ns, watch, write)
+from ext.loadwire cimport wire_keep
 
 cdef enum:
     INPUT_BYTES = 1 << 20
@@ -209,20 +210,7 @@ cdef class BareServer:
         used = self._consume(k, self.input, have + <uint32_t>got)
         if used < 0:
             return self._gone(k)
-        return self._keep_rest(p, self.input + used, have + <uint32_t>got - <uint32_t>used)
-
-    cdef int _keep_rest(self, Peer *p, const uint8_t *data, uint32_t size) except -1 nogil:
-        cdef uint8_t *wider
-        if size > p.rest_room:
-            wider = <uint8_t *>realloc(p.rest, size)
-            if wider == NULL:
-                with gil:
-                    raise MemoryError(f"no memory for {size} bytes of an unfinished frame")
-            p.rest, p.rest_room = wider, size
-        if size:
-            memcpy(p.rest, data, size)
-        p.rest_size = size
-        return 0
+        return wire_keep(&p.rest, &p.rest_size, &p.rest_room, self.input + used, have + <uint32_t>got - <uint32_t>used)
 
     cdef int _consume(self, uint32_t k, uint8_t *data, uint32_t size) except -2 nogil:
         """Whole frames from the front; the bytes used, or -1 at a goodbye."""

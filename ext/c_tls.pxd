@@ -17,6 +17,7 @@ cdef extern from *:
         F(void *, SSL_CTX_new, (const void *method)) \\
         F(void, SSL_CTX_free, (void *context)) \\
         F(long, SSL_CTX_ctrl, (void *context, int command, long number, void *pointer)) \\
+        F(long, SSL_ctrl, (void *ssl, int command, long number, void *pointer)) \\
         F(uint64_t, SSL_CTX_set_options, (void *context, uint64_t options)) \\
         F(int, SSL_CTX_set_num_tickets, (void *context, size_t count)) \\
         F(int, SSL_CTX_set_cipher_list, (void *context, const char *names)) \\
@@ -73,6 +74,7 @@ cdef extern from *:
         void *(*SSL_CTX_new)(const void *method) noexcept nogil
         void (*SSL_CTX_free)(void *context) noexcept nogil
         long (*SSL_CTX_ctrl)(void *context, int command, long number, void *pointer) noexcept nogil
+        long (*SSL_ctrl)(void *ssl, int command, long number, void *pointer) noexcept nogil
         uint64_t (*SSL_CTX_set_options)(void *context, uint64_t options) noexcept nogil
         int (*SSL_CTX_set_num_tickets)(void *context, size_t count) noexcept nogil
         int (*SSL_CTX_set_cipher_list)(void *context, const char *names) noexcept nogil
@@ -119,6 +121,7 @@ cdef enum:  # numbers of OpenSSL's ABI
     SSL_ERROR_ZERO_RETURN = 6
     SSL_CTRL_MODE = 33
     SSL_CTRL_SET_SESS_CACHE_MODE = 44
+    SSL_CTRL_SET_TLSEXT_HOSTNAME = 55
     SSL_CTRL_SET_GROUPS_LIST = 92
     SSL_CTRL_SET_MIN_PROTO_VERSION = 123
     SSL_MODE_RELEASE_BUFFERS = 0x10

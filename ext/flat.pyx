@@ -15,14 +15,24 @@ from posix.stdlib cimport posix_memalign
 
 import os
 
+cdef object _seeds = os.urandom
+
 cdef enum:
     SLOTS_MIN = 8
+
+
+
+def seeds_from(source):
+    """Tables made from now on draw their 8 bytes by source(8); returns the source before. By default os.urandom."""
+    global _seeds
+    before, _seeds = _seeds, source
+    return before
 
 
 cdef class Flat:
     def __cinit__(self):
         self.entry_bytes = sizeof(Entry)
-        self.seed = int.from_bytes(os.urandom(8), "little")
+        self.seed = int.from_bytes(_seeds(8), "little")
 
     def __dealloc__(self):
         self.clear()

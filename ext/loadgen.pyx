@@ -14,6 +14,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 import ipaddress
+import socket
 
 from ext.c_load cimport now_ns, thread_ns
 from ext.loadcheck cimport (
@@ -227,7 +228,8 @@ cdef class LoadGenerator(LoadLoop):
             raise MemoryError("no memory for the request")
         memcpy(self.upgrade, <const uint8_t *>head, len(head))
         self.upgrade_size = len(head)
-        self.address = int(ipaddress.IPv4Address(host))
+        where = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
+        self.address = int(ipaddress.IPv4Address(where[0][4][0]))
         self.port = port
         self.tls = tls
 

@@ -26,7 +26,6 @@ cdef class LoadLoop(LoadPublishers):
 
     # receiving
     cdef int _readable(self, uint32_t k, uint32_t room) except -1 nogil
-    cdef int _keep_rest(self, Connection *c, const uint8_t *data, uint32_t size) except -1 nogil
     cdef int64_t _consume(self, uint32_t k, const uint8_t *data, uint32_t size, uint64_t now) except -2 nogil
     cdef int _message(self, uint32_t k, const uint8_t *body, uint32_t size, uint64_t now) except -1 nogil
     cdef int _welcome(self, uint32_t k, const uint8_t *body, uint32_t size) except -1 nogil

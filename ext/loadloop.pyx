@@ -21,7 +21,7 @@ from ext.loadhdr cimport HDR_COUNTS, TICK_COUNTS, hdr_at, tick_at
 from ext.loadheard cimport HEARD_GAP, HEARD_HOLE, heard_before, heard_event, heard_gap
 from ext.loadsocket cimport (
     INPUT_BYTES, L_AWAY, L_DEAD, L_HELLO, L_LIVE, L_UPGRADING, NO_STREAM, NUMBERS, SLICE_NS, Connection, Slot)
-from ext.loadwire cimport wire_recv
+from ext.loadwire cimport wire_keep, wire_recv
 
 cdef enum:
     READY = 512                 # sockets that one wait may name
@@ -87,17 +87,9 @@ cdef class LoadLoop(LoadPublishers):
                 return 0
             if used < 0 or have + got - used == INPUT_BYTES:
                 return self._die(k, 1002)
-            self._keep_rest(c, self.input + used, <uint32_t>(have + got - used))
+            wire_keep(&c.rest, &c.rest_size, &c.rest_room, self.input + used, <uint32_t>(have + got - used))
             if got < take and c.tls == NULL or slow:
                 return 0
-        return 0
-
-    cdef int _keep_rest(self, Connection *c, const uint8_t *data, uint32_t size) except -1 nogil:
-        if size > c.rest_room:
-            self._widen(&c.rest, &c.rest_room, size)
-        if size:
-            memcpy(c.rest, data, size)
-        c.rest_size = size
         return 0
 
     cdef int64_t _consume(self, uint32_t k, const uint8_t *data, uint32_t size, uint64_t now) except -2 nogil:

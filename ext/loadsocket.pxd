@@ -101,7 +101,6 @@ cdef class LoadSockets:
     cdef int _leave(self, uint32_t k, uint64_t now, uint64_t away_ns) except -1 nogil
     cdef int _return(self, uint64_t now) except -1 nogil
     # sending
-    cdef int _widen(self, uint8_t **data, uint32_t *room, uint32_t size) except -1 nogil
     cdef uint32_t _frame(self, uint8_t *to, uint32_t opcode, const uint8_t *body, uint32_t size) noexcept nogil
     cdef int _send(self, uint32_t k, const uint8_t *data, uint32_t size) except -1 nogil
     cdef int _writable(self, uint32_t k) except -1 nogil

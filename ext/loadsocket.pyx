@@ -7,7 +7,7 @@ Invariants: a connection is counted in exactly one of new, pending, live, away a
 order in which they left, so many at a time as may be pending. Cost: one send for what is sent together.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
 from ext.c_load cimport (
@@ -17,13 +17,14 @@ from ext.c_slow cimport receive_buffer
 from ext.loadcheck cimport frame_put, stream_free
 from ext.loadhdr cimport HDR_COUNTS
 from ext.loadheard cimport heard_free
-from ext.loadwire cimport wire_send, wire_waits
+from ext.loadwire cimport wire_send, wire_waits, wire_widen
 from ext.tls cimport LINK_READY, tls_connect, tls_flush, tls_free
 
 cdef enum:
     SLOW_BUFFER_BYTES = 4096    # receive buffer of a slow connection, before the kernel doubles it
     AGAIN_NS = 200000000        # pause of a connection that could not come back
     RESUME_BYTES_MAX = 64       # what a resume adds to a hello
+    LOOPBACK = 127              # the first byte of addresses whose every source address is this machine's
 
 cdef const char *ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="   # the answer to loadgen's one nonce
 # The end of a map: positions: [{shard: 0, epoch: …, sequence: …}], both numbers behind it.
@@ -79,10 +80,14 @@ cdef class LoadSockets:
     # ---- opening --------------------------------------------------------------------------------------------------
 
     cdef int _open(self, uint32_t k, uint64_t now) except -1 nogil:
-        """512 connections a source address: few enough that connect finds a free port at once."""
+        """512 connections a source address on loopback: few enough that connect finds a free port at once.
+
+        To another machine the system chooses the address and port: as many connections as it has ports.
+        """
         cdef Connection *c = &self.at[k]
+        cdef uint32_t source = self.source + ((k >> 9) << 8) if self.address >> 24 == LOOPBACK else 0
         c.opened_ns = now
-        c.fd = connect_from(self.source + ((k >> 9) << 8), self.address, self.port)
+        c.fd = connect_from(source, self.address, self.port)
         if c.fd < 0:
             with gil:
                 raise OSError(errno, f"connection {k} can't be opened: raise the limit of descriptors (ulimit -n)?")
@@ -132,7 +137,7 @@ cdef class LoadSockets:
         if c.life != L_CONNECTING:
             return 0
         if self.tls is not None and c.tls == NULL:
-            c.tls = tls_connect(self.tls.context, c.fd)
+            c.tls = tls_connect(self.tls, c.fd)
             if c.tls == NULL:
                 return self._die(k, 0)
         if c.tls != NULL and not c.tls.flags & LINK_READY:
@@ -198,14 +203,6 @@ cdef class LoadSockets:
 
     # ---- sending --------------------------------------------------------------------------------------------------
 
-    cdef int _widen(self, uint8_t **data, uint32_t *room, uint32_t size) except -1 nogil:
-        cdef uint8_t *wider = <uint8_t *>realloc(data[0], size)
-        if wider == NULL:
-            with gil:
-                raise MemoryError(f"no memory for {size} bytes of a connection")
-        data[0], room[0] = wider, size
-        return 0
-
     cdef uint32_t _frame(self, uint8_t *to, uint32_t opcode, const uint8_t *body, uint32_t size) noexcept nogil:
         """A masked client frame; its size. Masks need to differ, not to be secret: xorshift."""
         self.random ^= self.random << 13
@@ -233,7 +230,7 @@ cdef class LoadSockets:
             if sent == <ssize_t>size:
                 return watch(self.epoll_fd, c.fd, self._looks_for(c) | EPOLLOUT, k, 1) if wire_waits(c.tls) else 0
         if c.out_size + size - sent > c.out_room:
-            self._widen(&c.out, &c.out_room, c.out_size + size)
+            wire_widen(&c.out, &c.out_room, c.out_size + size)
         memcpy(c.out + c.out_size, data + sent, size - sent)
         c.out_size += size - <uint32_t>sent
         return watch(self.epoll_fd, c.fd, self._looks_for(c) | EPOLLOUT, k, 1)

@@ -107,8 +107,6 @@ cdef class PeerLoop:
     cdef int _note(self, const uint8_t *text, uint32_t size) except -1 nogil
     # receiving
     cdef int _readable(self, uint32_t k) except -1 nogil
-    cdef int _keep_rest(self, Peer *c, const uint8_t *data, uint32_t size) except -1 nogil
-    cdef int _widen(self, uint8_t **data, uint32_t *room, uint32_t size) except -1 nogil
     cdef int64_t _consume(self, uint32_t k, const uint8_t *data, uint32_t size, uint64_t now) except -2 nogil
     cdef int _token(self, uint32_t k, const uint8_t *data, const Token *t, uint64_t now) except -1 nogil
     cdef int _answer(self, uint32_t k, bint refused, uint64_t now) except -1 nogil

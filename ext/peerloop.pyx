@@ -16,6 +16,7 @@ from libc.string cimport memcmp, memcpy
 from ext.c_load cimport (
     EAGAIN, EINTR, EPOLL_CLOEXEC, EPOLLIN, EPOLLOUT, MSG_NOSIGNAL, close, connect_from, epoll_create1, epoll_event,
     errno, now_ns, recv, send, sharp_timers, socket_error, wait_ns, watch)
+from ext.loadwire cimport wire_keep, wire_widen
 from ext.peerread cimport (
     K_ANSWER, K_NAME, K_PAYLOAD, K_PING, K_REFUSED, K_WORDS, P_JSON, P_NATS, P_RESP, STAMP, Reading, Token, hex16,
     hex16_put, token_next)
@@ -144,25 +145,9 @@ cdef class PeerLoop:
             if used < 0 or have + got - used == INPUT_BYTES:
                 self.broken += c.life != S_DEAD
                 return 0 if c.life == S_DEAD else self._die(k)
-            self._keep_rest(c, self.input + used, <uint32_t>(have + got - used))
+            wire_keep(&c.rest, &c.rest_size, &c.rest_room, self.input + used, <uint32_t>(have + got - used))
             if got < room:
                 return 0
-        return 0
-
-    cdef int _keep_rest(self, Peer *c, const uint8_t *data, uint32_t size) except -1 nogil:
-        if size > c.rest_room:
-            self._widen(&c.rest, &c.rest_room, size)
-        if size:
-            memcpy(c.rest, data, size)
-        c.rest_size = size
-        return 0
-
-    cdef int _widen(self, uint8_t **data, uint32_t *room, uint32_t size) except -1 nogil:
-        cdef uint8_t *wider = <uint8_t *>realloc(data[0], size)
-        if wider == NULL:
-            with gil:
-                raise MemoryError(f"no memory for {size} bytes of a connection")
-        data[0], room[0] = wider, size
         return 0
 
     cdef int64_t _consume(self, uint32_t k, const uint8_t *data, uint32_t size, uint64_t now) except -2 nogil:
@@ -330,7 +315,7 @@ cdef class PeerLoop:
             if sent == <ssize_t>size:
                 return 0
         if c.out_size + size - sent > c.out_room:
-            self._widen(&c.out, &c.out_room, c.out_size + size)
+            wire_widen(&c.out, &c.out_room, c.out_size + size)
         memcpy(c.out + c.out_size, data + sent, size - sent)
         c.out_size += size - <uint32_t>sent
         return watch(self.epoll_fd, c.fd, EPOLLIN | EPOLLOUT, k, 1)

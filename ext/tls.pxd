@@ -43,9 +43,11 @@ cdef class Context:
 
 cdef class ClientContext:  # of clients that measure: whoever answers is believed
     cdef void *context
+    cdef bytes _name_owner
+    cdef char *name  # of the server, asked for in the ClientHello (RFC 6066); empty: none
 
 cdef Link *tls_open(void *context, int fd) noexcept nogil  # NULL: no memory
-cdef Link *tls_connect(void *context, int fd) noexcept nogil  # the client's half; its ClientHello is on its way
+cdef Link *tls_connect(ClientContext client, int fd) noexcept nogil  # the client's half; its ClientHello is on its way
 cdef void tls_free(Link *link) noexcept nogil
 cdef ssize_t tls_take(Link *link, const uint8_t *data, size_t size, uint8_t *to, size_t room) noexcept nogil
 cdef ssize_t tls_send(Link *link, const uint8_t *data, size_t size) noexcept nogil  # as send(2), errno too

@@ -22,7 +22,7 @@ from ext.c_socket cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, EPIPE, MSG_DONTWAIT, M
 from ext.c_tls cimport (
     BIO_CTRL_FLUSH, BIO_FLAGS_ALL, BIO_FLAGS_READ, BIO_FLAGS_SHOULD_RETRY, BIO_TYPE_SOURCE_SINK,
     SSL_CTRL_MODE, SSL_CTRL_SET_GROUPS_LIST, SSL_CTRL_SET_MIN_PROTO_VERSION, SSL_CTRL_SET_SESS_CACHE_MODE,
-    SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_FILETYPE_PEM, SSL_MODE_RELEASE_BUFFERS,
+    SSL_CTRL_SET_TLSEXT_HOSTNAME, SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_FILETYPE_PEM, SSL_MODE_RELEASE_BUFFERS,
     SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_TICKET,
     SSL_OP_PRIORITIZE_CHACHA, SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_OK, errno_set, tls_library,
     tls_library_load)
@@ -113,8 +113,10 @@ cdef class Context:
 cdef class ClientContext:
     """The client's half, for load generators: TLS 1.3, and no look at the certificate."""
 
-    def __cinit__(self):
+    def __cinit__(self, str name=""):
         load_library()
+        self._name_owner = name.encode("idna")
+        self.name = self._name_owner
         self.context = lib.SSL_CTX_new(lib.TLS_client_method())
         if self.context == NULL:
             raise MemoryError("no memory for a TLS context")
@@ -235,9 +237,11 @@ cdef Link *tls_open(void *context, int fd) noexcept nogil:
     return link
 
 
-cdef Link *tls_connect(void *context, int fd) noexcept nogil:
-    cdef Link *link = _link(context, fd)
+cdef Link *tls_connect(ClientContext client, int fd) noexcept nogil:
+    cdef Link *link = _link(client.context, fd)
     if link != NULL:
+        if client.name[0]:
+            lib.SSL_ctrl(link.ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, 0, client.name)
         link.flags |= LINK_CLIENT
         lib.SSL_set_connect_state(link.ssl)
         lib.SSL_do_handshake(link.ssl)

@@ -13,23 +13,16 @@ import pytest
 from bench.clients import command, create, fill_of, publish_template
 from ext.loadfleet import FleetGenerator
 from tests.support.fake_gateway import FakeGateway
-from tests.support.wide_gateway import wide_gateway
+from tests.support.wide_gateway import OPEN, gateway_of_generators, port_of
 
 LARGEST = 400
-OPEN: list[FleetGenerator] = []
 
 
 @pytest.fixture
 def gateway() -> Iterator[FakeGateway]:
     """Clients leave before it does."""
-    with wide_gateway() as server:
+    with gateway_of_generators() as server:
         yield server
-        for generator in OPEN:
-            generator.close()
-        OPEN.clear()
-        until = time.monotonic() + 5
-        while server.sessions and time.monotonic() < until:
-            time.sleep(0.005)
 
 
 def connected(server: FakeGateway, clients: int, slow: tuple[int, ...] = ()) -> FleetGenerator:
@@ -40,7 +33,7 @@ def connected(server: FakeGateway, clients: int, slow: tuple[int, ...] = ()) -> 
         generator.add(command("hello", token=str(user), device=1, protocol=1))
     for connection in slow:
         generator.slow(connection)
-    generator.head("127.0.0.1", int(server.url.split(":")[2].split("/")[0]), "/v1")
+    generator.head("127.0.0.1", port_of(server), "/v1")
     while not generator.opening(0.1):
         pass
     return generator

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from bench.clients import answered, command, create, fill_of, publish_template
+from bench.clients import answered, command, context_for, create, fill_of, publish_template
 from ext.loadgen import LoadGenerator
 from tests.support.fake_gateway import FakeGateway
-from tests.support.wide_gateway import wide_gateway
+from tests.support.wide_gateway import OPEN, gateway_of_generators, port_of
 
 PAYLOAD = 97
-OPEN: list[LoadGenerator] = []  # closed before the server, which would complain
 
 
 @pytest.fixture
 def gateway() -> Iterator[FakeGateway]:
     """A naive gateway; clients leave before it does."""
-    with wide_gateway() as server:
+    with gateway_of_generators() as server:
         yield server
-        for generator in OPEN:
-            generator.close()
-        OPEN.clear()
-        until = time.monotonic() + 5
-        while server.sessions and time.monotonic() < until:
-            time.sleep(0.005)
 
 
 def connected(server: FakeGateway, clients: int) -> LoadGenerator:
@@ -42,8 +34,46 @@ def connected(server: FakeGateway, clients: int) -> LoadGenerator:
     return generator
 
 
-def port_of(server: FakeGateway) -> int:
-    return int(server.url.split(":")[2].split("/")[0])
+def test_another_machine_is_reached_from_an_address_of_ours() -> None:
+    """An address in 127.0.0.0/8 is no source towards another host; on loopback it is, so that ports are no limit."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        try:
+            route.connect(("192.0.2.1", 9))  # of documentation (RFC 5737): nothing is sent
+            own = route.getsockname()[0]
+        except OSError:
+            own = "127.0.0.1"
+    if own.startswith("127."):
+        pytest.skip("this machine has no address but loopback")
+    for address, loopback in ((own, False), ("127.0.0.1", True)):
+        with socket.create_server((address, 0)) as listening:
+            listening.settimeout(5.0)
+            generator = LoadGenerator(1)
+            generator.add(command("hello", token="1", device=1, protocol=1))
+            with pytest.raises(ConnectionError):  # nobody answers
+                generator.connect(address, listening.getsockname()[1], deadline_s=0.2)
+            connection, peer = listening.accept()
+            connection.close()
+            generator.close()
+        assert peer[0].startswith("127.") is loopback and (loopback or peer[0] == own)
+
+
+def test_a_name_is_found_and_asked_for() -> None:
+    """The request's Host is what the URL said, and with TLS the ClientHello names it: proxies choose by both."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(5.0)
+        port = listening.getsockname()[1]
+        for context, expected in (
+            (None, f"\r\nHost: localhost:{port}\r\n".encode()),
+            (context_for("localhost"), b"localhost"),
+        ):
+            generator = LoadGenerator(1)
+            generator.add(command("hello", token="1", device=1, protocol=1))
+            with pytest.raises(ConnectionError):
+                generator.connect("localhost", port, deadline_s=0.2, tls=context)
+            connection, _ = listening.accept()
+            assert expected in connection.recv(4_096)
+            connection.close()
+            generator.close()
 
 
 def in_group(server: FakeGateway, clients: int, **stream: Any) -> tuple[LoadGenerator, int]:

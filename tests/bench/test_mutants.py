@@ -64,6 +64,12 @@ MUTANTS = (
         "a reader flips to live one event too early",
     ),
     Mutant(
+        "ext/flat.pyx",
+        "                if entry.changed_at <= position and not",
+        "                if entry.changed_at <= position + 3 and not",
+        "a table sheds what is not saved yet",
+    ),
+    Mutant(
         "engine/router.py",
         "        if record.type == ADDED:\n            self._follow(conversation, subject)\n",
         "",

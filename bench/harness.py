@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,25 +73,42 @@ class BenchError(Exception):
     """Something without which a number would mean nothing; one line for people."""
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """An interrupt that comes meanwhile is raised at the end: a child that was half started would be nobody's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
 class Child:
     """A server as a child process that says on its first line where it listens."""
 
     def __init__(self, module: str, arguments: Sequence[str], environment: dict[str, str], folder: Path) -> None:
         self._stderr = folder / "stderr"
-        with self._stderr.open("ab") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                start_new_session=True,
-                cwd=Path(__file__).resolve().parent.parent,
-                env=_environment() | environment,
-            )
         try:
+            with self._stderr.open("ab") as stderr, uninterrupted():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", module, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    start_new_session=True,
+                    cwd=Path(__file__).resolve().parent.parent,
+                    env=_environment() | environment,
+                )
             self.ready = self._await_ready()
         except BaseException:
-            self.stop()
+            if hasattr(self, "_process"):
+                self.stop()
             raise
         where = str(self.ready["url"]).split("//")[1].split("/")[0]
         self.host, port = where.rsplit(":", 1)

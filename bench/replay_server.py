@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.harness import uninterrupted
+
 READY_S = 30.0
 DRAIN_S = 15.0
 # Nobody waits to be sent away; and what is refused under load would be an error of the replay.
@@ -62,7 +64,7 @@ class OwnServer:
             "--workers",
             str(self._workers),
         ]
-        with self._stderr.open("ab") as stderr:
+        with self._stderr.open("ab") as stderr, uninterrupted():
             # A group of its own: Ctrl-C of the replay is for the replay, which then ends it in order.
             self._process = subprocess.Popen(
                 command,

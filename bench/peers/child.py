@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench.harness import BenchError, anonymous_bytes_of, cpu_s_of
+from bench.harness import BenchError, anonymous_bytes_of, cpu_s_of, uninterrupted
 
 READY_S = 60.0
 STOP_S = 10.0
@@ -51,20 +51,21 @@ class PeerServer:
     def __init__(self, command: Sequence[str], folder: Path, port: int, *, says: bytes = b"") -> None:
         self.host, self.port, self._name = HOST, port, Path(command[0]).name
         self._output = folder / "output"
-        with self._output.open("ab") as output:
-            self._process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                start_new_session=True,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509  one system call; no other thread holds a lock of it
-            )
         try:
+            with self._output.open("ab") as output, uninterrupted():
+                self._process = subprocess.Popen(
+                    list(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=folder,
+                    start_new_session=True,
+                    preexec_fn=_end_with_parent,  # noqa: PLW1509  one system call; no other thread holds a lock of it
+                )
             self._await_ready(says)
         except BaseException:
-            self.stop()
+            if hasattr(self, "_process"):
+                self.stop()
             raise
 
     def __enter__(self) -> Self:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bench.harness import SETTINGS, Child
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = ["append", "open", "publish", "fanout", "latency", "connections", "overload", "read", "interest", "resume"]
@@ -62,3 +65,20 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     """No traceback for what a person can mend."""
     with pytest.raises(AssertionError, match=r"gonets: bench: .*nowhere"):
         smoke("publish", tmp_path / "nowhere")
+
+
+def test_an_interrupt_while_a_server_starts_leaves_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when the child exists and its Popen hasn't returned: the child is stopped before anybody hears of it."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Child("gonets", ["serve", "--json"], SETTINGS | {"GONETS_SERVER_DATA": str(tmp_path / "data")}, tmp_path)
+    assert [child.returncode is not None for child in started] == [True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -20,6 +20,7 @@ from engine.errors import EngineError
 from engine.log.format import pack_header, unpack_header
 from engine.log.structure import Broken, Pages, look
 from ext import block as blocks
+from ext.events import BlockEvents
 from ext.frames import FrameReader
 from ext.handshake import read_head
 from ext.jsonevent import json_event
@@ -194,6 +195,10 @@ def _block(data: bytes) -> None:
     head = blocks.header(copied)
     records = list(blocks.records(copied))
     assert copied == data and len(records) == head.count
+    events = list(BlockEvents(copied))
+    assert [event.record for event in events] == records and [event.decoded() for event in events] == [
+        decode(raw) for raw in records
+    ]
     assert naive_block.crc32c(data[:76] + data[80 : 80 + 8 * head.count]) == int.from_bytes(data[76:80], "little")
     for number, raw in enumerate(records):
         one = decode(raw)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 import random
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,14 @@ from bench import assemble, fleet, idle, population, schema
 from bench.driven import Driven, Given, Started
 from bench.fleet import Fleet, Moment
 from bench.fleet_wire import Plan, Result, Start
-from bench.founding import Founding, connector
+from bench.founding import Founding, connector, visit
 from bench.harness import BenchError, raise_descriptor_limit, workplace
 from bench.population import BROADCAST, Population
 from bench.sampling import Sampler, Watched, saturated
 from bench.schema import Run, Tick
 from bench.tokens import Signer
 from bench.workload import Workload
+from ext.loadgen import LoadGenerator
 
 FOREVER_NS: Final = 2**62
 START_NS: Final = 300_000_000  # from the word to the first publish: all processes have heard it by then
@@ -41,6 +43,7 @@ SAMPLES: Final = 5  # of a window that is shorter than so many seconds
 PENDING: Final = 512  # connects under way, of all processes together
 DESCRIPTORS: Final = 19_500
 IDLE_SETTLE_S: Final = 1.0
+VISITORS: Final = 8  # a worker, before memory is looked at: so many that none of them has served nobody
 
 
 class Progress(Protocol):
@@ -172,17 +175,27 @@ class Stage:
         wanted = sum(1 for _ in self.population.founded())
         if wanted:
             self._create(wanted)
-        fresh = self.workload.sessions.idle  # memory before is that of processes which have made nothing
+        fresh = (
+            self.workload.sessions.idle
+        )  # memory before is that of processes which have made nothing, and served a few
         if isinstance(self.driven, Started) and (fresh or self.driven.workers != self._workers):
             self.driven.restart(self._workers)
+        if isinstance(self.driven, Started) and fresh:
+            first = population.user_of(self.population.sessions)
+            visit(range(first, first + VISITORS * max(self._workers, 1)), *self._clients())
+            time.sleep(IDLE_SETTLE_S)
 
     def _create(self, wanted: int) -> None:
         self._progress.phase(f"found {wanted:,} conversations")
+        until = time.monotonic() + self.workload.run.deadline_s
+        Founding(self.population, *self._clients()).found(until, lambda made, of: None)
+
+    def _clients(self) -> tuple[Callable[[LoadGenerator], None], Signer]:
+        """What connects clients of this process, and signs for them."""
         driven = self.driven
-        signer = Signer(driven.key_pem, driven.key_name, driven.audience)
-        seconds = self.workload.run.deadline_s
-        connect = connector(driven.host, driven.port, driven.path, driven.tls, min(seconds, 60.0))
-        Founding(self.population, connect, signer).found(time.monotonic() + seconds, lambda made, of: None)
+        seconds = min(self.workload.run.deadline_s, 60.0)
+        connect = connector(driven.host, driven.port, driven.path, driven.tls, seconds)
+        return connect, Signer(driven.key_pem, driven.key_name, driven.audience)
 
     @property
     def target(self) -> schema.Target:

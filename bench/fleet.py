@@ -78,6 +78,7 @@ class _Child:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.channel = Channel(self.process.stdout.fileno(), self.process.stdin.fileno(), FromChild)
         self.counts: dict[str, int] = {}
+        self.draining = False
         self.ticks: list[Tick] = []
         self.done: dict[str, Done] = {}
         self.result: Result | None = None
@@ -192,12 +193,6 @@ class Fleet:
     def drain(self, seconds: float) -> bool:
         """Nothing new is published; True as soon as everything has arrived, False if it hasn't in time."""
         self._say_all(Drain())
-        for child in self._children:
-            child.counts = {}  # what counts now is what they say from now on
-        return self.settle(seconds)
-
-    def settle(self, seconds: float) -> bool:
-        """Waits until everything has arrived that was published."""
         until = time.monotonic() + seconds
         while not self._settled():
             if time.monotonic() >= until:
@@ -206,8 +201,8 @@ class Fleet:
         return True
 
     def _settled(self) -> bool:
-        if not all(child.counts for child in self._children):
-            return False
+        if not all(child.draining for child in self._children):
+            return False  # what they said before they heard of it: they may have published since
         counts = self.counts()
         return (
             counts["receipts"] + counts["refused"] >= counts["sent"]
@@ -290,7 +285,7 @@ class Fleet:
             said = child.channel.receive(0.0)
             while said is not None:
                 if isinstance(said, Tick):
-                    child.counts = said.counts
+                    child.counts, child.draining = said.counts, said.draining
                     child.ticks.append(said)
                     self.last_words = said.last_words or self.last_words
                 elif isinstance(said, Done):

@@ -86,6 +86,7 @@ class Process:
         self.cpu_from = self.cpu_s = 0.0
         self.bytes_from = self.bytes_to = 0
         self.window_s = 0.0
+        self.draining = False
         self.marks: list[tuple[int, bool]] = []  # ends of the window that are still to come
         self._sign()
         self._streams()
@@ -219,6 +220,7 @@ class Process:
             elif isinstance(said, Publish):
                 self._publish_once(said)
             elif isinstance(said, Drain):
+                self.draining = True
                 generator.stop_publishing()
                 generator.read_slowly(0)
                 tick_ns, every_ns = now, DRAIN_TICK_NS
@@ -255,7 +257,9 @@ class Process:
     def _tick(self) -> None:
         tick = self.generator.tick()
         words = str(self.generator.stats()["last_words"])
-        self.channel.send(Tick(time.monotonic_ns(), self._counts(), tick["deliver"], tick["max_ns"], words))
+        self.channel.send(
+            Tick(time.monotonic_ns(), self._counts(), tick["deliver"], tick["max_ns"], words, self.draining)
+        )
 
     def _finish(self) -> None:
         generator = self.generator

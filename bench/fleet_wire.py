@@ -130,6 +130,7 @@ class Tick(Message):
     deliver: list[tuple[int, int]]
     max_ns: int
     last_words: str
+    draining: bool  # nothing new has been published since Drain was heard
 
 
 class Result(Message):

@@ -62,11 +62,7 @@ class Founding:
     ) -> None:
         if not wanted:
             return
-        generator = LoadGenerator(len(users))
-        for user in users:
-            hello = {"op": "hello", "token": self._signer.token(user), "device": DEVICE, "protocol": 1}
-            generator.add(msgpack.packb(hello))
-        self._connect(generator)
+        generator = _present(users, self._connect, self._signer)
         try:
             self._say(generator, list(wanted), {user: number for number, user in enumerate(users)}, deadline, more)
         finally:
@@ -130,6 +126,20 @@ class Founding:
         body = command("create", counter=counter, kind=one.shape, title="bench", members=members, history=False)
         generator.command(connection, body)
         return counter
+
+
+def visit(users: Sequence[int], connect: Callable[[LoadGenerator], None], signer: Signer) -> None:
+    """They are live for a moment: whatever a server's processes load at their first sessions is loaded then."""
+    _present(users, connect, signer).close()
+
+
+def _present(users: Sequence[int], connect: Callable[[LoadGenerator], None], signer: Signer) -> LoadGenerator:
+    generator = LoadGenerator(len(users))
+    for user in users:
+        hello = {"op": "hello", "token": signer.token(user), "device": DEVICE, "protocol": 1}
+        generator.add(msgpack.packb(hello))
+    connect(generator)
+    return generator
 
 
 def connector(host: str, port: int, path: str, tls: bool, deadline_s: float) -> Callable[[LoadGenerator], None]:

@@ -114,7 +114,7 @@ def _verdict(
         return "can't tell"
     if found.low > limit and beyond_grain:
         return "grows"
-    return "steady" if found.high <= limit or not beyond_grain else "can't tell"
+    return "steady" if found.high <= limit else "can't tell"
 
 
 def _sentence(quantity: Quantity, found: Slope, level: float, limit: float | None, verdict: str) -> str:

@@ -1,10 +1,11 @@
 """What sessions cost that are only there: memory, the process's own and the kernel's; and a broadcast to all of them.
 
 Used by drive.py for workloads with `sessions.idle`. Of a server that was started here, user memory is anonymous memory
-of all its processes, after minus before, by sessions; before is a process that has served nobody. Kernel memory is what
-the machine's slabs, page tables and socket buffers have grown by. Clients are on the same machine, so each session is
-two sockets there: half of it is counted as the server's, which is right to a few percent, for both ends are alike.
-Somebody else's server shows neither.
+of all its processes, after minus before, by sessions; before is on the same data, when each process has served a few
+sessions that left: what is loaded at the first one is no session's. Kernel memory is what the machine's slabs, page
+tables and socket buffers have grown by. Clients are on the same machine, so each session is two sockets there: half of
+it is counted as the server's, which is right to a few percent, for both ends are alike. Somebody else's server shows
+neither.
 """
 
 from __future__ import annotations

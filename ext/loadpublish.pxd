@@ -26,6 +26,7 @@ cdef class LoadPublishers(LoadSockets):
     # open loops
     cdef uint64_t _after(self, const Stream *s, uint64_t at_ns, double ns) noexcept nogil
     cdef double _pause(self, const Stream *s) noexcept nogil
+    cdef double _rest_of_pause(self, const Stream *s) noexcept nogil
     cdef int64_t _whose_turn(self, Stream *s, uint64_t now) noexcept nogil
     cdef int _arrange(self, Stream *s, uint64_t from_ns) noexcept nogil
     cdef void _sift(self, Stream *s, uint32_t at) noexcept nogil

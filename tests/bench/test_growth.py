@@ -55,6 +55,13 @@ def test_minutes_of_noise_are_not_made_a_leak_by_the_hour(seed: int) -> None:
     assert not judge(MEMORY, memory(seed, 0.1, warmup_mib=0, noise_mib=6), 0.0).growth.grows
 
 
+def test_minutes_are_no_verdict_on_an_hour() -> None:
+    """They don't grow by more than what fills up, and could still be a leak: nobody is told that it is steady."""
+    series = [(float(n), 100 * MIB + n * MIB / 100) for n in range(300)]
+    found = judge(MEMORY, series, 0.0)
+    assert found.verdict == "can't tell" and "limit" in found.sentence
+
+
 def test_filling_up_is_no_leak_once_it_is_over() -> None:
     series = memory(1, 1.0, warmup_mib=300)
     assert judge(MEMORY, series, 600.0).verdict == "steady"

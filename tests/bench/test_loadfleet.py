@@ -114,6 +114,19 @@ def test_pauses_are_drawn_from_their_table_for_each_writer(gateway: FakeGateway)
     assert 0.3 <= len(short) / len(pauses) <= 0.7 and max(long) <= 60_100_000
 
 
+def test_writers_with_pauses_begin_as_if_they_had_always_been_writing(gateway: FakeGateway) -> None:
+    """Nine of ten pauses are 2 ms, the tenth at least 200 ms: a moment lies in a long one, for nearly all of them."""
+    generator = connected(gateway, 40)
+    table = ((0.0, 0.002), (0.9, 0.002), (0.900001, 0.2), (1.0, 0.4))
+    stream_of(generator, 40, 1_252.0, arrivals="pauses", pauses=table)
+    begin = driven(generator, 0.5)
+    first: dict[int, float] = {}
+    for connection, intended, _ in stamps(gateway):
+        first.setdefault(connection, (intended - begin) / 1e9)
+    assert len(first) == 40
+    assert sum(at < 0.003 for at in first.values()) <= 15  # 3 are expected; fresh pauses would bring 36
+
+
 def test_sizes_are_drawn_by_weight_and_verified_whole(gateway: FakeGateway) -> None:
     """Only the sizes of the table, in their proportion; a payload that was cut is corrupted."""
     generator = connected(gateway, 2)

@@ -346,7 +346,21 @@ class Sequencer:
         self._write(cut)
         with self._lock:
             self._in_flight -= 1
-        self.ring()  # admission hands over the next block while the answers of this one go out
+        if self._awaits_commit():
+            self.ring()  # admission hands over the next block while the answers of this one go out
+
+    def _awaits_commit(self) -> bool:
+        """Whether admission has anything to do now that a block is written. What it takes in later it hands over by
+        itself, for it looks at `_in_flight` after that; woken for nothing it would be in the way of the answers."""
+        admitter = self._admitter
+        return bool(
+            self._work
+            or self._intake
+            or admitter.events
+            or admitter.answered != self._answered
+            or self._closing
+            or self._failure is not None
+        )
 
     def tell(self, cut: Cut) -> None:
         """Lets out the answers of a cut that has been written. The thread that writes."""

@@ -333,9 +333,10 @@ class Log:
             )
 
     def _remember(self, block: bytes) -> None:
+        head = blocks.header(block)
         self._last_header = block[: blocks.HEADER_SIZE]
-        self._last_key = fmt.key_of(blocks.header(block).first_sequence)
-        self.last_sequence = _last_of(block)
+        self._last_key = fmt.key_of(head.first_sequence)
+        self.last_sequence = head.first_sequence + head.count - 1
 
     # Rolling.
 

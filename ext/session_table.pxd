@@ -71,6 +71,7 @@ cdef struct Session:
     uint8_t state, encoding
     uint32_t cold  # number of its last message that was handed to Python, see ext/inbound
     Link *tls  # NULL: plain; TLS_AWAITED until its first byte has come
+    uint64_t hello_ns  # when its hello was, CLOCK_MONOTONIC; 0 before
     uint64_t token_mark  # of its token's id (see gateway/revocation.py), 0 = the token has none
     uint32_t issued_s  # UNIX time of its token's `iat`, 0 = it has none
     uint32_t weight  # bytes of its buffers, as they were last weighed

@@ -10,7 +10,7 @@ entry of a dirty queue without F_DIRTY is skipped, so that neither closing nor f
 out_data holds whole frames, of which the first may be partly sent. All buffers of all sessions together stay within
 buffers_bytes_max: one session may hold an eighth of what the others leave of it, so that a few that are slow or send
 nothing whole can't take it all, and many can't leave the next one nothing. The poller ends whoever holds more.
-Cost: 184 bytes a session, and 4 to 8 for each user; an idle session has no buffer but what OpenSSL keeps for TLS.
+Cost: 192 bytes a session, and 4 to 8 for each user; an idle session has no buffer but what OpenSSL keeps for TLS.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -407,6 +407,17 @@ cdef class SessionTable:
         """When its token was issued, UNIX time; 0 if the token doesn't say."""
         cdef uint32_t index = self.resolve(session)
         return self.at[index].issued_s if index else 0
+
+    def set_hello(self, uint64_t session, uint64_t at_ns):
+        """When it said hello, CLOCK_MONOTONIC."""
+        cdef uint32_t index = self.resolve(session)
+        if index:
+            self.at[index].hello_ns = at_ns
+
+    def hello_ns(self, uint64_t session):
+        """When it said hello, CLOCK_MONOTONIC; 0 if it hasn't, or is gone."""
+        cdef uint32_t index = self.resolve(session)
+        return self.at[index].hello_ns if index else 0
 
     def marked(self, uint32_t first, uint32_t count, const uint64_t[::1] marks not None):
         """Origins among the next `count` places whose token has one of these marks (ascending), and the place behind

@@ -6,7 +6,7 @@ never touch the log; they may be lost. Hellos are notes, which come to all worke
 started. Of two sessions of a device, on whichever workers, the later one stays by the machine's one monotonic clock:
 whoever hears of a later hello elsewhere ends its own, whoever hears of an earlier one says its own again.
 
-Cost: a message of some hundred bytes for each signal or mark told, and one a hello; an entry for a hello, for a minute.
+Cost: a message of some hundred bytes for each signal or mark told, and one a hello, whose time its session keeps.
 """
 
 from __future__ import annotations
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from gateway.session import Door
 
 
-RECENT_NS: Final = 60 * 10**9  # far longer than a sequencer takes to start
-RECENT_MAX: Final = 100_000
-
-
 class Bus(Protocol):
     """To the other workers."""
 
@@ -36,7 +32,7 @@ class Bus(Protocol):
     def mark(self, conversation: int, user: int, delivered: int, read: int, told: Told) -> None:
         """A mark as it stands now, and the push that says so."""
 
-    def hello(self, user: int, device: int) -> None:
+    def hello(self, session: int, user: int, device: int) -> None:
         """A session of this device has begun here: earlier ones elsewhere end."""
 
 
@@ -83,7 +79,7 @@ class Alone:
     def mark(self, conversation: int, user: int, delivered: int, read: int, told: Told) -> None:
         """Nobody to tell."""
 
-    def hello(self, user: int, device: int) -> None:
+    def hello(self, session: int, user: int, device: int) -> None:
         """Nobody to tell."""
 
 
@@ -106,7 +102,6 @@ class Shared:
 
     def __init__(self, door: Door, ways: Ways) -> None:
         self._door, self._ways = door, ways
-        self._recent: dict[tuple[int, int], int] = {}  # (user, device) -> when its last hello was, oldest first
 
     def conversation(self, conversation: int, msgpack: bytes, json: bytes) -> None:
         """To the sessions of the other workers."""
@@ -116,19 +111,11 @@ class Shared:
         """To the other workers, which remember it and tell their sessions."""
         self._ways.signal(_encode(Mark(conversation, user, delivered, read, told)))
 
-    def hello(self, user: int, device: int) -> None:
+    def hello(self, session: int, user: int, device: int) -> None:
         """To all workers."""
-        self._recent.pop((user, device), None)
-        while len(self._recent) >= RECENT_MAX:
-            del self._recent[next(iter(self._recent))]
-        at_ns = self._recent[user, device] = time.monotonic_ns()
+        at_ns = time.monotonic_ns()
+        self._door.sessions.set_hello(session, at_ns)
         self._ways.note(_encode(Hello(user, device, at_ns)))
-
-    def second(self) -> None:
-        """Forgets hellos of which nobody can still hear late: an entry that lacks is an early one."""
-        until_ns = time.monotonic_ns() - RECENT_NS
-        while self._recent and (first := next(iter(self._recent.items())))[1] < until_ns:
-            del self._recent[first[0]]
 
     def on_signal(self, body: bytes) -> None:
         """What another worker says."""
@@ -150,7 +137,7 @@ class Shared:
         session = self._door.sessions.find_device(said.user, said.device)
         if not session:
             return
-        at_ns = self._recent.get((said.user, said.device), 0)
+        at_ns = self._door.sessions.hello_ns(session)
         if at_ns < said.at_ns:
             self._door.end(session, close_codes.REPLACED)
         else:  # it came late, and its worker may have missed ours

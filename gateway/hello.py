@@ -60,7 +60,7 @@ def hello(door: Door, session: int, request: requests.Hello) -> None:
     door.poller.set_token(session, mark_of(identity.token_id), identity.issued_s)
     door.fanout.follow_all(session, memberships)
     door.counters.hellos += 1
-    door.bus.hello(identity.user, request.device)
+    door.bus.hello(session, identity.user, request.device)
     door.push(session, pushes.WELCOME, welcome(door, identity, request))
     if start.replaced:
         log_of = door.engine.log

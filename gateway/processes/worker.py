@@ -42,7 +42,6 @@ class Worker:
     def __init__(self, config: Config, clients: socket.socket) -> None:
         self._config, self._clients = config, clients
         self.follower: Follower
-        self._shared: Shared
 
     def sockets(self) -> tuple[socket.socket, socket.socket | None]:
         """The shared one; operators ask the supervisor."""
@@ -55,14 +54,13 @@ class Worker:
 
     def bus(self, door: Door) -> Bus:
         """Through the sequencer's process to the other workers."""
-        shared = self._shared = Shared(door, self.follower)
+        shared = Shared(door, self.follower)
         self.follower.on_signal, self.follower.on_note = shared.on_signal, shared.on_note
         return shared
 
     def second(self) -> None:
         """Housekeeping of what is read."""
         self.follower.second()
-        self._shared.second()
 
 
 def run(channel: Channel, config: Config, clients: socket.socket) -> None:

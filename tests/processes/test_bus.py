@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +14,7 @@ class Worker:
     """A bus with a door that knows one device, and notes that wait until they are let through."""
 
     def __init__(self, others: list[Worker]) -> None:
-        self.others, self.session = others, 0
+        self.others, self.session, self.at_ns = others, 0, 0
         self.waiting: deque[bytes] = deque()
         self.door = self.sessions = self
         self.bus = bus.Shared(self, self)  # type: ignore[arg-type]
@@ -24,6 +22,12 @@ class Worker:
 
     def find_device(self, user: int, device: int) -> int:
         return self.session
+
+    def set_hello(self, session: int, at_ns: int) -> None:
+        self.at_ns = at_ns
+
+    def hello_ns(self, session: int) -> int:
+        return self.at_ns
 
     def end(self, session: int, code: int) -> None:
         self.session = 0
@@ -35,7 +39,7 @@ class Worker:
 
     def hello(self, number: int) -> None:
         self.session = number
-        self.bus.hello(1, 1)
+        self.bus.hello(number, 1, 1)
 
     def let_through(self) -> bool:
         """One note, to all."""
@@ -66,17 +70,3 @@ def test_the_last_hello_stays_and_no_other(steps: list[tuple[str, int]], last: i
     while any(worker.let_through() for worker in workers):
         pass
     assert [worker.session for worker in workers] == [number if place == last else 0 for place in (0, 1, 2)]
-
-
-def test_hellos_are_forgotten_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    now: list[int] = [0]
-    monkeypatch.setattr("gateway.bus.time.monotonic_ns", lambda: now[0])
-    monkeypatch.setattr(bus, "RECENT_MAX", 10)
-    worker: Any = Worker([])
-    for user in range(25):
-        now[0] += 1
-        worker.bus.hello(user, 1)
-    assert len(worker.bus._recent) == 10
-    now[0] += bus.RECENT_NS - 5
-    worker.bus.second()
-    assert list(worker.bus._recent) == [(user, 1) for user in range(19, 25)]

@@ -81,6 +81,10 @@ class StateView(Protocol):
         """Whether the message at this sequence was deleted."""
         ...
 
+    def tombstoned_among(self, targets: list[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Those (conversation, sequence) of which tombstoned() is true."""
+        ...
+
 
 class Door(Protocol):
     """Where catch-up tells a client about itself. Called on the loop; must not block."""

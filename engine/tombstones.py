@@ -4,7 +4,8 @@ Asked for every page that comes from the log (resume, slow sessions, history, ga
 the deletion comes after them. Edits of a deleted message are tombstones too. The bytes stay in the log until it is
 trimmed.
 
-Cost: one look-up of the view for each message or edit; on the loop, because the view belongs to it.
+Cost: one question to the view for a page, a key of it for each message or edit; on the loop, because the view belongs
+to it.
 """
 
 from __future__ import annotations
@@ -29,19 +30,24 @@ def entombed(record: bytes) -> bytes:
 
 def with_tombstones(view: StateView, records: list[bytes]) -> list[bytes]:
     """The records as they may be served now."""
-    return [entombed(record) if _deleted(view, record) else record for record in records]
+    targets = [_target(record) for record in records]
+    deleted = view.tombstoned_among([target for target in targets if target is not None])
+    if not deleted:
+        return records
+    return [entombed(record) if target in deleted else record for record, target in zip(records, targets, strict=True)]
 
 
-def _deleted(view: StateView, record: bytes) -> bool:
+def _target(record: bytes) -> tuple[int, int] | None:
+    """The message (conversation, sequence) with whose deletion the record goes; None: nothing deletes it."""
     end = _TYPE + record[_TYPE_SIZE]
     type_name = record[_TYPE:end]
     if type_name in _ENGINES:
-        return False
+        return None
     conversation = int.from_bytes(record[11:19])
     if type_name != _EDITED:
-        return view.tombstoned(conversation, int.from_bytes(record[2:10]))
+        return conversation, int.from_bytes(record[2:10])
     try:
         target = unpack(EDITED, record[end + 5 :])
     except CallerError:
-        return False  # a foreign payload that admission would not let in: nothing is aimed at
-    return view.tombstoned(conversation, int(getattr(target, "target", 0)))
+        return None  # a foreign payload that admission would not let in: nothing is aimed at
+    return conversation, int(getattr(target, "target", 0))

@@ -217,6 +217,14 @@ class Overlay:
         with self.saved.read() as reader:
             return reader.tombstone(sequence)
 
+    def tombstones_of(self, sequences: list[int]) -> set[int]:
+        """Those of the messages that were deleted."""
+        known = self.tombstones
+        found = {sequence for sequence in sequences if known.get(sequence)} if known else set()
+        with self.saved.read() as reader:
+            found.update(reader.tombstones([sequence for sequence in sequences if sequence not in known]))
+        return found
+
     # Loading and shedding.
 
     def load_rows(

@@ -198,6 +198,11 @@ class SavedReader:
         """The deletion of a message, 0 if it stands."""
         return int.from_bytes(self.get(b"tombstones", key1(sequence)) or b"", "big")
 
+    def tombstones(self, sequences: list[int]) -> list[int]:
+        """Those of the messages that were deleted."""
+        rows = self.get_many(b"tombstones", map(key1, sequences))
+        return [int.from_bytes(key, "big") for key, deletion in rows if any(deletion)]
+
 
 class SavedState:
     """The environment. One object in a process: LMDB must not be opened twice."""

@@ -161,6 +161,11 @@ class View:
         """Whether the message at this sequence was deleted."""
         return self._overlay.tombstone(sequence) != 0
 
+    def tombstoned_among(self, targets: list[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Those (conversation, sequence) whose message was deleted."""
+        deletions = self._overlay.tombstones_of([sequence for _, sequence in targets])
+        return {target for target in targets if target[1] in deletions}
+
 
 def _membership(user: int, conversation: int, row: MembershipRow) -> Membership:
     return Membership(user, conversation, KIND_NAMES[row.kind], ROLE_NAMES[row.role], row.intervals, row.changed_at)

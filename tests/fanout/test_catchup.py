@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine import catchup
-from engine.backlog import Budget, Question, chains_of, gather, read_forward, sequence_of, slow_hops
+from engine import backlog, catchup
+from engine.backlog import Budget, Question, chains_of, gather, read_forward, read_page, sequence_of, slow_hops
 from engine.catchup import Resume, answer
 from engine.ports import Gap
 from tests.fanout.world import World
@@ -276,3 +276,44 @@ def test_forward_reading_never_shows_hidden_intervals() -> None:
         page, reached = read_forward(log, Question(0, upto, chains), 100_000)
         assert reached == upto
         assert [sequence_of(record) for record in page] == [s for s in (1, 2, 5, 6) if s <= upto]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_short_stretch_read_forward_is_what_a_walk_finds(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Many chains, few records: the same sequences, gaps and pages as by walking every chain; also with little kept."""
+    world = World(seed)
+    for _ in range(12):
+        world.commit(world.random_events(6, 400, 20))
+    world.settle()
+    log, last = world.log, len(world.log.events)
+    monkeypatch.setattr(backlog, "KEPT_BYTES_MAX", 700)
+    ways = 0
+    for user in range(1, 7):
+        for after in (0, last // 3, last - 20, last - 3):
+            memberships = world.view.memberships(user)
+            question = Question(after, last, chains_of(world.view, memberships, after, last, {}))
+            for budget in (
+                Budget(10_000, 1_000, 30, gaps=True),
+                Budget(10_000, 3, 2, gaps=True),
+                Budget(2, 2, 0, False),
+            ):
+                found = []
+                for records_a_hop in (0, 1_000):  # never forward; always
+                    monkeypatch.setattr(backlog, "RECORDS_A_HOP", records_a_hop)
+                    one = gather(log, question, budget)
+                    pages = [] if one is None else pages_of(log, one, after)
+                    found.append((one and (list(one.sequences), one.gaps, one.upto), pages))
+                    forward = backlog._gathered_forward(log, question, budget) if question.chains else None
+                    ways |= 1 if forward is None else 2
+                if found[0][0] is not None:  # else a walk spends its hops on what it may not show, too
+                    assert found[0] == found[1], (user, after, budget)
+    assert ways == 3
+
+
+def pages_of(log: NaiveLog, found: backlog.Backlog, position: int) -> list[bytes]:
+    """All records of a backlog, by small pages."""
+    records: list[bytes] = []
+    while page := read_page(log, found, position, 300):
+        records += page
+        position = sequence_of(page[-1])
+    return records

@@ -142,13 +142,17 @@ def check_view(view: View, model: Model) -> None:
     assert view.conversation(len(model.talks) + 1) is None
     for user in range(1, USERS + 1):
         mine = [conversation for conversation, talk in sorted(model.talks.items()) if user in talk.intervals]
-        assert [membership.conversation for membership in view.memberships(user)] == mine
+        assert view.memberships(user) == [view.membership(user, conversation) for conversation in mine]
         for other in range(1, USERS + 1):
             assert view.dialog(user, other) == model.dialogs.get((min(user, other), max(user, other)))
         for device in (1, 2):
             assert view.last_counter(user, device) == max(model.published.get((user, device), {}), default=0)
     for event in model.log:
         assert view.tombstoned(event.conversation, event.sequence) == (event.sequence in model.deleted)
+    everything = [(event.conversation, event.sequence) for event in model.log]
+    assert view.tombstoned_among(everything) == {one for one in everything if one[1] in model.deleted}
+    conversations = [*sorted(model.talks, reverse=True), len(model.talks) + 1, *sorted(model.talks)]
+    assert view.heads(conversations) == [view.head(conversation)[0] for conversation in conversations]
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -113,6 +113,10 @@ class NaiveView:
         """As View."""
         return (conversation, sequence) in self.deleted
 
+    def tombstoned_among(self, targets: list[tuple[int, int]]) -> set[tuple[int, int]]:
+        """As View."""
+        return {target for target in targets if self.tombstoned(*target)}
+
     def sees(self, user: int, event: Event) -> bool:
         """Whether the user may see an event, from the intervals alone."""
         intervals = self.members.get((user, event.conversation), [])

@@ -18,8 +18,8 @@ conversations named by a gap. Memory: 8 bytes an event found, and at most KEPT_B
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from math import isqrt
 from typing import NamedTuple
 
@@ -27,8 +27,9 @@ from engine.access import may_see
 from engine.errors import LogDamaged, RecordDamaged, Trimmed
 from engine.ports import Gap, LogReader, StateView
 from engine.state.rows import Membership
+from ext.events import BlockEvents
 from ext.record import decode
-from ext.sift import sift
+from ext.sift import block_span, sift
 
 KEPT_BYTES_MAX = 256 << 10
 WALK_RECORDS = 128  # hops between two looks at the budget; bounds what a walk holds to 8 MiB of the largest records
@@ -39,6 +40,7 @@ SLOW_HOPS_MIN = 512
 PAGE_EVENTS_USUAL = 200
 FORWARD_PAGES_MAX = 8
 FORWARD_SCAN_BYTES_MAX = 4 << 20  # of one of them
+DENSE, DENSE_SPAN = 16, 64  # so many that are owed among so many of the log: their block is read instead of each
 RECORDS_A_HOP = 4  # read forward while one chain is begun and walked one hop, cautiously
 
 _SEQUENCE = slice(2, 10)
@@ -315,12 +317,43 @@ def _gathered_forward(reader: LogReader, question: Question, budget: Budget) -> 
     return Backlog(question.upto, sequences, kept, [])
 
 
+def _is_dense(sequences: Sequence[int], number: int) -> bool:
+    return number + DENSE < len(sequences) and sequences[number + DENSE] - sequences[number] <= DENSE_SPAN
+
+
+def _near(reader: LogReader, sequences: Sequence[int]) -> dict[int, bytes]:
+    """The records of the block that holds the first of these ascending sequences, as far as they lie in it; {} where it
+    can't be read whole: then each is asked for by itself."""
+    try:
+        blocks = reader.blocks_after(sequences[0] - 1, 1)
+    except (Trimmed, LogDamaged):
+        return {}
+    if not blocks:
+        return {}
+    first, count = block_span(blocks[0])
+    wanted = set(sequences[: bisect_left(sequences, first + count)])
+    found: dict[int, bytes] = {}
+    for event in BlockEvents(blocks[0], sequences[0] - 1):
+        if event.sequence in wanted:
+            found[event.sequence] = event.record
+            if len(found) == len(wanted):
+                break
+    return found
+
+
 def read_page(reader: LogReader, backlog: Backlog, position: int, bytes_max: int) -> list[bytes]:
     """The next records above a position, at least one if there is one."""
     page: list[bytes] = []
     held = 0
-    for sequence in backlog.after(position, bytes_max // 80):
-        record = backlog.kept.pop(sequence, None)
+    wanted = backlog.after(position, bytes_max // 80)
+    near: dict[int, bytes] = {}
+    whole = True  # no block that was read for its records was damaged
+    for number, sequence in enumerate(wanted):
+        record = backlog.kept.pop(sequence, None) or near.get(sequence)
+        if record is None and whole and _is_dense(wanted, number):
+            near = _near(reader, wanted[number:])
+            record = near.get(sequence)
+            whole = record is not None
         if record is None:
             record = reader.record(sequence)
         if record is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
+
 import msgspec
 import pytest
 
 from engine import backlog, catchup
 from engine.backlog import Budget, Question, chains_of, gather, read_forward, read_page, sequence_of, slow_hops
 from engine.catchup import Resume, answer
+from engine.errors import RecordDamaged
 from engine.ports import Gap
 from tests.fanout.world import World
 from tests.support.naive_log import NaiveLog
@@ -317,3 +320,37 @@ def pages_of(log: NaiveLog, found: backlog.Backlog, position: int) -> list[bytes
         records += page
         position = sequence_of(page[-1])
     return records
+
+
+def test_dense_pages_are_cut_out_of_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that are kept no more, neighbours of each other, are read a block at a time; of one that is damaged each
+    is asked for, as where they lie far apart."""
+    world = World(1)
+    world.commit([(1, "conversation.created", 1, created([1]))])
+    for _ in range(6):
+        world.commit([(1, "message", 1, b"x" * 30)] * 40)
+    asked: list[int] = []
+    log = world.log
+    record, blocks_after = log.record, log.blocks_after
+
+    def counted(sequence: int) -> bytes | None:
+        asked.append(sequence)
+        return record(sequence)
+
+    def damaged(sequence: int, limit_bytes: int = 1) -> list[bytes]:
+        if 82 <= sequence + 1 <= 121:
+            raise RecordDamaged("the third block")
+        return blocks_after(sequence, limit_bytes)
+
+    monkeypatch.setattr(log, "record", counted)
+    wanted = [sequence for sequence in range(2, 242) if sequence % 7]
+    for reads, most in ((blocks_after, backlog.DENSE), (damaged, 160)):
+        monkeypatch.setattr(log, "blocks_after", reads)
+        asked.clear()
+        found = backlog.Backlog(241, array("Q", wanted), {}, [])
+        assert [sequence_of(one) for one in read_page(log, found, 1, 1 << 20)] == wanted
+        assert len(asked) <= most, asked
+    apart = list(range(2, 242, 9))
+    asked.clear()
+    found = backlog.Backlog(241, array("Q", apart), {}, [])
+    assert [sequence_of(one) for one in read_page(log, found, 1, 1 << 20)] == apart == asked

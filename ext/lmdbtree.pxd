@@ -45,7 +45,7 @@ cdef struct Walk:  # of one tree
 
 cdef class Trees:
     cdef const uint8_t *_base
-    cdef size_t _mapped  # bytes
+    cdef size_t _mapped  # bytes, of which the first size() are there
     cdef int _descriptor
 
     cdef Fault _page(self, Walk *walk, uint64_t number, uint16_t kind) noexcept

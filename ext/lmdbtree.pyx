@@ -21,6 +21,9 @@ FAULTS = (
     "it is in use twice, or in use and free", "a list of free pages that is none", "it is not as deep as it should be",
 )
 
+cdef enum:
+    MAP_MORE_BYTES = 1 << 24
+
 cdef uint64_t NONE = 0xFFFFFFFFFFFFFFFF
 
 
@@ -55,18 +58,24 @@ cdef class Trees:
             close(self._descriptor)
 
     def size(self):
-        """Bytes of the file by now; all of them can be looked at."""
+        """Bytes of the file by now; all of them can be looked at.
+
+        Mapped is more than there is, and never looked at beyond it: a log grows with each commit, and what is unmapped
+        has to be forgotten by every core that runs the process, and faulted in again.
+        """
         cdef long size = lseek(self._descriptor, 0, SEEK_END)
+        cdef size_t room
         cdef void *base
         if size < 0:
             raise OSError("the file's size can't be asked")
         if <size_t>size > self._mapped:
-            base = mmap(NULL, size, PROT_READ, MAP_SHARED, self._descriptor, 0)
+            room = <size_t>size + <size_t>size // 2 + MAP_MORE_BYTES
+            base = mmap(NULL, room, PROT_READ, MAP_SHARED, self._descriptor, 0)
             if base == MAP_FAILED:
                 raise OSError("the file can't be mapped")
             if self._base is not NULL:
                 munmap(<void *>self._base, self._mapped)
-            self._base, self._mapped = <const uint8_t *>base, size
+            self._base, self._mapped = <const uint8_t *>base, room
         return size
 
     def part(self, uint64_t at, uint64_t size):

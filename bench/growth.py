@@ -114,7 +114,9 @@ def _verdict(
         return "can't tell"
     if found.low > limit and beyond_grain:
         return "grows"
-    return "steady" if found.high <= limit else "can't tell"
+    # Within its grain a quantity moves both ways; but a slope over the limit is never called steady.
+    is_steady = found.high <= limit or (found.middle <= limit and not beyond_grain)
+    return "steady" if is_steady else "can't tell"
 
 
 def _sentence(quantity: Quantity, found: Slope, level: float, limit: float | None, verdict: str) -> str:

@@ -376,6 +376,12 @@ cdef class Poller:
             self.sessions.at[index].token_mark = mark
             self.sessions.at[index].issued_s = <uint32_t>min(issued_s, <uint64_t>FOREVER_S)
 
+    def set_hello(self, uint64_t session, uint64_t at_ns):
+        """When it said hello, CLOCK_MONOTONIC."""
+        cdef uint32_t index = self._open(session)
+        if index:
+            self.sessions.at[index].hello_ns = at_ns
+
     def close(self, uint64_t session, uint16_t code, bytes reason not None):
         """Ends a session with a close frame; what came from it and is not handled yet doesn't count any more."""
         cdef uint32_t index = self.sessions.resolve(session)

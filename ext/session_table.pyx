@@ -408,12 +408,6 @@ cdef class SessionTable:
         cdef uint32_t index = self.resolve(session)
         return self.at[index].issued_s if index else 0
 
-    def set_hello(self, uint64_t session, uint64_t at_ns):
-        """When it said hello, CLOCK_MONOTONIC."""
-        cdef uint32_t index = self.resolve(session)
-        if index:
-            self.at[index].hello_ns = at_ns
-
     def hello_ns(self, uint64_t session):
         """When it said hello, CLOCK_MONOTONIC; 0 if it hasn't, or is gone."""
         cdef uint32_t index = self.resolve(session)

@@ -114,7 +114,7 @@ class Shared:
     def hello(self, session: int, user: int, device: int) -> None:
         """To all workers."""
         at_ns = time.monotonic_ns()
-        self._door.sessions.set_hello(session, at_ns)
+        self._door.poller.set_hello(session, at_ns)
         self._ways.note(_encode(Hello(user, device, at_ns)))
 
     def on_signal(self, body: bytes) -> None:

@@ -16,7 +16,7 @@ class Worker:
     def __init__(self, others: list[Worker]) -> None:
         self.others, self.session, self.at_ns = others, 0, 0
         self.waiting: deque[bytes] = deque()
-        self.door = self.sessions = self
+        self.door = self.sessions = self.poller = self
         self.bus = bus.Shared(self, self)  # type: ignore[arg-type]
         others.append(self)
 

@@ -150,12 +150,19 @@ class Segments:
         changed_ns = os.stat(self.folder).st_mtime_ns
         if changed_ns == self._seen_ns:
             return
-        found = (fmt.first_of_name(entry.name) for entry in self.folder.iterdir())
-        self.firsts = sorted(first for first in found if first is not None)
+        # A listing may lack what was made while it went on, and have what was made after that; the next one has both.
+        found = self._listed()
+        while (again := self._listed()) != found:
+            found = again
+        self.firsts = found
         with self._lock:
             self._close_dropped()
         # The clock of files ticks slowly: what is renamed right after this look may bear the same time.
         self._seen_ns = changed_ns if time.time_ns() - changed_ns > CLOCK_TICK_NS else 0
+
+    def _listed(self) -> list[int]:
+        found = (fmt.first_of_name(entry.name) for entry in self.folder.iterdir())
+        return sorted(first for first in found if first is not None)
 
     def drop_trimmed(self) -> int:
         """Forgets segments at the log's beginning whose files are gone, and gives their space back; how many."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lmdb
@@ -163,6 +163,26 @@ def test_a_look_within_the_same_tick_of_the_clock_is_repeated(tmp_path: Path) ->
     os.utime(folder, ns=(tick_ns, tick_ns))
     assert reader.last_sequence() == naive.chain.last
     assert reader.blocks_after(0, 1 << 30) == naive.chain.blocks
+    segments.close()
+
+
+def test_a_listing_that_lacks_the_last_but_one_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two segments come while the directory is listed, and only the second is in it (POSIX, readdir): nothing is
+    missing in the log, and nobody is told so."""
+    naive = Naive(tmp_path, segment_bytes=16 << 10)
+    naive.fill(4)
+    naive.close()
+    lacking = segment_files(tmp_path)[2]
+    iterdir, listings = Path.iterdir, 0
+
+    def listed(self: Path) -> Iterator[Path]:
+        nonlocal listings
+        listings += 1
+        return (path for path in iterdir(self) if listings > 1 or path != lacking)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    segments, reader = only_reading(tmp_path)
+    assert reader.blocks_after(0, 1 << 30) == naive.chain.blocks and listings >= 2
     segments.close()
 
 

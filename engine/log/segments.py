@@ -151,10 +151,8 @@ class Segments:
         if changed_ns == self._seen_ns:
             return
         # A listing may lack what was made while it went on, and have what was made after that; the next one has both.
-        found = self._listed()
-        while (again := self._listed()) != found:
-            found = again
-        self.firsts = found
+        newest = max(self._listed(), default=0)
+        self.firsts = [first for first in self._listed() if first <= newest]
         with self._lock:
             self._close_dropped()
         # The clock of files ticks slowly: what is renamed right after this look may bear the same time.

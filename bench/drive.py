@@ -175,9 +175,7 @@ class Stage:
         wanted = sum(1 for _ in self.population.founded())
         if wanted:
             self._create(wanted)
-        fresh = (
-            self.workload.sessions.idle
-        )  # memory before is that of processes which have made nothing, and served a few
+        fresh = self.workload.sessions.idle  # memory before is that of processes that have made nothing
         if isinstance(self.driven, Started) and (fresh or self.driven.workers != self._workers):
             self.driven.restart(self._workers)
         if isinstance(self.driven, Started) and fresh:

@@ -166,8 +166,9 @@ class Given(Driven):
         self.path, self.tls, self.port, self.host = parts.path or "/v1", parts.scheme == "wss", port, parts.hostname
         try:
             socket.getaddrinfo(self.host, port, socket.AF_INET, socket.SOCK_STREAM)
-        except OSError as error:
-            raise BenchError(f"--target {url!r}: {self.host}: {error.strerror}; name an IPv4 host") from None
+        except (OSError, UnicodeError) as error:  # of a name that can't be one, too
+            words = error.strerror if isinstance(error, OSError) else "no name of a host"
+            raise BenchError(f"--target {url!r}: {self.host}: {words}; name an IPv4 host") from None
         self.check()
 
     def greet(self) -> None:

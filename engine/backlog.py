@@ -12,7 +12,7 @@ nothing but the position is kept between pages. Either way a page costs no more 
 read forward only where the stretch is short and the chains are many; over their budget they get a gap.
 
 Invariants: sequences of a backlog ascend, lie in (after, upto], and are all that the user may see there, except in
-conversations named by a gap. Memory: 8 bytes an event found, and at most KEPT_BYTES_MAX of records.
+conversations named by a gap. Memory: 8 bytes an event found, at most KEPT_BYTES_MAX of records; a block for a page.
 """
 
 from __future__ import annotations
@@ -321,9 +321,9 @@ def _is_dense(sequences: Sequence[int], number: int) -> bool:
     return number + DENSE < len(sequences) and sequences[number + DENSE] - sequences[number] <= DENSE_SPAN
 
 
-def _near(reader: LogReader, sequences: Sequence[int]) -> dict[int, bytes]:
-    """The records of the block that holds the first of these ascending sequences, as far as they lie in it; {} where it
-    can't be read whole: then each is asked for by itself."""
+def _near(reader: LogReader, sequences: Sequence[int], bytes_max: int) -> dict[int, bytes]:
+    """The records of the block that holds the first of these ascending sequences, as far as they lie in it and fill a
+    page; {} where it can't be read whole: then each is asked for by itself."""
     try:
         blocks = reader.blocks_after(sequences[0] - 1, 1)
     except (Trimmed, LogDamaged):
@@ -333,10 +333,12 @@ def _near(reader: LogReader, sequences: Sequence[int]) -> dict[int, bytes]:
     first, count = block_span(blocks[0])
     wanted = set(sequences[: bisect_left(sequences, first + count)])
     found: dict[int, bytes] = {}
+    held = 0
     for event in BlockEvents(blocks[0], sequences[0] - 1):
         if event.sequence in wanted:
             found[event.sequence] = event.record
-            if len(found) == len(wanted):
+            held += len(event)
+            if held > bytes_max or len(found) == len(wanted):
                 break
     return found
 
@@ -351,7 +353,7 @@ def read_page(reader: LogReader, backlog: Backlog, position: int, bytes_max: int
     for number, sequence in enumerate(wanted):
         record = backlog.kept.pop(sequence, None) or near.get(sequence)
         if record is None and whole and _is_dense(wanted, number):
-            near = _near(reader, wanted[number:])
+            near = _near(reader, wanted[number:], bytes_max)
             record = near.get(sequence)
             whole = record is not None
         if record is None:

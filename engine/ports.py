@@ -77,12 +77,8 @@ class StateView(Protocol):
         """All of a user, closed ones too."""
         ...
 
-    def tombstoned(self, conversation: int, sequence: int) -> bool:
-        """Whether the message at this sequence was deleted."""
-        ...
-
     def tombstoned_among(self, targets: list[tuple[int, int]]) -> set[tuple[int, int]]:
-        """Those (conversation, sequence) of which tombstoned() is true."""
+        """Those (conversation, sequence) whose message was deleted."""
         ...
 
 

@@ -296,14 +296,12 @@ class Sequencer:
     def _is_drained(self) -> bool:
         if self._failure is not None:
             return not self._intake
-        return not (
-            self._work
-            or self._intake
-            or self._loading
-            or self._admitter.lacks()
-            or self._admitter.events
-            or self._admitter.answered != self._answered
-        )
+        return not (self._loading or self._admitter.lacks() or self._has_more())
+
+    def _has_more(self) -> bool:
+        """Whether anything waits to be admitted or handed over."""
+        admitter = self._admitter
+        return bool(self._work or self._intake or admitter.events or admitter.answered != self._answered)
 
     def _refuse_work(self) -> None:
         """There is no space for the state, or soon none for anything: whoever waits is told to come again."""
@@ -352,15 +350,7 @@ class Sequencer:
     def _awaits_commit(self) -> bool:
         """Whether admission has anything to do now that a block is written. What it takes in later it hands over by
         itself, for it looks at `_in_flight` after that; woken for nothing it would be in the way of the answers."""
-        admitter = self._admitter
-        return bool(
-            self._work
-            or self._intake
-            or admitter.events
-            or admitter.answered != self._answered
-            or self._closing
-            or self._failure is not None
-        )
+        return self._has_more() or self._closing or self._failure is not None
 
     def tell(self, cut: Cut) -> None:
         """Lets out the answers of a cut that has been written. The thread that writes."""

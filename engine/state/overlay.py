@@ -210,13 +210,6 @@ class Overlay:
             return None
         return MembershipRow(Role.MEMBER.value, row.kind, ((row.created, None),), row.created)
 
-    def tombstone(self, sequence: int) -> int:
-        """The deletion of a message, 0 if it stands."""
-        if sequence in self.tombstones:
-            return self.tombstones[sequence]
-        with self.saved.read() as reader:
-            return reader.tombstone(sequence)
-
     def tombstones_of(self, sequences: list[int]) -> set[int]:
         """Those of the messages that were deleted."""
         known = self.tombstones

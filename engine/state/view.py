@@ -157,10 +157,6 @@ class View:
             window = reader.window(user, device)
         return max(known[0] if known else 0, window_highest(window) if window else 0)
 
-    def tombstoned(self, conversation: int, sequence: int) -> bool:
-        """Whether the message at this sequence was deleted."""
-        return self._overlay.tombstone(sequence) != 0
-
     def tombstoned_among(self, targets: list[tuple[int, int]]) -> set[tuple[int, int]]:
         """Those (conversation, sequence) whose message was deleted."""
         deletions = self._overlay.tombstones_of([sequence for _, sequence in targets])

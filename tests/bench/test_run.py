@@ -139,6 +139,14 @@ def test_a_target_that_refuses_the_tokens(
     assert not (tmp_path / "r.json").exists()
 
 
+def test_a_target_with_a_name_that_is_none(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty label: one line, as for a name that nobody has."""
+    key = tmp_path / "key.pem"
+    key.write_bytes(tokens.new_key())
+    line = failed(capsys, str(own), target="ws://a..b:80/v1", token_key=key, report=tmp_path / "r.json")
+    assert "--target 'ws://a..b:80/v1': a..b: no name of a host" in line and not (tmp_path / "r.json").exists()
+
+
 def test_a_target_that_is_no_gonets(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A web server: it answers, but not as one of ours."""
 

@@ -148,7 +148,8 @@ def check_view(view: View, model: Model) -> None:
         for device in (1, 2):
             assert view.last_counter(user, device) == max(model.published.get((user, device), {}), default=0)
     for event in model.log:
-        assert view.tombstoned(event.conversation, event.sequence) == (event.sequence in model.deleted)
+        one = (event.conversation, event.sequence)
+        assert view.tombstoned_among([one]) == ({one} if event.sequence in model.deleted else set())
     everything = [(event.conversation, event.sequence) for event in model.log]
     assert view.tombstoned_among(everything) == {one for one in everything if one[1] in model.deleted}
     conversations = [*sorted(model.talks, reverse=True), len(model.talks) + 1, *sorted(model.talks)]

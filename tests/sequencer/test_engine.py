@@ -103,7 +103,7 @@ def test_a_lost_state_is_folded_again_from_the_log(rig: EngineRig) -> None:
             view.memberships(1),
             view.memberships(2),
             view.dialog(1, 50),
-            view.tombstoned(group.conversation, target.sequence),
+            view.tombstoned_among([(group.conversation, target.sequence)]),
             view.last_counter(1, 1),
             [view.head(n) for n in range(1, 102)],
         ]

@@ -109,13 +109,9 @@ class NaiveView:
         ]
         return [membership for membership in found if membership is not None]
 
-    def tombstoned(self, conversation: int, sequence: int) -> bool:
-        """As View."""
-        return (conversation, sequence) in self.deleted
-
     def tombstoned_among(self, targets: list[tuple[int, int]]) -> set[tuple[int, int]]:
         """As View."""
-        return {target for target in targets if self.tombstoned(*target)}
+        return {target for target in targets if target in self.deleted}
 
     def sees(self, user: int, event: Event) -> bool:
         """Whether the user may see an event, from the intervals alone."""

@@ -35,6 +35,7 @@ from engine.errors import EngineError, EngineUnable, LogDamaged, Trimmed
 from engine.fanout import Fanout
 from engine.ports import Door, Gap, LogReader, StateView
 from engine.readers import ReaderPool
+from engine.state.rows import Membership
 from engine.tombstones import with_tombstones
 
 PLANNED_MAX = 1 << 20  # sequences in all kept backlogs: 8 MiB
@@ -49,10 +50,11 @@ INLINE_DISTANCE_MAX = 65_536  # events behind the tail: their blocks are in memo
 class Resume:
     """What is remembered of a session between its hello and its flip."""
 
-    __slots__ = ("asked", "floors", "gap_bytes", "gaps", "wanted")
+    __slots__ = ("asked", "floors", "gap_bytes", "gaps", "known", "known_at", "wanted")
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, wanted: bool, known: list[Membership] | None = None, known_at: int = 0) -> None:
         self.wanted = wanted  # False: a slow session that met trimmed or damaged records
+        self.known, self.known_at = known, known_at  # its user's memberships, as the view had them at that sequence
         self.asked = False
         self.floors: dict[int, int] = {}
         self.gaps: deque[Gap] = deque()
@@ -101,13 +103,14 @@ class CatchUp:
 
     # what happens to sessions
 
-    def begin(self, session: int, position: int) -> bool:
-        """A resume: its interest is registered, its `welcome` pushed. False if the session is gone."""
+    def begin(self, session: int, position: int, memberships: list[Membership] | None = None) -> bool:
+        """A resume: its interest is registered, its `welcome` pushed. False if the session is gone. `memberships`: its
+        user's, where they were just read; they are asked for again if more was folded by the time they are needed."""
         origin = self._pages.origin_of(session)
         if not origin or not self._pages.read_on(origin, position):
             return False
         self._forget(origin)
-        self._resumes[origin] = Resume(wanted=True)
+        self._resumes[origin] = Resume(True, memberships, self._view.sequence)
         self._queue(origin)
         self.resumes += 1
         return True
@@ -214,7 +217,7 @@ class CatchUp:
             question = Question(position, backlog.upto, [])
         else:
             routed = self._fanout.sequence
-            memberships = self._view.memberships(self._pages.user_of(origin))
+            memberships = self._memberships(origin, resume)
             chains = chains_of(self._view, memberships, position, routed, resume.floors if resume else {})
             if not chains:
                 self._pages.skip_to(origin, routed)
@@ -228,6 +231,13 @@ class CatchUp:
         job = partial(answer, question=question, backlog=backlog, budget=budget, page_bytes=self._page_bytes)
         self._pool.submit(job, partial(self._answered, origin), origin)
         return False
+
+    def _memberships(self, origin: int, resume: Resume | None) -> list[Membership]:
+        if resume is not None and resume.known is not None:
+            known, resume.known = resume.known, None
+            if resume.known_at == self._view.sequence:
+                return known
+        return self._view.memberships(self._pages.user_of(origin))
 
     def _budget(self, question: Question, resume: Resume | None) -> Budget:
         if resume is not None and not resume.asked:

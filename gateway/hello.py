@@ -11,6 +11,7 @@ Cost: one signature check and one look-up of the user's memberships, whose numbe
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway import close_codes, pushes, requests
@@ -65,7 +66,7 @@ def hello(door: Door, session: int, request: requests.Hello) -> None:
     if start.replaced:
         log_of = door.engine.log
         door.push(session, pushes.RESET, {"shard": log_of.shard, "epoch": log_of.epoch, "sequence": start.sequence})
-    door.catchup.begin(session, start.sequence)
+    door.catchup.begin(session, start.sequence, memberships)
 
 
 class Start(NamedTuple):
@@ -185,6 +186,7 @@ def welcome(door: Door, identity: Identity, request: requests.Hello) -> dict[str
     return body
 
 
+@lru_cache(maxsize=4)  # a configuration is one object until a reload; each hello asks
 def limits(config: Config) -> dict[str, int]:
     """The limits that a client can run into, under the names of their options."""
     gateway, conversations = config.gateway, config.conversations

@@ -57,6 +57,7 @@ ROUTE_SLICE_US = 1_000
 READ_SLICE_US = 1_000
 UNAVAILABLE_RETRY_MS = 5_000
 AHEAD_RETRY_MS = 500
+BROADCAST_S = 0.004
 AT_THE_DOOR_S = 3.0  # how long those who have come to us may take for handshake and hello, when a successor accepts
 LOOK_S = 0.02
 SECOND_S = 1.0
@@ -74,9 +75,10 @@ class Gateway:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
         # Whether to look at the log. Rounds of sockets don't by themselves: a block found before its answers are here
-        # would send event and receipt of a publish apart, a system call more for each. While a broadcast is being sent
+        # would send event and receipt of a publish apart, a system call more for each. Where a broadcast is being sent
         # they do: then every core is busy, and the wake-up may come milliseconds after the block.
         self._behind = True
+        self._sending_since = 0.0  # since when no round has sent all there was; 0 = the last one has
         self._cold: deque[tuple[int, bytes]] = deque()  # (origin, message)
         self._waiting = Waiting()  # for the issuer of their tokens
         self._ahead = Waiting()  # hellos that know, or may know, of events that the tail has not seen
@@ -270,7 +272,7 @@ class Gateway:
                 self._tail_arrived()
         more |= self.catchup.run(READ_SLICE_US)
         sending = self.fanout.flush(self.load.slice_us(self._config.fanout.flush_budget_us))
-        self._behind |= sending
+        self._behind |= self._is_broadcasting(sending)
         more |= sending
         self.catchup.fell_behind(self.fanout.take_behind())
         for session in self.fanout.take_lost():
@@ -280,6 +282,15 @@ class Gateway:
             asyncio.get_running_loop().call_later(TELL_INTERVAL_S, self._tell)
         if more:
             self._soon()
+
+    def _is_broadcasting(self, sending: bool) -> bool:
+        """Whether rounds have had something left to send for so long that it is more than answers and dialogs."""
+        if not sending:
+            self._sending_since = 0.0
+            return False
+        now = time.perf_counter()
+        self._sending_since = self._sending_since or now
+        return now - self._sending_since > BROADCAST_S
 
     def _run_cold(self) -> bool:
         """Cold commands for one slice; True if some are left."""

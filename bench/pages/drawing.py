@@ -208,7 +208,8 @@ def log_ms(axes: Axes, low: float, high: float) -> None:
 def log_numbers(axes: Axes, low: float, high: float, unit: str) -> None:
     """A log scale of another quantity, along the horizontal axis; its end leaves room for labels."""
     axes.set_xscale("log")
-    axes.set_xlim(10 ** math.floor(math.log10(low) - 0.05), high * (high / low) ** 0.12)
+    begin = 10 ** math.floor(math.log10(low) - 0.05)
+    axes.set_xlim(begin, high * (high / begin) ** 0.28)  # the rightmost fifth, whatever the span
     decades = [10.0**one for one in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)]
     left, right = axes.get_xlim()
     axes.xaxis.set_major_locator(FixedLocator([one for one in decades if left <= one <= right]))

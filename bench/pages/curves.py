@@ -161,10 +161,11 @@ def capacity(name: str, found: Capacity) -> Chart | None:
 
 
 def _limit(found: Capacity) -> str:
-    first = min((point for point in found.points if point.saturated), key=lambda one: one.offered_per_s, default=None)
     words = f"What was saturated first: {found.saturated}." if found.saturated else "Nothing was found saturated."
-    if first is not None:
-        words += f" First seen at {wording.rate(first.offered_per_s)}."
+    above = [point for point in found.points if not point.met and point.offered_per_s > (found.rate_per_s or 0.0)]
+    seen = [point.offered_per_s for point in above if found.saturated and point.saturated == found.saturated]
+    if seen:  # what a run that met the objective had busy was no limit yet
+        words += f" First seen at {wording.rate(min(seen))}."
     return words + " The line is the median of the runs at a rate; each run is a dot."
 
 

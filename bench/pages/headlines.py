@@ -76,7 +76,8 @@ def _capacity(report: Report) -> list[Headline]:
     if at:
         found.append(Headline("p50 there", wording.ms(statistics.median(one.p50_ms for one in at))))
         found.append(Headline("p99 there", wording.ms(statistics.median(one.p99_ms for one in at))))
-    missed = [point.offered_per_s for point in capacity.points if not point.met]
+    above = [point for point in capacity.points if point.offered_per_s > capacity.rate_per_s]  # below, it was chance
+    missed = [point.offered_per_s for point in above if not point.met]
     if missed:
         found.append(Headline("Missed first at", wording.rate(min(missed)), capacity.saturated))
     return found

@@ -16,6 +16,7 @@ from matplotlib.text import Annotation
 
 from bench import pages, schema, wording
 from bench.pages import curves, drawing, sections, times
+from bench.pages.headlines import headlines
 from bench.schema import Report, ReportError
 from tests.support import made_reports as made
 
@@ -103,6 +104,23 @@ def test_the_page_has_the_figures_of_the_report() -> None:
         "5018d0e3a1b2", "lmdb-writer", "fsync", "streams dialogs.rate_per_s",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_a_search_names_the_rate_above_its_capacity_where_it_ended() -> None:
+    """Not one below it that chance spoiled, nor one that met the objective with the same thread busy."""
+    report = made.of_capacity()
+    found = report.capacity
+    assert found and found.rate_per_s
+    unlucky = msgspec.structs.replace(found.points[0], met=False)
+    changed = msgspec.structs.replace(found, points=[unlucky, *found.points[1:]])
+    first = wording.rate(min(one.offered_per_s for one in found.points if one.offered_per_s > found.rate_per_s))
+    chart = curves.capacity("capacity", changed)
+    assert chart and f"First seen at {first}." in chart.caption
+    [missed] = [one for one in headlines(msgspec.structs.replace(report, capacity=changed)) if "Missed" in one.label]
+    assert missed.value == first
+    free = [msgspec.structs.replace(one, saturated="" if not one.met else one.saturated) for one in found.points]
+    chart = curves.capacity("capacity", msgspec.structs.replace(found, points=free))
+    assert chart and "First seen" not in chart.caption
 
 
 def test_what_must_not_be_believed_stands_first() -> None:

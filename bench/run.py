@@ -41,8 +41,8 @@ def sized(
         records = msgspec.structs.replace(workload.records, count=min(workload.records.count, SMOKE_RECORDS))
         return msgspec.structs.replace(workload, records=records)
     if smoke:
-        sessions = sessions or min(SMOKE_SESSIONS, workload.sessions.count)
-        window_s = window_s or SMOKE_WINDOW_S
+        sessions = min(SMOKE_SESSIONS, workload.sessions.count) if sessions is None else sessions
+        window_s = SMOKE_WINDOW_S if window_s is None else window_s
         warmup_s = min(SMOKE_WARMUP_S, workload.run.warmup_s)
         if workload.rate_per_s is not None and rate_per_s is None:
             rate_per_s = min(SMOKE_RATE_PER_S, workload.rate_per_s)

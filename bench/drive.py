@@ -81,6 +81,11 @@ class Options:
     kill_worker: bool = False  # a storm's cause: SIGKILL to one worker, instead of clients that drop
     configuration: dict[str, str] | None = None  # more of it, for a server that is started here
 
+    def __post_init__(self) -> None:
+        """Raises BenchError: before a report is opened."""
+        if self.workers is not None and self.workers < 0:
+            raise BenchError(f"--workers {self.workers}: must be 0 or more")
+
 
 class Stopped(BenchError):
     """A run that ended early, and what there is of it."""

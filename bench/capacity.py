@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from bench import drive, workload
 from bench.harness import BenchError
-from bench.reporting import Reporting, ReportPathError, refused
+from bench.reporting import Reporting, ReportPathError, refused, title_of
 from bench.schema import Run, Target
 from bench.search import CONFIRMATIONS, REFUSED_SHARE_MAX, Objective, Search, searchable
 from bench.summary import Progress, Steps
@@ -56,9 +56,8 @@ def capacity(
     """Searches the highest rate that meets the objective, confirms it, and says what was the limit above it."""
     try:
         objective = checked(p99_ms, refused_percent, confirmations)
-        wanted = workload.load(load).scaled(
-            sessions=sessions, rate_per_s=rate_per_s, window_s=window_s, warmup_s=warmup_s, seed=seed
-        )
+        own = workload.load(load)
+        wanted = own.scaled(sessions=sessions, rate_per_s=rate_per_s, window_s=window_s, warmup_s=warmup_s, seed=seed)
         searchable(wanted)
         options = drive.Options(
             workers=workers,
@@ -71,7 +70,8 @@ def capacity(
             tls=tls,
         )
         drive.check_target(options)
-        reporting = Reporting("capacity", wanted, report, folder or Path.cwd(), as_json)
+        title = title_of(own, own.scaled(sessions=sessions))  # a rate is only where the search begins
+        reporting = Reporting("capacity", wanted, title, report, folder or Path.cwd(), as_json)
     except (WorkloadError, BenchError, ReportPathError) as error:
         raise refused(str(error)) from None
     with Progress(f"capacity {wanted.name}") as progress:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from bench import report as measured
-from bench import schema
+from bench import schema, wording
 from bench.clients import SetupError
 from bench.harness import BenchError
 from bench.workload import Workload, WorkloadError
@@ -37,10 +37,24 @@ class ReportPathError(Exception):
     """A place where no report can be written; one line for people."""
 
 
+def title_of(workload: Workload, measured: Workload, *, smoke: bool = False) -> str:
+    """The title of a workload; where it isn't measured at its own size, that it isn't."""
+    if smoke:
+        return f"{workload.title} (smoke: says nothing of speed)"
+    sizes = []
+    if measured.sessions.count != workload.sessions.count:
+        sizes.append(f"{measured.sessions.count:,} sessions")
+    if measured.rate_per_s is not None and measured.rate_per_s != workload.rate_per_s:
+        sizes.append(wording.rate(measured.rate_per_s))
+    return f"{workload.title} (scaled: {', '.join(sizes)})" if sizes else workload.title
+
+
 class Reporting:
     """One command's report."""
 
-    def __init__(self, kind: str, workload: Workload, path: Path | None, folder: Path, as_json: bool) -> None:
+    def __init__(
+        self, kind: str, workload: Workload, title: str, path: Path | None, folder: Path, as_json: bool
+    ) -> None:
         """`path`: of the report, or none: one with the time in its name, here; `folder`: where the measuring writes.
         Raises ReportPathError."""
         if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -51,7 +65,7 @@ class Reporting:
         if not parent.is_dir() or self.path.is_dir() or not os.access(parent, os.W_OK):
             what = "is a directory" if self.path.is_dir() else f"there is no directory {parent} that can be written to"
             raise ReportPathError(f"--report {self.path}: {what}; name a file in one that is there")
-        self._kind, self._workload, self._as_json = kind, workload, as_json
+        self._kind, self._workload, self._title, self._as_json = kind, workload, title, as_json
         self._started, self._clock = now.isoformat(timespec="seconds").replace("+00:00", "Z"), time.monotonic()
         self._machine = msgspec.convert(measured.machine(folder), schema.Machine)
 
@@ -60,7 +74,7 @@ class Reporting:
         return schema.Report(
             kind=self._kind,
             name=self._workload.name,
-            title=self._workload.title,
+            title=self._title,
             partial=bool(reason),
             reason=reason,
             command=["gonets", *sys.argv[1:]],

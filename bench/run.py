@@ -19,7 +19,7 @@ from bench import schema, summary
 from bench.drive import Options, Stage, Stopped, check_target
 from bench.harness import BenchError
 from bench.million import would_stop
-from bench.reporting import Reporting, ReportPathError
+from bench.reporting import Reporting, ReportPathError, title_of
 from bench.workload import Workload, WorkloadError, load
 
 SMOKE_SESSIONS: Final = 200
@@ -142,7 +142,8 @@ def run(
 ) -> None:
     """A workload against a server: throughput, latency, memory, and whether anything was lost."""
     try:
-        found = sized(load(workload), smoke=smoke, sessions=sessions, rate_per_s=rate_per_s, window_s=window_s)
+        own = load(workload)
+        found = sized(own, smoke=smoke, sessions=sessions, rate_per_s=rate_per_s, window_s=window_s)
         _check(found, runs, target, kill_worker, folder)
         options = Options(
             workers=workers,
@@ -156,7 +157,7 @@ def run(
             kill_worker=kill_worker,
         )
         check_target(options)
-        reporting = Reporting("run", found, report, folder or Path.cwd(), as_json)
+        reporting = Reporting("run", found, title_of(own, found, smoke=smoke), report, folder or Path.cwd(), as_json)
     except (BenchError, WorkloadError, ReportPathError) as error:
         print(f"gonets: bench: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from bench import drive, workload
 from bench.harness import BenchError
-from bench.reporting import Reporting, ReportPathError, refused
+from bench.reporting import Reporting, ReportPathError, refused, title_of
 from bench.schema import Run, Target
 from bench.soak_watch import Watch
 from bench.soaking import Soak
@@ -60,7 +60,8 @@ def soak(
     """Runs a load in windows for hours and says what of the server grows; exit status 1 if anything does."""
     try:
         seconds = duration_s(hours, minutes)
-        wanted = workload.load(load).scaled(
+        own = workload.load(load)
+        wanted = own.scaled(
             sessions=sessions,
             rate_per_s=rate_per_s,
             window_s=min(max(seconds / WINDOWS, WINDOW_S_MIN), WINDOW_S_MAX) if window_s is None else window_s,
@@ -81,7 +82,7 @@ def soak(
             configuration=None if target else {"GONETS_SERVER_ADMIN": f"127.0.0.1:{free_port()}"},
         )
         drive.check_target(options)
-        reporting = Reporting("soak", wanted, report, folder or Path.cwd(), as_json)
+        reporting = Reporting("soak", wanted, title_of(own, wanted), report, folder or Path.cwd(), as_json)
     except (WorkloadError, BenchError, ReportPathError) as error:
         raise refused(str(error)) from None
     with Progress(f"soak {wanted.name}") as progress:

@@ -16,6 +16,7 @@ import pytest
 from bench import driven, schema, tokens
 from bench.driven import Started
 from bench.million import would_stop
+from bench.reporting import title_of
 from bench.run import run, sized
 from bench.schema import Generator, Run
 from bench.workload import load
@@ -106,6 +107,7 @@ def test_workloads_without_sockets_are_measured_too(name: str, tmp_path: Path) -
     """By the file of their kind; the report has measures instead of runs."""
     run(name, smoke=True, folder=tmp_path, report=tmp_path / "r.json")
     found = schema.read(tmp_path / "r.json")
+    assert found.title.endswith("(smoke: says nothing of speed)")
     assert not found.runs and found.measures and all(measure.value > 0 for measure in found.measures)
 
 
@@ -189,6 +191,17 @@ def test_smoke_sizes_are_small_and_what_is_asked_for_goes_first() -> None:
         assert found.sessions.count <= 200 and found.run.window_s == 2.0 and (found.rate_per_s or 0) <= 200.001
     assert sized(load("dialogs"), smoke=True, **(none | {"sessions": 1_000})).sessions.count == 1_000
     assert sized(load("dialogs"), smoke=False, **none) == load("dialogs")
+
+
+def test_a_title_says_when_the_size_is_another() -> None:
+    """Smoke, or scaled by options; a window alone is no size."""
+    own = load("dialogs")
+    none: dict[str, Any] = {"sessions": None, "rate_per_s": None, "window_s": None}
+    small = sized(own, smoke=True, **none)
+    assert title_of(own, small, smoke=True) == f"{own.title} (smoke: says nothing of speed)"
+    scaled = sized(own, smoke=False, **(none | {"sessions": 1_000, "rate_per_s": 200.0}))
+    assert title_of(own, scaled) == f"{own.title} (scaled: 1,000 sessions, 200/s)"
+    assert title_of(own, sized(own, smoke=False, **(none | {"window_s": 3.0}))) == own.title
 
 
 def test_what_would_stop_a_million_is_computed_from_what_one_took() -> None:

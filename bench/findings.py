@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from bench import wording
-from bench.schema import Comparison, Growth, Latency, Process, Report, Run
+from bench.schema import PEER_SETTINGS, Comparison, Growth, Latency, PeerRow, Process, Report, Run
 
 LOAD_SHARE_MAX: Final = 0.25  # of the cores, before the start; more is somebody else's work
 OTHERS_SHARE_MAX: Final = 0.1  # of the cores, during a run, by nobody who took part
@@ -85,6 +85,16 @@ def servers(run: Run) -> list[Process]:
     return [process for process in run.processes if process.role not in CLIENT_ROLES]
 
 
+def peer_note(row: PeerRow) -> str:
+    """What is to be said of a row, without the settings of its system."""
+    return row.note.split(PEER_SETTINGS)[0].rstrip("; ")
+
+
+def peer_settings(rows: Iterable[PeerRow]) -> dict[str, str]:
+    """Of each system what differs from its defaults: the same at all its jobs."""
+    return {row.system: row.note.split(PEER_SETTINGS)[1] for row in rows if PEER_SETTINGS in row.note}
+
+
 def growth_verdict(growth: Growth) -> str:
     """As the soak has judged it; reports of before it did say only whether it grows."""
     return growth.verdict or ("grows" if growth.grows else "steady")
@@ -153,10 +163,11 @@ def _of_runs(report: Report) -> Iterator[Remark]:
         yield Remark(
             "note", f"{wording.count(gaps)} gaps were told to sessions: what is in them is fetched, not pushed."
         )
+    most = max((len(row.runs) for row in report.peers), default=0) if report.kind == "peers" else len(runs)
+    if report.kind in ("run", "peers") and most == 1:
+        yield Remark("note", "One run has no spread: repeat it (--runs 5) before you compare it with another.")
     if report.kind != "run":
         return
-    if len(runs) == 1:
-        yield Remark("note", "One run has no spread: repeat it (--runs 5) before you compare it with another.")
     for name in rates(runs)[:1]:
         found = spread(run.rates_per_s[name] for run in runs if name in run.rates_per_s)
         if found and found.runs > 1 and found.high - found.low > SPREAD_MAX * found.median:

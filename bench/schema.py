@@ -21,6 +21,8 @@ SCHEMA: Final = "gonets.bench/1"
 HISTOGRAM_LOWEST_NS: Final = 1
 HISTOGRAM_HIGHEST_NS: Final = 3_600_000_000_000
 HISTOGRAM_DIGITS: Final = 3
+PEER_SETTINGS: Final = "settings: "  # the last part of a peer's note, the same for all its jobs
+PEER_LIMIT: Final = "bare"  # the system that is none: what the machine can do at a job
 
 
 class ReportError(Exception):
@@ -159,7 +161,7 @@ class PeerRow(Struct, frozen=True, kw_only=True):
     runs: list[float] = field(default_factory=list)
     values: dict[str, float] = field(default_factory=dict)  # p50_ms, p99_ms, generator_cpu_cores …
     missing: str = ""  # "not installed, get it by …"; then there are no runs
-    note: str = ""
+    note: str = ""  # ends with PEER_SETTINGS and what differs from the system's defaults
 
 
 class Growth(Struct, frozen=True, kw_only=True):

@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from bench import wording
+from bench import findings, wording
 from bench.pages import drawing
 from bench.pages.drawing import BLUE, FAINT, GRAY, GREEN, INK, VERMILLION, Chart
 from bench.pages.markup import plain
-from bench.schema import Comparison, Measure, PeerRow
+from bench.schema import PEER_LIMIT, Comparison, Measure, PeerRow
 
 OURS: Final = "gonets"  # how the names of our own rows begin, in small letters
 LOG_FROM: Final = 30.0  # largest by smallest
@@ -93,13 +93,14 @@ def peers(name: str, job: str, rows: Sequence[PeerRow]) -> Chart | None:
         named(axes, place, f"{row.system} {row.version}".strip(), row.durability, bold=ours)
     for place, row in enumerate(missing, len(there)):
         named(axes, place, row.system, "", GRAY)
+        why = row.missing or findings.peer_note(row).split(";")[0]
         axes.annotate(
-            plain(row.missing or row.note.split(";")[0]), (0, place), xycoords=("axes fraction", "data"), xytext=(4, 0),
+            plain(why), (0, place), xycoords=("axes fraction", "data"), xytext=(4, 0),
             textcoords="offset points", va="center", color=GRAY, fontstyle="italic", annotation_clip=False,
         )  # fmt: skip
-    best = there[0]
+    best = next((row for row in there if row.system != PEER_LIMIT), there[0])
     text = f"{job}: best is {best.system} with {wording.quantity(statistics.median(best.runs), unit)}"
-    notes = " ".join(f"{row.system}: {row.note}." for row in rows if row.note)
+    notes = " ".join(f"{row.system}: {note}." for row in rows if (note := findings.peer_note(row)))
     said = "Bars are medians, the strokes each run; below each name, how durable it was. "
     return Chart(drawing.svg_of(figure, name, f"{text}; {len(there)} systems, {len(missing)} missing."), said + notes)
 

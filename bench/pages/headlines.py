@@ -12,7 +12,7 @@ from bench import findings, wording
 from bench.findings import Headline
 from bench.pages.bars import OURS, lower_is_better
 from bench.plan import show
-from bench.schema import Report, Run
+from bench.schema import PEER_LIMIT, Report, Run
 
 MOST: Final = 6
 
@@ -95,15 +95,18 @@ def _peers(report: Report) -> list[Headline]:
     for job in dict.fromkeys(row.job for row in report.peers):
         rows = [row for row in report.peers if row.job == job and row.runs]
         ours = next((row for row in rows if row.system.lower().startswith(OURS)), None)
-        others = [row for row in rows if row is not ours]
         if ours is None:
             continue
+        limit = next((row for row in rows if row.system == PEER_LIMIT), None)
+        others = [row for row in rows if row is not ours and row is not limit]
         own = statistics.median(ours.runs)
         detail = "nobody else was there"
         if others:
             better = min if lower_is_better(ours.unit) else max
             best = better(others, key=lambda row: statistics.median(row.runs))
             detail = f"best other: {best.system} {wording.quantity(statistics.median(best.runs), best.unit)}"
+        if limit is not None:
+            detail += f"; bare limit {wording.quantity(statistics.median(limit.runs), limit.unit)}"
         found.append(Headline(job, wording.quantity(own, ours.unit), detail))
     return found
 

@@ -238,8 +238,14 @@ def _peers(rows: Sequence[PeerRow]) -> str:
         if chart is None:
             body.append(f"<h3>{markup.escaped(job)}</h3><p>Nobody was there to do it.</p>")
         body.append(_drawn(chart, _peer_table(of_job)) if chart else _peer_table(of_job))
-    about = "The same job, in the same run, on the same machine, each with its own recommended settings. Mind the"
-    about += " durability below each name."
+    settings = list(findings.peer_settings(rows).items())
+    body.append(
+        markup.table(["system", "settings that differ from its defaults"], settings, numbers=range(0))
+        if settings
+        else ""
+    )
+    about = "The same job, in the same run, on the same machine; what differs from a system's defaults stands below"
+    about += " the charts. Mind the durability below each name."
     return markup.section("peers", "Side by side", "".join(body), about)
 
 
@@ -253,7 +259,9 @@ def _peer_table(rows: Sequence[PeerRow]) -> str:
             f"{wording.title_of(name)} {wording.quantity(value, wording.unit_of(name))}"
             for name, value in row.values.items()
         )
-        lines.append([row.system, row.version, row.durability, middle, spread, len(row.runs), values, row.note])
+        lines.append(
+            [row.system, row.version, row.durability, middle, spread, len(row.runs), values, findings.peer_note(row)]
+        )
     head = ["system", "version", "durability", "median", "lowest to highest", "runs", "others", "note"]
     return markup.table(head, lines, numbers=range(0))
 

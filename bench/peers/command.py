@@ -30,7 +30,7 @@ from bench.summary import Progress
 
 DESCRIPTORS = 12_000
 RUNS_MAX = 100
-ALWAYS = ("bare", "gonets")  # what the others are compared with
+ALWAYS = (schema.PEER_LIMIT, "gonets")  # what the others are compared with
 
 Named = Annotated[Path | None, Parameter(help="its program, where it isn't found by itself")]
 Thing = TypeVar("Thing", System, Job)

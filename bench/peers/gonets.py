@@ -25,6 +25,7 @@ from bench.peers.drive import BUSY_SHARE, DRAIN_S, IDLE_S, Watch
 from bench.peers.jobs import EVENT_BYTES, MESSAGE_BYTES, Job, Outcome, Scale, faults
 from bench.peers.system import Found, Places, System
 from bench.proposals import record_bytes_of
+from bench.schema import PEER_LIMIT
 from engine import EventLog
 from ext.loadgen import LoadGenerator
 
@@ -218,7 +219,7 @@ class Gonets(System):
 class Bare(System):
     """The machine without a messenger: no handshakes, tokens, members, numbers or checks."""
 
-    name = family = "bare"
+    name = family = PEER_LIMIT
     title = "bare limit"
     get_it = "part of this checkout"
     note = "ext/bare, the same clients as Gonets"

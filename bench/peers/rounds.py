@@ -18,12 +18,11 @@ from bench.harness import BenchError
 from bench.peers.jobs import Job, Outcome, Scale
 from bench.peers.system import Found, Places, System
 from bench.reporting import INTERRUPTED
-from bench.schema import PeerRow
+from bench.schema import PEER_SETTINGS, PeerRow
 
 Say = Callable[[str], None]
 Save = Callable[[list[PeerRow]], object]
 IN_MEMORY_NOTE = "(file system in memory)"
-SETTINGS = "settings: "  # the last part of a note, the same for all jobs of a system
 
 
 @dataclass
@@ -68,7 +67,7 @@ class Cell:
         yield from dict.fromkeys(outcome.faults_text for outcome in self.outcomes if outcome.faults)
         yield from dict.fromkeys(outcome.note for outcome in self.outcomes if outcome.note)
         if self.system.note:
-            yield f"{SETTINGS}{self.system.note}"
+            yield f"{PEER_SETTINGS}{self.system.note}"
 
 
 def _medians(all_values: Sequence[dict[str, float]]) -> dict[str, float]:

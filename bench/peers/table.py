@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from bench.findings import peer_note, peer_settings
 from bench.peers.jobs import JOBS
-from bench.peers.rounds import SETTINGS
 from bench.peers.system import Places, System
 from bench.peers.systems import SYSTEMS
 from bench.schema import PeerRow, Report
@@ -54,8 +54,7 @@ def show(found: Report) -> None:
         rows = [row for row in found.peers if row.job == job.name]
         if rows:
             console.print(_table(job.title, rows))
-    settings = {row.system: row.note.split(SETTINGS)[1] for row in found.peers if SETTINGS in row.note}
-    for system, words in settings.items():
+    for system, words in peer_settings(found.peers).items():
         console.print(f"settings of {TITLES.get(system, system)}: {words}")
     for sentence in found.conclusions:
         console.print(sentence)
@@ -74,7 +73,7 @@ def _table(title: str, rows: Sequence[PeerRow]) -> Table:
         cpu = ""
         if "server_cpu_cores" in row.values:
             cpu = f"{row.values['server_cpu_cores']:.2f}+{row.values['generator_cpu_cores']:.2f}"
-        note = row.note.split(SETTINGS)[0].rstrip("; ") if row.runs else ""
+        note = peer_note(row) if row.runs else ""
         table.add_row(
             TITLES.get(row.system, row.system), row.version, result(row), spread, p99, row.durability, cpu, note
         )

@@ -123,6 +123,29 @@ def test_a_search_names_the_rate_above_its_capacity_where_it_ended() -> None:
     assert chart and "First seen" not in chart.caption
 
 
+def test_the_bare_limit_is_nobody_s_system_and_settings_stand_once() -> None:
+    """Beside the best of the others, not as the best; what a system's settings are is the same at all its jobs."""
+    report = made.of_peers()
+    ours = next(row for row in report.peers if row.system == "Gonets")
+    limit = [
+        msgspec.structs.replace(row, system=schema.PEER_LIMIT, runs=[9e6])
+        for row in report.peers
+        if row.system == "Gonets" and row.unit != "ms"
+    ]
+    noted = [msgspec.structs.replace(row, note=f"{row.job} noted; {schema.PEER_SETTINGS}all of <them>")
+             if row.system == "Redis Streams" else row for row in report.peers]  # fmt: skip
+    found = msgspec.structs.replace(report, peers=[*noted, *limit])
+    [head] = [one for one in headlines(found) if one.label == ours.job]
+    assert head.detail.startswith("best other: NATS JetStream") and head.detail.endswith(
+        "bare limit 9,000,000 deliveries/s"
+    )
+    text = elements(pages.render(found)).text
+    assert text.count("all of <them>") == 1 and text.count("append-1 noted") == 2 and "recommended" not in text
+    assert "One run has no spread" not in text
+    once = [msgspec.structs.replace(row, runs=row.runs[:1]) for row in report.peers]
+    assert "One run has no spread" in elements(pages.render(msgspec.structs.replace(report, peers=once))).text
+
+
 def test_what_must_not_be_believed_stands_first() -> None:
     """Partial, faults, a generator that was the limit: above the first figure."""
     run = made.run(1, window_s=10, faults={"lost": 2})

@@ -320,7 +320,14 @@ class Fleet:
             longest = max(tick.max_ns for tick in ticks)
             self.on_moment(Moment(max(tick.at_ns for tick in ticks), counts, deliver, longest))
             if counts["dead"] == self.sessions:
-                raise FleetError(f"the server has ended all {self.sessions:,} sessions: {self.last_words}")
+                raise FleetError(self._all_ended())
+
+    def _all_ended(self) -> str:
+        if self.last_words:
+            return f"the server has ended all {self.sessions:,} sessions: {self.last_words}"
+        return (
+            f"all {self.sessions:,} connections broke without a close frame: the server died or the network cut it off"
+        )
 
 
 def children_needed(sessions: int, descriptors: int = DESCRIPTORS_MAX) -> int:

@@ -256,7 +256,8 @@ class Process:
 
     def _tick(self) -> None:
         tick = self.generator.tick()
-        words = str(self.generator.stats()["last_words"])
+        stats = self.generator.stats()
+        words = str(stats["last_words"]) if stats["last_close"] or stats["last_text"] else ""
         self.channel.send(
             Tick(time.monotonic_ns(), self._counts(), tick["deliver"], tick["max_ns"], words, self.draining)
         )

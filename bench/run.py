@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from cyclopts import Parameter
 
-from bench import schema, summary
+from bench import schema, summary, wording
 from bench.drive import Options, Stage, Stopped, check_target
 from bench.harness import BenchError
 from bench.million import would_stop
@@ -86,9 +86,9 @@ class Runs:
         found = []
         for number, run in enumerate(self.runs, 1):
             which = f"run {number}: " if len(self.runs) > 1 else ""
-            wrong = {name: count for name, count in run.faults.items() if count}
+            wrong = [f"{wording.count(count)} {name}" for name, count in run.faults.items() if count]
             if wrong:
-                found.append(f"{which}not everything arrived as it should: {wrong}")
+                found.append(f"{which}not everything arrived as it should: {', '.join(wrong)}")
             published = run.rates_per_s.get("published", 0.0)
             if run.generator.is_limit:
                 found.append(

@@ -254,9 +254,12 @@ def _processes(runs: list[Run]) -> list[Line]:
     run = max(runs, key=lambda one: sum(process.cpu_cores_mean for process in one.processes))
     if not run.processes:
         return []
-    used = sum(process.cpu_cores_mean for process in findings.servers(run))
-    memory = sum(process.resident_bytes_max for process in findings.servers(run))
-    ours = f"{len(findings.servers(run))} of the server: {wording.cores(used)}, {wording.size(memory)} resident"
+    servers = findings.servers(run)
+    used = sum(process.cpu_cores_mean for process in servers)
+    memory = sum(process.resident_bytes_max for process in servers)
+    ours = f"{len(servers)} of the server: {wording.cores(used)}, {wording.size(memory)} resident"
+    if not servers:
+        ours = "server not watched (--target)"
     theirs = f"{run.generator.processes} generators, the busiest {wording.cores(run.generator.cpu_cores_max)}"
     return [("processes", f"{ours}; {theirs}")]
 

@@ -354,9 +354,11 @@ cdef class LoadGenerator(LoadLoop):
 
     # ---- what Python reads ----------------------------------------------------------------------------------------
 
+    def _last_text(self):
+        return self.last_text[:self.last_text_size].decode("utf-8", "replace")
+
     def _last_words(self):
-        text = self.last_text[:self.last_text_size].decode("utf-8", "replace")
-        return f"last close code {self.last_close}, last words {text!r}"
+        return f"last close code {self.last_close}, last words {self._last_text()!r}"
 
     def stats(self):
         """Counts of the generator as a whole."""
@@ -370,7 +372,7 @@ cdef class LoadGenerator(LoadLoop):
                 "back_from_ns": self.back_from_ns, "back_to_ns": self.back_to_ns,
                 "frames": {i: self.numbers[i] for i in range(NUMBERS) if self.numbers[i]},
                 "window_s": window / 1e9, "cpu_share": <double>self.busy_ns / <double>window if window else 0.0,
-                "last_close": self.last_close, "last_words": self._last_words()}
+                "last_close": self.last_close, "last_text": self._last_text(), "last_words": self._last_words()}
 
     def stream_stats(self, uint32_t i):
         """Counts of one stream; those in the measured window end in _in_window."""

@@ -14,12 +14,14 @@ import msgspec
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from bench import drive, tokens
+from bench import drive, summary, tokens
 from bench.drive import Options, Stage, Stopped
 from bench.harness import BenchError
+from bench.run import Runs
 from bench.schema import Run, Tick
 from bench.workload import Workload, parsed
 from tests.support.fake_gateway import FakeGateway
+from tests.support.made_reports import report
 from tests.support.wide_gateway import wide_gateway
 
 MIX: dict[str, Any] = {
@@ -230,6 +232,21 @@ def test_a_server_that_ends_everybody_leaves_a_partial_run(gateway: FakeGateway,
     assert run.faults["disconnected"] == 10 and 0 < run.window_s < 5
 
 
+def test_a_target_that_dies_is_not_said_to_have_ended_sessions(gateway: FakeGateway, tmp_path: Path) -> None:
+    """All connections break without a close frame; the summary has faults in words, and no server's processes."""
+    heard = Heard()
+    heard.on_phase = lambda name: threading.Timer(0.5, gateway.break_all).start() if name == "window" else None
+    workload = changed(PLAIN, run=PLAIN["run"] | {"window_s": 10.0})
+    with pytest.raises(Stopped, match="all 10 connections broke without a close frame: the server died") as stopped:
+        against(gateway, tmp_path, workload, heard)
+    run = stopped.value.run
+    assert run is not None
+    runs = Runs(workload, Options(target=gateway.url), 1)
+    runs.runs.append(run)
+    assert "10 disconnected" in runs.conclusions()[0] and "{" not in runs.conclusions()[0]
+    assert "server not watched (--target)" in dict(summary.lines(report("run", runs=[run])))["processes"]
+
+
 def test_a_process_of_clients_that_dies_ends_the_run(gateway: FakeGateway, tmp_path: Path) -> None:
     """Named; the other one's figures are kept."""
     workload = changed(PLAIN, run=PLAIN["run"] | {"window_s": 10.0})
@@ -256,7 +273,7 @@ def test_a_server_of_ours_that_dies_is_named(tmp_path: Path) -> None:
             threading.Timer(0.3, lambda: os.kill(pid, signal.SIGKILL)).start() if name == "window" else None
         )
         began = time.monotonic()
-        with pytest.raises(Stopped, match=r"the server has ended by itself|ended all 10 sessions") as stopped:
+        with pytest.raises(Stopped, match=r"the server has ended by itself|all 10 connections broke") as stopped:
             stage.run(workload)
         assert stopped.value.run is not None and time.monotonic() - began < 15
 

@@ -27,6 +27,7 @@ from ext.loadgen import LoadGenerator
 KEY_NAME: Final = "bench"
 AUDIENCE: Final = "gonets"
 ANSWER_S: Final = 5.0
+BAD_TOKEN: Final = 4501  # close code of PROTOCOL.md
 SAVED_S: Final = 90.0  # a server that ends in order has saved its state by then, and its children have ended
 # What protects a server from one client, beside what is lifted for all benchmarks: thousands of groups made at once.
 MORE_SETTINGS: Final = {"GONETS_ADMISSION_MEMBERS_PER_S_MAX": "1000000"}
@@ -178,10 +179,27 @@ class Given(Driven):
         generator.add(command("hello", token=signer.token(1), device=DEVICE, protocol=1))
         try:
             connector(self.host, self.port, self.path, self.tls, ANSWER_S)(generator)
-        except BenchError as error:
-            raise BenchError(f"--target {error}; it must be a Gonets gateway that takes this key's tokens") from None
+        except BenchError:
+            raise BenchError(f"--target {self.url}: {self._refusal(generator.stats())}") from None
         finally:
             generator.close()
+
+    def _refusal(self, said: dict[str, Any]) -> str:
+        """What a hello that failed says of the other side."""
+        code, text = said["last_close"], said["last_text"]
+        if code == BAD_TOKEN:
+            return f"it refused the token: key, kid or audience ({code}, {text!r})"
+        if self.tls and not said["sends"]:  # the request leaves behind the handshake
+            return "no Gonets gateway answered: TLS failed; of a port without TLS name it as ws://"
+        if not said["dead"]:
+            return f"no Gonets gateway answered within {ANSWER_S:g} s"
+        if text.startswith("HTTP/"):
+            return f"no Gonets gateway answered: it said {text!r}; name a gateway and its path, /v1"
+        if code or text:
+            return f"it ended the session: close code {code}, {text!r}"
+        return (
+            "no Gonets gateway answered: it closed the connection without a word; of a port with TLS name it as wss://"
+        )
 
     def check(self) -> None:
         """Somebody listens."""

@@ -107,7 +107,8 @@ cdef class LoadSockets:
             return 0
         head = <uint32_t>(end - data) + 4
         if head < 16 or memcmp(data, b"HTTP/1.1 101", 12) != 0 or find_bytes(data, head, ACCEPT, 28) == NULL:
-            self._note(data, head)
+            end = find_bytes(data, head, b"\r\n", 2)
+            self._note(data, <uint32_t>(end - data))  # the status; headers say nothing
             if self.comes_again and head >= 16 and memcmp(data, b"HTTP/1.1 503", 12) == 0:
                 self.retried += 1
                 self._leave(k, now_ns(), AGAIN_NS)

@@ -141,7 +141,7 @@ def test_a_target_that_refuses_the_tokens(
     other.write_bytes(tokens.new_key())
     more: dict[str, Any] = {"target": server.url, "token_key": other, "token_key_name": driven.KEY_NAME}
     line = failed(capsys, str(own), report=tmp_path / "r.json", **more)
-    assert f"--target {server.url}" in line and "4501" in line and "takes this key's tokens" in line
+    assert f"--target {server.url}: it refused the token: key, kid or audience (4501, " in line
     assert not (tmp_path / "r.json").exists()
 
 
@@ -154,7 +154,7 @@ def test_a_target_with_a_name_that_is_none(own: Path, tmp_path: Path, capsys: py
 
 
 def test_a_target_that_is_no_gonets(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A web server: it answers, but not as one of ours."""
+    """A web server: it answers, but not as one of ours; nor to a handshake of TLS. Of the answer only its status."""
 
     class Quiet(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -166,8 +166,11 @@ def test_a_target_that_is_no_gonets(own: Path, tmp_path: Path, capsys: pytest.Ca
         key = tmp_path / "key.pem"
         key.write_bytes(tokens.new_key())
         line = failed(capsys, str(own), target=url, token_key=key, report=tmp_path / "r.json")
+        secure = failed(capsys, str(own), target=f"wss{url[2:]}", token_key=key, report=tmp_path / "r.json")
         web.shutdown()
-    assert f"--target {url}" in line and "501" in line and "must be a Gonets gateway" in line
+    assert f"--target {url}: no Gonets gateway answered: it said" in line and "HTTP/1.0 501 " in line
+    assert "\\r" not in line and "Content-Type" not in line
+    assert f"--target wss{url[2:]}: no Gonets gateway answered: TLS failed" in secure
 
 
 def test_a_rate_that_can_t_be_generated_is_said(

@@ -189,7 +189,7 @@ class Stage:
             time.sleep(IDLE_SETTLE_S)
 
     def _create(self, wanted: int) -> None:
-        self._progress.phase(f"found {wanted:,} conversations")
+        self._progress.phase(f"create {wanted:,} conversations")
         until = time.monotonic() + self.workload.run.deadline_s
         Founding(self.population, *self._clients()).found(until, lambda made, of: None)
 

@@ -21,6 +21,7 @@ SPREAD_MAX: Final = 0.15  # (highest − lowest) / median of a rate over runs
 REACHED_MAX: Final = 1.1
 REACHED_MIN: Final = 0.98  # of the rate that was offered
 WINDOW_S_MIN: Final = 5.0
+CLIENTS_LIMIT: Final = "The load generator was the limit"
 CLIENT_ROLES: Final = ("generator",)
 MAIN_RATES: Final = ("deliveries", "published", "receipts", "appended", "read", "resumes", "connects", "hellos")
 MAIN_LATENCIES: Final = ("deliver", "receipt", "resume", "hello")
@@ -124,8 +125,7 @@ def _of_run(run: Run, cores: int, *, search: bool) -> Iterator[_Seen]:
         yield _Seen(
             "generator",
             run.generator.cpu_cores_max,
-            f"The load generator was the limit{why}. Rates are a lower bound of the server's, latencies include the"
-            " generator's own.",
+            f"{CLIENTS_LIMIT}{why}. Rates are a lower bound of the server's, latencies include the generator's own.",
         )
     used = sum(process.cpu_cores_mean for process in run.processes) + run.resources.get("sampler_cpu_cores", 0.0)
     others = run.resources.get("machine_cpu_cores", 0.0) - used

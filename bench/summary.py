@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bench import findings, wording
+from bench.saturation import CLIENT
 from bench.schema import Report, Run, Tick
 
 REDRAWS_PER_S: Final = 4
@@ -236,9 +237,13 @@ def _run(report: Report) -> list[Line]:
             )
     found += [(f"{wording.title_of(name)} time", _latency(runs, name)) for name in findings.latencies(runs)[:2]]
     found += _processes(runs)
-    if limit := next((run.saturated for run in runs if run.saturated), ""):
-        found.append(("limit", limit))
-    return found
+    return found + _limit(report, next((run.saturated for run in runs if run.saturated), ""))
+
+
+def _limit(report: Report, saturated: str) -> list[Line]:
+    """What was busy; nothing where the verdict has told of the clients already."""
+    told = saturated.startswith(CLIENT) and findings.CLIENTS_LIMIT in _verdict(report)[0][1]
+    return [("limit", saturated)] if saturated and not told else []
 
 
 def _latency(runs: list[Run], name: str) -> str:
@@ -260,7 +265,8 @@ def _processes(runs: list[Run]) -> list[Line]:
     ours = f"{len(servers)} of the server: {wording.cores(used)}, {wording.size(memory)} resident"
     if not servers:
         ours = "server not watched (--target)"
-    theirs = f"{run.generator.processes} generators, the busiest {wording.cores(run.generator.cpu_cores_max)}"
+    count = run.generator.processes
+    theirs = f"{count} generator{'s' if count != 1 else ''}, the busiest {wording.cores(run.generator.cpu_cores_max)}"
     return [("processes", f"{ours}; {theirs}")]
 
 
@@ -277,8 +283,7 @@ def _capacity(report: Report) -> list[Line]:
         low, high = found.spread_per_s
         head += f"  (every run up to {wording.rate(low)}, none from {wording.rate(high)})"
     rows: list[Line] = [("capacity", head)]
-    if found.saturated:
-        rows.append(("limit", found.saturated))
+    rows += _limit(report, found.saturated)
     nearest = sorted(found.points, key=lambda point: abs(point.offered_per_s - (found.rate_per_s or 0.0)))[:4]
     for point in sorted(nearest, key=lambda point: point.offered_per_s):
         times = f"p50 {wording.ms(point.p50_ms)}   p99 {wording.ms(point.p99_ms)}"

@@ -97,7 +97,7 @@ def test_all_shapes_at_once_by_two_processes_against_two_workers(tmp_path: Path)
     assert run.offered_per_s is not None and run.offered_per_s == pytest.approx(100 + 10 * 1.625)
     assert run.rates_per_s["published"] == pytest.approx(run.offered_per_s, rel=0.35)
     assert run.counts["deliveries"] > 3 * run.counts["published"] > 0
-    assert heard.phases == ["start", "found", "sign", "connect", "follow", "warm-up", "window", "drain"]
+    assert heard.phases == ["start", "create", "sign", "connect", "follow", "warm-up", "window", "drain"]
     within = [tick for tick in run.ticks if 0.5 < tick.at_s < 2.5][:2]
     assert [round(tick.at_s) for tick in within] == [1, 2] and sum(
         tick.rates_per_s["resumes"] for tick in run.ticks

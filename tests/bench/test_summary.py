@@ -47,6 +47,18 @@ def test_what_a_run_reached() -> None:
     assert f"p99 {wording.ms(middle)}" in text and "median of 3 runs" in text and "lmdb-writer" in text
 
 
+def test_clients_that_were_the_limit_are_told_of_once() -> None:
+    """By the verdict, and again as the limit only where the verdict tells of something heavier."""
+    run = made.run(1, window_s=10)
+    reason = "its busiest thread had 0.99 of a core"
+    slow = msgspec.structs.replace(run.generator, processes=1, is_limit=True, reason=reason)
+    run = msgspec.structs.replace(run, generator=slow, saturated=f"generator: {reason}")
+    text = "\n".join(shown(made.report("run", runs=[run])))
+    assert text.count(reason) == 1 and "1 generator, the busiest" in text
+    lost = msgspec.structs.replace(run, faults={"lost": 3})
+    assert f"generator: {reason}" in "\n".join(shown(made.report("run", runs=[lost])))
+
+
 def test_the_capacity_and_where_it_ends() -> None:
     """The rate, the objective, what was the limit."""
     report = made.of_capacity()

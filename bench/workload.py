@@ -141,7 +141,7 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.kind != "sockets":
             raise WorkloadError(f"workload {self.name}: sessions = {count}: one of kind {self.kind!r} has no sessions")
         if not 1 <= count <= SESSIONS_MAX:
-            raise WorkloadError(f"workload {self.name}: sessions.count = {count}: must be 1 to {SESSIONS_MAX}")
+            raise WorkloadError(f"workload {self.name}: --sessions {count:,}: must be 1 to {SESSIONS_MAX:,}")
         share = count / self.sessions.count
         streams = []
         for stream in self.streams:
@@ -161,8 +161,9 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"workload {self.name}: rate_per_s = {rate_per_s:g}: it is one {what};"
                 " name one whose streams have a rate_per_s"
             )
-        if not (rate_per_s > 0 and math.isfinite(rate_per_s)):
-            raise WorkloadError(f"workload {self.name}: rate_per_s = {rate_per_s:g}: must be more than 0")
+        if not 0 < rate_per_s <= RATE_PER_S_MAX:
+            most = f"more than 0 and at most {RATE_PER_S_MAX:,.0f}"
+            raise WorkloadError(f"workload {self.name}: --rate-per-s {rate_per_s:,.10g}: must be {most}")
         share = rate_per_s / self.rate_per_s
         streams = [msgspec.structs.replace(stream, rate_per_s=stream.rate_per_s * share) for stream in self.streams]
         return msgspec.structs.replace(self, streams=tuple(streams))

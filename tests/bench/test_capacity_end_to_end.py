@@ -131,7 +131,10 @@ def test_a_search_whose_target_dies_keeps_what_it_has(small: str, tmp_path: Path
         (("capacity", "idle"), "nobody writes in it"),
         (("capacity", "dialogs", "--p99-ms", "0"), "--p99-ms 0: must be more than 0"),
         (("capacity", "dialogs", "--confirmations", "1"), "--confirmations 1: must be 3 to 50"),
-        (("capacity", "dialogs", "--rate-per-s", "1e9"), "must be a number >= 0 and <= 10,000,000"),
+        (
+            ("capacity", "dialogs", "--rate-per-s", "1e9"),
+            "--rate-per-s 1,000,000,000: must be more than 0 and at most 10,000,000",
+        ),
         (("capacity", "dialogs", "--report", "no/such/place.json"), "there is no directory no/such"),
         (("soak", "dialogs", "--folder", "no-such"), "--folder 'no-such': no directory that can be written to"),
         (("soak", "dialogs", "--hours", "0"), "--hours 0: must be more than 0 and at most 720"),

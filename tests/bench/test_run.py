@@ -94,10 +94,10 @@ def test_mistakes_are_one_line(own: Path, tmp_path: Path, capsys: pytest.Capture
     assert "--kill-worker needs a workload with a [storm]" in failed(capsys, str(own), kill_worker=True)
     assert "no such directory" in failed(capsys, str(own), folder=tmp_path / "none")
     assert "there is no directory" in failed(capsys, str(own), report=tmp_path / "none" / "r.json")
-    assert "rate_per_s = -1" in failed(capsys, str(own), rate_per_s=-1.0)
+    assert "--rate-per-s -1: must be" in failed(capsys, str(own), rate_per_s=-1.0)
     assert "--workers -2: must be 0 or more" in failed(capsys, str(own), workers=-2, report=tmp_path / "r.json")
     for smoke in (False, True):  # 0 is a size that can't be, not one that is left out
-        assert "sessions.count = 0: must be 1 to" in failed(capsys, str(own), smoke=smoke, sessions=0)
+        assert "--sessions 0: must be 1 to" in failed(capsys, str(own), smoke=smoke, sessions=0)
         assert "window_s = 0.0: must be" in failed(capsys, str(own), smoke=smoke, window_s=0.0)
     assert {path.name for path in tmp_path.iterdir()} == {"own.toml"}
 

@@ -90,10 +90,10 @@ def test_a_longer_window_has_a_longer_deadline() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"sessions": 0}, "workload groups: sessions.count = 0: must be 1 to 10000000"),
-        ({"rate_per_s": -1.0}, "workload groups: rate_per_s = -1: must be more than 0"),
-        ({"rate_per_s": float("inf")}, "rate_per_s = inf: must be more than 0"),
-        ({"rate_per_s": 1e9}, "streams[0].rate_per_s = 1000000000.0: must be a number >= 0 and <= 10,000,000"),
+        ({"sessions": 0}, "workload groups: --sessions 0: must be 1 to 10,000,000"),
+        ({"rate_per_s": -1.0}, "workload groups: --rate-per-s -1: must be more than 0"),
+        ({"rate_per_s": float("inf")}, "--rate-per-s inf: must be more than 0"),
+        ({"rate_per_s": 1e9}, "--rate-per-s 1,000,000,000: must be more than 0 and at most 10,000,000"),
         ({"window_s": 0.0}, "run.window_s = 0.0: must be a number > 0 and <= 604,800"),
         ({"window_s": float("nan")}, "run.window_s = nan: must be a finite number"),
         ({"seed": -1}, "seed = -1: must be an integer >= 0"),

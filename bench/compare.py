@@ -9,6 +9,7 @@ Exit status: 0: B is slower in nothing (which "can't tell" is too); 3: slower in
 from __future__ import annotations
 
 import datetime
+import math
 import sys
 import time
 from pathlib import Path
@@ -47,8 +48,18 @@ def of_reports(a: Report, b: Report, names: tuple[str, str], threshold_share: fl
         threshold_share=threshold_share,
         differences=found,
         refused=refused,
-        cautions=[] if refused else [NOT_INTERLEAVED, *comparable.cautions(a, b)],
+        cautions=[] if refused else [*_few(found), NOT_INTERLEAVED, *comparable.cautions(a, b)],
     )
+
+
+def _few(found: list[schema.Difference]) -> list[str]:
+    """What goes before every other caution: no measure has the runs of a verdict."""
+    a, b = max(((len(one.a), len(one.b)) for one in found), key=min, default=(RUNS, RUNS))
+    if (2 if a == b else 1) / math.comb(a + b, a) < verdicts.CHANCE:  # the most telling of all orders
+        return []
+    return [
+        f"{a} and {b} runs are too few: no difference could be more than chance; four a side are the least (--runs)"
+    ]
 
 
 def compared(a: list[Series], b: list[Series], interleaved: bool, threshold_share: float) -> list[schema.Difference]:
@@ -113,7 +124,7 @@ class Turns:
             threshold_share=self._threshold_share,
             differences=[] if refused else found,
             refused=refused,
-            cautions=list(dict.fromkeys(cautions)),
+            cautions=list(dict.fromkeys([*([] if refused else _few(found)), *cautions])),
         )
 
     def runs_in_order(self) -> list[schema.Run]:

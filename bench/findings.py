@@ -221,9 +221,9 @@ def remarks(report: Report) -> list[Remark]:
         found.append(
             Remark("caution", f"Partial: {report.reason or 'it ended early'}. What was measured until then is kept.")
         )
-    found += _of_runs(report)
     if report.comparison is not None:
         found += _of_comparison(report.comparison)
+    found += _of_runs(report)
     found += _of_search(report)
     found += _of_machine(report)
     order = ("invalid", "caution", "note")

@@ -224,8 +224,13 @@ def test_exit_status_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert call(tmp_path / "a.json", tmp_path / "slow.json", tmp_path) == compare.SLOWER
     written = schema.read(tmp_path / "c.json")
     assert written.kind == "compare" and written.comparison and (tmp_path / "c.html").exists()
-    assert "slower" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "slower" in out and "too few" not in out
     assert call(tmp_path / "slow.json", tmp_path / "a.json", tmp_path) == 0
+    schema.write(report_of(2, count=3), tmp_path / "few.json")
+    capsys.readouterr()
+    assert call(tmp_path / "few.json", tmp_path / "few.json", tmp_path) == 0
+    assert "3 and 3 runs are too few" in capsys.readouterr().out.splitlines()[1]
     schema.write(report_of(3, name="groups"), tmp_path / "other.json")
     assert call(tmp_path / "a.json", tmp_path / "other.json", tmp_path) == 1
     assert "not compared: A measured" in capsys.readouterr().err

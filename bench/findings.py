@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from bench import wording
+from bench.growth import BLOCKS_MIN, too_little
 from bench.schema import PEER_SETTINGS, Comparison, Growth, Latency, PeerRow, Process, Report, Run
 
 LOAD_SHARE_MAX: Final = 0.25  # of the cores, before the start; more is somebody else's work
@@ -99,6 +100,19 @@ def peer_settings(rows: Iterable[PeerRow]) -> dict[str, str]:
 def growth_verdict(growth: Growth) -> str:
     """As the soak has judged it; reports of before it did say only whether it grows."""
     return growth.verdict or ("grows" if growth.grows else "steady")
+
+
+def has_slope(growth: Growth) -> bool:
+    """Whether enough was seen for one; reports of before it was counted show what they have."""
+    return growth.blocks is None or growth.blocks >= BLOCKS_MIN
+
+
+def slope_text(growth: Growth) -> str:
+    """The slope beside its limit, or that there is none."""
+    if growth.blocks is not None and not has_slope(growth):
+        return too_little(growth.blocks)
+    limit = "" if growth.limit_per_hour is None else f", limit {wording.quantity(growth.limit_per_hour, growth.unit)}"
+    return f"{wording.quantity(growth.per_hour, growth.unit)} an hour{limit}"
 
 
 def _faults(runs: list[Run]) -> Iterator[Remark]:

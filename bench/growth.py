@@ -101,8 +101,16 @@ def judge(quantity: Quantity, series: Series, settled_s: float) -> Judged:
         limit_per_hour=limit,
         grows=verdict == "grows",
         verdict=verdict,
+        blocks=len(points),
     )
+    if len(points) < BLOCKS_MIN:
+        return Judged(growth, verdict, f"{quantity.name}: {verdict}, {too_little(len(points))}.")
     return Judged(growth, verdict, _sentence(quantity, found, level, limit, verdict))
+
+
+def too_little(seen: int) -> str:
+    """Instead of a slope, of which so few blocks say nothing."""
+    return f"too little seen ({seen} of {BLOCKS} blocks)"
 
 
 def _verdict(

@@ -174,6 +174,7 @@ class Growth(Struct, frozen=True, kw_only=True):
     limit_per_hour: float | None
     grows: bool
     verdict: str = ""  # grows, steady, can't tell (too little was seen), shown (it has no limit)
+    blocks: int | None = None  # of 16 equal times, those in which it was seen; of fewer than 8 a slope says nothing
 
 
 class Side(Struct, frozen=True, kw_only=True):

@@ -160,7 +160,8 @@ class Soak:
         if grows:
             yield f"In {hours:.2f} hours something grew: {', '.join(grows)}."
         else:
-            yield f"In {hours:.2f} hours ({len(self.runs)} windows) nothing was found to grow."
+            windows = f"{len(self.runs)} window{'s' if len(self.runs) != 1 else ''}"
+            yield f"In {hours:.2f} hours ({windows}) nothing was found to grow."
         if unknown:
             yield f"Of this too little was seen for a verdict: {', '.join(unknown)}; a longer soak would tell."
         if self.ring_filled_s() is None:

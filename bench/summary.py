@@ -293,17 +293,8 @@ def _capacity(report: Report) -> list[Line]:
 
 
 def _soak(report: Report) -> list[Line]:
-    found: list[Line] = []
-    for growth in sorted(report.growth, key=lambda one: not one.grows):
-        limit = (
-            "" if growth.limit_per_hour is None else f", limit {wording.quantity(growth.limit_per_hour, growth.unit)}"
-        )
-        found.append(
-            (
-                findings.growth_verdict(growth),
-                f"{growth.name}: {wording.quantity(growth.per_hour, growth.unit)} an hour{limit}",
-            )
-        )
+    ordered = sorted(report.growth, key=lambda one: not one.grows)
+    found = [(findings.growth_verdict(one), f"{one.name}: {findings.slope_text(one)}") for one in ordered]
     return found + _run(report)
 
 

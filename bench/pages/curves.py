@@ -181,8 +181,10 @@ def growth(name: str, found: Growth) -> Chart | None:
     scale, unit = _time_scale(float(at[-1]))
     axes.plot(at / scale, values, color=colour, lw=0.9, alpha=0.55)
     middle = float(np.median(values)), float(np.median(at))
-    line = middle[0] + found.per_hour * (at - middle[1]) / wording.HOUR_S
-    axes.plot(at / scale, line, color=colour, lw=1.6)
+    line = values
+    if findings.has_slope(found):
+        line = middle[0] + found.per_hour * (at - middle[1]) / wording.HOUR_S
+        axes.plot(at / scale, line, color=colour, lw=1.6)
     low, high = float(min(values.min(), line.min())), float(max(values.max(), line.max()))
     room = max(high - low, abs(high) * 0.05, 1e-9)
     axes.set_ylim(max(low - room * 0.25, 0.0) if low >= 0 else low - room * 0.25, high + room * 0.3)
@@ -190,14 +192,8 @@ def growth(name: str, found: Growth) -> Chart | None:
     drawing.in_unit(axes, found.unit, most=3)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} {unit}"))
     axes.set_title(plain(found.name))
-    text = f"{findings.growth_verdict(found).capitalize()}: {slope_text(found)}"
+    text = f"{findings.growth_verdict(found).capitalize()}: {findings.slope_text(found)}"
     return Chart(drawing.svg_of(figure, name, f"{found.name} over time. {text}."), f"{text}.")
-
-
-def slope_text(found: Growth) -> str:
-    """The slope beside its limit."""
-    limit = "" if found.limit_per_hour is None else f", limit {wording.quantity(found.limit_per_hour, found.unit)}"
-    return f"{wording.quantity(found.per_hour, found.unit)} an hour{limit}"
 
 
 def _time_scale(whole_s: float) -> tuple[float, str]:

@@ -219,7 +219,7 @@ def _growth(report: Report) -> str:
         [
             one.name,
             findings.growth_verdict(one),
-            f"{wording.quantity(one.per_hour, one.unit)} an hour",
+            f"{wording.quantity(one.per_hour, one.unit)} an hour" if findings.has_slope(one) else "too little seen",
             "" if one.limit_per_hour is None else f"{wording.quantity(one.limit_per_hour, one.unit)} an hour",
             len(one.samples),
         ]

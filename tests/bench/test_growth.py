@@ -8,8 +8,11 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from bench import findings
 from bench.growth import HOUR_S, Quantity, blocks, judge, slope
+from bench.pages import curves
 
 MIB = float(1 << 20)
 MEMORY = Quantity("memory", "bytes", "lowest", 4 * MIB, 0.02, 8 * MIB)
@@ -79,7 +82,11 @@ def test_too_little_is_no_verdict() -> None:
     assert judge(MEMORY, [], 0.0).verdict == "can't tell"
     assert judge(MEMORY, [(0.0, 1.0)], 0.0).verdict == "can't tell"
     few = [(60.0 * n, 500 * MIB + 100 * MIB * n) for n in range(7)]
-    assert judge(MEMORY, few, 0.0).verdict == "can't tell"
+    found = judge(MEMORY, few, 0.0)
+    assert found.verdict == "can't tell" and found.sentence == "memory: can't tell, too little seen (7 of 16 blocks)."
+    assert findings.slope_text(found.growth) == "too little seen (7 of 16 blocks)"
+    chart, lines = curves.growth("few", found.growth), curves.growth("few", replace(found.growth, blocks=None))
+    assert chart and lines and chart.svg.count("<path") < lines.svg.count("<path") and "an hour" not in chart.caption
     assert judge(MEMORY, [*few, (420.0, 1_200 * MIB)], 0.0).verdict == "grows"
     wide = [(60.0 * n, (500 + (40 if n % 3 else -40) + 0.7 * n) * MIB) for n in range(8)]
     assert judge(MEMORY, wide, 0.0).verdict == "can't tell"

@@ -13,6 +13,7 @@ class Record(NamedTuple):
     payload: bytes
 
 def decode(data: bytes | memoryview) -> Record: ...
+def record_key(data: bytes | memoryview) -> bytes: ...
 def encode(
     sequence: int,
     conversation: int,
@@ -24,4 +25,5 @@ def encode(
     counter: int,
     type: str,
     payload: bytes,
+    key: bytes = b"",
 ) -> bytes: ...

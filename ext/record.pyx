@@ -4,7 +4,7 @@
 Written once, by admission; the same bytes lie in the log, in a MessagePack client's frame and in a page of history.
 
 Invariants: what rec_put writes passes rec_good and is valid MessagePack; what passes rec_good can be read without
-looking at sizes again. Fields behind the tenth are passed over. Cost: a copy.
+looking at sizes again. Fields behind the tenth are passed over, but for the key of whoever asks for it. Cost: a copy.
 """
 from collections import namedtuple
 
@@ -67,10 +67,17 @@ cdef uint32_t rec_put(uint8_t *out, uint64_t sequence, uint64_t conversation, ui
     return FIXED_BYTES + type_bytes + payload_bytes
 
 
-cdef object rec_decoded(const uint8_t *record, str type):
+cdef uint32_t rec_put_key(uint8_t *record, uint32_t size, const uint8_t *key) noexcept nogil:
+    record[ARRAY_AT] = 0x9B
+    record[size], record[size + 1] = 0xC4, 16
+    memcpy(record + size + 2, key, 16)
+    return size + KEY_FIELD_BYTES
+
+
+cdef object rec_filled(object made, Py_ssize_t items, const uint8_t *record, str type):
     # A named tuple is a tuple of another class: made and filled as tuple.__new__ does, without a tuple in between.
     # The collector needn't know it: integers, text and bytes make no cycle.
-    cdef object found = PyType_GenericAlloc(<PyTypeObject *>Record, INTEGERS + 2), value
+    cdef object found = PyType_GenericAlloc(<PyTypeObject *>made, items), value
     cdef int field
     PyObject_GC_UnTrack(<void *>found)
     for field in range(INTEGERS):
@@ -85,6 +92,10 @@ cdef object rec_decoded(const uint8_t *record, str type):
     return found
 
 
+cdef object rec_decoded(const uint8_t *record, str type):
+    return rec_filled(Record, INTEGERS + 2, record, type)
+
+
 def decode(const uint8_t[::1] data not None):
     """The fields of a record; ValueError if the bytes are none. `type` is text, `payload` bytes."""
     cdef size_t size = data.shape[0]
@@ -94,14 +105,31 @@ def decode(const uint8_t[::1] data not None):
     return rec_decoded(record, rec_type(record)[:rec_type_len(record)].decode("utf-8", "replace"))
 
 
+def record_key(const uint8_t[::1] data not None):
+    """The key with which an event was published, b"" if none; ValueError if the bytes are no record."""
+    cdef size_t size = data.shape[0]
+    cdef const uint8_t *record = &data[0] if size else NULL
+    cdef const uint8_t *key
+    if not rec_good(record, size):
+        raise ValueError(f"{size} bytes are no record: see engine/LOG_FORMAT.md, Record")
+    key = rec_key(record, size)
+    return b"" if key == NULL else key[:16]
+
+
 def encode(uint64_t sequence, uint64_t conversation, uint64_t conversation_sequence, uint64_t previous, uint64_t time,
-           uint64_t sender, uint64_t device, uint64_t counter, str type not None, bytes payload not None):
+           uint64_t sender, uint64_t device, uint64_t counter, str type not None, bytes payload not None,
+           bytes key not None=b""):
     """The record of these fields; ValueError where a length is over its limit."""
     cdef bytes name = type.encode(), out
+    cdef uint32_t size
     if not 1 <= len(name) <= TYPE_LENGTH_MAX or len(payload) > PAYLOAD_LENGTH_MAX:
         raise ValueError(f"a type of {len(name)} bytes (1 to {TYPE_LENGTH_MAX}), a payload of {len(payload)}"
                          f" (at most {PAYLOAD_LENGTH_MAX})")
-    out = PyBytes_FromStringAndSize(NULL, FIXED_BYTES + len(name) + len(payload))
-    rec_put(out, sequence, conversation, conversation_sequence, previous, time, sender, device, counter, name,
-            <uint32_t>len(name), payload, <uint32_t>len(payload))
+    if len(key) not in (0, 16):
+        raise ValueError(f"a key of {len(key)} bytes; it must have 16, or none")
+    out = PyBytes_FromStringAndSize(NULL, FIXED_BYTES + len(name) + len(payload) + (KEY_FIELD_BYTES if key else 0))
+    size = rec_put(out, sequence, conversation, conversation_sequence, previous, time, sender, device, counter, name,
+                   <uint32_t>len(name), payload, <uint32_t>len(payload))
+    if key:
+        rec_put_key(out, size, key)
     return out

@@ -14,9 +14,12 @@ import hashlib
 from typing import Final, NamedTuple
 
 from engine import errors, schema
+from engine.answers import EXPECTED, PERSON, SYSTEM
 from engine.control import Limits, Proposal, Target, decide, keys_of
-from engine.conversations import GROUP_MEMBERS_MAX, publish_rights
+from engine.conversations import GROUP_MEMBERS_MAX, KINDS, NUMBER_BITS, publish_rights, system_conversation
+from engine.conversations import SYSTEM as SYSTEM_KIND
 from engine.loader import Loaded, Missing
+from engine.state.keys import KEYS_MAX
 from engine.state.overlay import NUMBER_MASK, Overlay
 from engine.state.saved import ConversationRow, MembershipRow, SavedState, key2
 from ext.admission import CONTROL, DONE, Admission
@@ -24,8 +27,6 @@ from ext.block import BlockBuilder
 
 BLOCK_BYTES_MAX: Final = 1 << 20
 TARGETS_MAX: Final = 10_000  # facts about events never change; the cache only has a size
-PERSON, EXPECTED = 1, 2
-SHARD_BITS: Final = 40
 
 
 class Cut(NamedTuple):
@@ -51,15 +52,19 @@ class Admitter:
         last_hash: bytes,
         block_events_max: int = 1 << 16,
         group_members_max: int = GROUP_MEMBERS_MAX,
+        keys_max: int = KEYS_MAX,
     ) -> None:
+        """`saved` stands at `sequence`."""
         self.overlay = Overlay(saved, admission=True)
         self._builder = BlockBuilder()
         assert self.overlay.members is not None
+        assert self.overlay.keys is not None
         self._admission = Admission(
             self.overlay.heads,
             self.overlay.windows,
             self.overlay.members,
             self.overlay.dialogs,
+            self.overlay.keys,
             self._builder,
             sequence,
             number,
@@ -67,6 +72,7 @@ class Admitter:
             publish_rights(),
             BLOCK_BYTES_MAX,
             block_events_max,
+            keys_max,
         )
         self._shard, self._epoch = shard, epoch
         self._last_hash = last_hash
@@ -173,19 +179,21 @@ class Admitter:
 
     def _control(self, batch: bytes, time_us: int) -> None:
         """Decides the proposal at which native admission stopped."""
-        flags, origin, user, device, counter, target, expected, type_name, payload = self._admission.proposal(batch)
+        proposed = self._admission.proposal(batch)
+        flags, origin, user, device, counter, target, expected, type_name, payload, key = proposed
         name = type_name.decode("ascii")
         conversation = 0 if name == schema.CREATED else target
-        if flags & PERSON and name in schema.TARGETED:
+        if flags & SYSTEM:
+            conversation = 0 if target else system_conversation(self._shard)
+        elif flags & PERSON and name in schema.TARGETED:
             dialog = self.overlay.dialogs.get(min(user, target), max(user, target))
             if dialog is None:
                 self._lack_dialogs += key2(min(user, target), max(user, target))
                 self._admission.defer(batch)
                 return
             conversation = dialog
-        if name != schema.CREATED and not self._is_ours(conversation):
-            status = errors.UNKNOWN_CONVERSATION if name in schema.SCHEMA else errors.BAD_TYPE
-            self._admission.answer(origin, counter, 0, 0, 0, 0, status, 0)
+        if refusal := self._misplaced(flags, name, conversation):
+            self._admission.answer(origin, counter, 0, 0, 0, 0, refusal, 0)
             return
         proposal = Proposal(user, conversation, expected if flags & EXPECTED else None, name, payload)
         if self._lacks_facts(proposal):
@@ -198,16 +206,30 @@ class Admitter:
             return
         if name == schema.CREATED:
             conversation = self._admission.allocate()
+        elif flags & SYSTEM and self.conversation(conversation) is None:
+            self._begin_system(conversation, user, time_us)
         self.overlay.apply(self.sequence + 1, conversation, decision.payload)
         sequence, conversation_sequence = self._admission.emit(
-            conversation, time_us, user, device, counter, type_name, schema.pack(decision.payload)
+            conversation, time_us, user, device, counter, type_name, schema.pack(decision.payload), key
         )
         self._admission.answer(
             origin, counter, conversation, sequence, conversation_sequence, time_us, errors.APPENDED, 0
         )
 
+    def _misplaced(self, flags: int, name: str, conversation: int) -> int:
+        """The refusal of a type that its proposer may not use, or of a conversation that is not of this shard; or 0."""
+        if bool(flags & SYSTEM) != (name in schema.SYSTEM) or name not in schema.SCHEMA:
+            return errors.BAD_TYPE
+        return 0 if name == schema.CREATED or self._is_ours(conversation) else errors.UNKNOWN_CONVERSATION
+
+    def _begin_system(self, conversation: int, user: int, time_us: int) -> None:
+        """What is before the first event of the engine's own."""
+        created = schema.Created(KINDS[SYSTEM_KIND].name)
+        self.overlay.apply(self.sequence + 1, conversation, created)
+        self._admission.emit(conversation, time_us, user, 0, 0, schema.CREATED.encode(), schema.pack(created))
+
     def _is_ours(self, conversation: int) -> bool:
-        return conversation >> SHARD_BITS == self._shard and conversation & NUMBER_MASK != 0
+        return conversation >> NUMBER_BITS == self._shard and conversation & NUMBER_MASK != 0
 
     def _lacks_facts(self, proposal: Proposal) -> bool:
         """Notes which facts aren't in memory; whether there are any."""

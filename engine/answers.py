@@ -7,15 +7,20 @@ tests and tools, and for what becomes of answers when the writer fails.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from engine.errors import REPEAT, UNAVAILABLE, DataUntrusted, Trimmed
+from engine.errors import REPEAT, UNAVAILABLE, BadArgument, DataUntrusted, Trimmed
 from ext.record import decode
 
 PERSON: Final = 1  # target is the other person of a dialog
 EXPECTED: Final = 2  # the proposal names the conversation sequence that it expects
+SYSTEM: Final = 4  # an event of the engine's own, which no client may propose
+KEYED: Final = 8  # of a service, without device and counter; a key lies before the type
+KEY_BYTES: Final = 16
+NO_KEY: Final = bytes(KEY_BYTES)  # a repeat of it is another event
 
 _PROPOSAL = struct.Struct("<IIQQQQQQHHI")
 _ANSWER = struct.Struct("<QQQQQQHHI")
@@ -47,10 +52,19 @@ def pack_proposal(
     origin: int = 0,
     person: bool = False,
     expected: int | None = None,
+    key: bytes | None = None,
+    system: bool = False,
 ) -> bytes:
-    """One proposal; target is a conversation, a person, or 0 for create."""
+    """One proposal; target is a conversation, a person, or 0 for create. With `key` (key_of, or NO_KEY) it is a
+    service's, whose device and counter are 0. `system`: a type of engine.schema.SYSTEM, into the system conversation;
+    device, counter and target are 0."""
     name = type_name.encode()
-    flags = (PERSON if person else 0) | (EXPECTED if expected is not None else 0)
+    flags = (PERSON if person else 0) | (EXPECTED if expected is not None else 0) | (SYSTEM if system else 0)
+    if key is not None:
+        if len(key) != KEY_BYTES:
+            raise BadArgument(f"a key of {len(key)} bytes: it must have {KEY_BYTES}", hint="make it with key_of")
+        flags |= KEYED
+        name = key + name
     head = _PROPOSAL.pack(
         _PROPOSAL.size + len(name) + len(payload),
         flags,
@@ -60,11 +74,16 @@ def pack_proposal(
         counter,
         target,
         expected or 0,
-        len(name),
+        len(name) - len(key or b""),
         0,
         len(payload),
     )
     return head + name + payload
+
+
+def key_of(user: int, text: str) -> bytes:
+    """The key of a publish of this service whose key is `text`: the text itself isn't in the log."""
+    return hashlib.sha256(b"gonets key" + user.to_bytes(8, "big") + text.encode()).digest()[:KEY_BYTES]
 
 
 def pack_answer(answer: Answer) -> bytes:

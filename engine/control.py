@@ -1,4 +1,4 @@
-"""The cold half of admission: conversations, members, roles, edits, deletions and reactions.
+"""The cold half of admission: conversations, members, roles, edits, deletions, reactions, the engine's own events.
 
 Called by admitter.py for the proposals where ext/admission stops; a pure function of the proposal and of facts that
 are in memory: no I/O, clock or randomness, so that every node that applies the same record decides alike. `keys_of`
@@ -95,7 +95,7 @@ def keys_of(proposal: Proposal) -> Keys:
     except schema.BadPayload:
         return Keys()
     conversation = proposal.conversation
-    members = [(proposal.user, conversation)]
+    members = [(proposal.user, conversation)] if proposal.type not in schema.SYSTEM else []
     subject = getattr(payload, "user", 0)
     if subject and subject != proposal.user:
         members.append((subject, conversation))
@@ -113,6 +113,8 @@ def decide(proposal: Proposal, facts: Facts, limits: Limits) -> Decision:
     try:
         if isinstance(payload, schema.Created):
             accepted: schema.Payload = _create(proposal, payload, limits)
+        elif proposal.type in schema.SYSTEM:
+            accepted = _system(proposal, payload, facts)
         else:
             accepted = _change(proposal, payload, facts, limits)
     except _Refused as refusal:
@@ -144,6 +146,16 @@ def _create(proposal: Proposal, payload: schema.Created, limits: Limits) -> sche
     if len(schema.pack(created)) > schema.PAYLOAD_BYTES_MAX:
         raise _Refused(errors.PAYLOAD_TOO_LARGE)
     return created
+
+
+def _system(proposal: Proposal, payload: schema.Payload, facts: Facts) -> schema.Payload:
+    """An event of the engine's own: whoever may propose one has been let through by its flag."""
+    actual = facts.conversation_sequence(proposal.conversation)
+    if proposal.expected is not None and proposal.expected != actual:
+        raise _Refused(errors.CONFLICT, actual=actual)
+    if len(schema.pack(payload)) > schema.PAYLOAD_BYTES_MAX:  # defaults left out by its proposer are written out
+        raise _Refused(errors.PAYLOAD_TOO_LARGE)
+    return payload
 
 
 def _change(proposal: Proposal, payload: schema.Payload, facts: Facts, limits: Limits) -> schema.Payload:

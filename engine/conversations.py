@@ -4,7 +4,8 @@ Asked by control.py (cold half of admission) and, packed into bytes by `publish_
 the gateway and the tests read names from it. A later kind (official, class) is another row here and nothing else.
 
 Invariants: numbers are stored in the state and never reused; ext/tables knows three of them (no kind, dialog,
-member), asserted by a test; who may give a role may also take it.
+member), asserted by a test; who may give a role may also take it; nobody has a role in a system conversation, so
+that no client reads it or writes to it.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ _OWN = _RUN | Right.ASSIGN | Right.CLOSE
 DIALOG: Final = 1
 GROUP: Final = 2
 CHANNEL: Final = 3
+SYSTEM: Final = 4  # a shard's one conversation of events of the engine's own, without members
 GROUP_MEMBERS_MAX: Final = 5_000
 
 KINDS: Final[dict[int, KindRow]] = {
@@ -108,12 +110,16 @@ KINDS: Final[dict[int, KindRow]] = {
                 Role.FOLLOWER: RoleRow(Right.REACT | Right.LEAVE),
             },
         ),
+        KindRow(SYSTEM, "system", False, Role.NONE, 0, {}),
     )
 }
 KIND_BY_NAME: Final[dict[str, KindRow]] = {row.name: row for row in KINDS.values()}
 ROLE_BY_NAME: Final[dict[str, Role]] = {role.name.lower(): role for role in Role if role}
 ROLE_NAMES: Final[dict[int, str]] = {role.value: role.name.lower() if role else "" for role in Role}
 KIND_NAMES: Final[dict[int, str]] = {row.number: row.name for row in KINDS.values()}
+
+NUMBER_BITS: Final = 40  # of a conversation's id; the shard is above them
+SYSTEM_NUMBER: Final = (1 << NUMBER_BITS) - 1  # the highest there is: numbers given one after the other never reach it
 
 _NOTHING = RoleRow(Right(0))
 
@@ -127,6 +133,16 @@ def may(kind: str, role: str, right: Right) -> bool:
     """Whether a role ("" = not a member) of a kind has a right, by names."""
     row = KIND_BY_NAME.get(kind)
     return row is not None and right in role_row(row.number, ROLE_BY_NAME.get(role, Role.NONE)).rights
+
+
+def system_conversation(shard: int) -> int:
+    """The id of a shard's system conversation, which begins with its first event."""
+    return shard << NUMBER_BITS | SYSTEM_NUMBER
+
+
+def is_system(conversation: int) -> bool:
+    """Whether an id is that of a system conversation."""
+    return conversation & SYSTEM_NUMBER == SYSTEM_NUMBER
 
 
 def publish_rights() -> bytes:

@@ -54,6 +54,11 @@ class Trimmed(CallerError):
     code = "trimmed"
     hint = "read from a snapshot, or begin at the first kept sequence"
 
+    def __init__(self, detail: str, *, hint: str = "", first_available: int = 0) -> None:
+        """`first_available`: the first sequence that is kept; 0 where whoever raises doesn't know."""
+        super().__init__(detail, hint=hint)
+        self.first_available = first_available
+
 
 class EngineUnable(EngineError):
     """The engine can't just now."""

@@ -16,6 +16,7 @@ from engine.schema import EDITED, SCHEMA, unpack
 
 TOMBSTONE = "message.tombstone"
 
+_TEN_FIELDS = b"\x9a"
 _TYPE_SIZE = 74
 _TYPE = 75
 _TAIL = bytes([len(TOMBSTONE)]) + TOMBSTONE.encode() + b"\xc6\0\0\0\0"
@@ -24,8 +25,8 @@ _ENGINES = frozenset(name.encode() for name in SCHEMA) - {_EDITED}
 
 
 def entombed(record: bytes) -> bytes:
-    """The record as a tombstone: who, when and where stay; type and payload go."""
-    return record[:_TYPE_SIZE] + _TAIL
+    """The record as a tombstone: who, when and where stay; type, payload and what is behind them go."""
+    return _TEN_FIELDS + record[1:_TYPE_SIZE] + _TAIL
 
 
 def with_tombstones(view: StateView, records: list[bytes]) -> list[bytes]:
@@ -47,7 +48,7 @@ def _target(record: bytes) -> tuple[int, int] | None:
     if type_name != _EDITED:
         return conversation, int.from_bytes(record[2:10])
     try:
-        target = unpack(EDITED, record[end + 5 :])
+        target = unpack(EDITED, record[end + 5 : end + 5 + int.from_bytes(record[end + 1 : end + 5])])
     except CallerError:
         return None  # a foreign payload that admission would not let in: nothing is aimed at
     return conversation, int(getattr(target, "target", 0))

@@ -1,4 +1,5 @@
 from ext.block import BlockBuilder
+from ext.keys import KeyTable
 from ext.tables import DialogTable, HeadTable, MemberTable, WindowTable
 
 DONE: int
@@ -20,6 +21,7 @@ class Admission:
         windows: WindowTable,
         members: MemberTable,
         dialogs: DialogTable,
+        keys: KeyTable,
         builder: BlockBuilder,
         sequence: int,
         number: int,
@@ -27,12 +29,21 @@ class Admission:
         rights: bytes,
         block_bytes_max: int,
         block_events_max: int,
+        keys_max: int,
     ) -> None: ...
     def run(self, batch: bytes, position: int, time_us: int) -> int: ...
     def limit_events(self, block_events_max: int) -> None: ...
-    def proposal(self, batch: bytes) -> tuple[int, int, int, int, int, int, int, bytes, bytes]: ...
+    def proposal(self, batch: bytes) -> tuple[int, int, int, int, int, int, int, bytes, bytes, bytes]: ...
     def emit(
-        self, conversation: int, time_us: int, user: int, device: int, counter: int, type_name: bytes, payload: bytes
+        self,
+        conversation: int,
+        time_us: int,
+        user: int,
+        device: int,
+        counter: int,
+        type_name: bytes,
+        payload: bytes,
+        key: bytes = b"",
     ) -> tuple[int, int]: ...
     def allocate(self) -> int: ...
     def answer(

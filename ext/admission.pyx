@@ -4,11 +4,12 @@
 Called by engine/admitter.py on the sequencer's admission thread; fills the open block that the committer then
 writes. The order of judgement is fixed: repeat, window, type, conversation, membership, closed, expected. What it
 looks at lies in tables; a proposal whose keys are not there is put aside with those keys, and with it everything
-later of its device, so that a device's publishes stay in order while all others go on.
+later of its device (of a service: of its user), so that a device's publishes stay in order while all others go on.
 
 Invariants: no I/O, clock or randomness; a refused proposal changes nothing; each proposal gets one answer or is
 deferred whole. Cost: about 0.2 µs a proposal and the copying of its bytes, the table lines prefetched a group ahead.
 """
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -19,7 +20,8 @@ from ext.c_prefetch cimport (
     load_u16, load_u32, load_u64, prefetch, store_u16, store_u32, store_u64, swap_u64)
 from ext.flat cimport Entry, Flat
 from ext.fold cimport DIALOG_BYTES, dialog_put
-from ext.record cimport rec_put
+from ext.keys cimport KEY_BYTES, KeyRow, KeyTable, key_find
+from ext.record cimport rec_put, rec_put_key
 from ext.tables cimport (
     E_LOADED, E_USED, H_CLOSED, H_HISTORY, JUMP_MAX, K_DIALOG, K_NONE, R_MEMBER, R_NONE, WINDOW, Dialog, DialogTable, Head,
     HeadTable, Member, MemberTable, Window, WindowTable, flat_get, flat_prefetch, window_find)
@@ -27,7 +29,7 @@ from ext.tables cimport (
 cdef uint64_t ID_MAX = (<uint64_t>1 << 53) - 1
 cdef uint64_t NUMBER_MASK = (<uint64_t>1 << 40) - 1
 cdef enum:
-    RECORD_BYTES = 80  # a record without type and payload, and a little more
+    RECORD_BYTES = 98  # a record with a key, without type and payload
     K_CHANNEL = 3
     SHARD_BITS = 40
 
@@ -93,9 +95,20 @@ cdef int _class_of(const uint8_t *name, uint32_t size) noexcept nogil:
     if dot:
         return C_BAD
     if (_begins(name, size, b"conversation.", 13) or _begins(name, size, b"member.", 7)
-            or _begins(name, size, b"message.", 8)):
+            or _begins(name, size, b"message.", 8) or _begins(name, size, b"subscription.", 13)
+            or _begins(name, size, b"service.", 8)):
         return C_CONTROL
     return C_PLAIN
+
+
+cdef inline uint64_t _key_bytes(const uint8_t *at) noexcept nogil:
+    return (load_u32(at + 4) & P_KEYED) * (KEY_BYTES // P_KEYED)  # without a branch
+
+
+cdef inline bint _is_whole(const uint8_t *at, size_t size) noexcept nogil:
+    """Whether a proposal of the length that it says begins there."""
+    return (size >= PROPOSAL_BYTES and load_u32(at) <= size and load_u32(at)
+            == PROPOSAL_BYTES + _key_bytes(at) + <uint64_t>load_u16(at + 56) + load_u32(at + 60))
 
 
 cdef inline void _parse(const uint8_t *at, Proposal *p) noexcept nogil:
@@ -103,7 +116,13 @@ cdef inline void _parse(const uint8_t *at, Proposal *p) noexcept nogil:
     p.origin, p.user, p.device, p.counter = load_u64(at + 8), load_u64(at + 16), load_u64(at + 24), load_u64(at + 32)
     p.target, p.expected = load_u64(at + 40), load_u64(at + 48)
     p.type_bytes, p.payload_bytes = load_u16(at + 56), load_u32(at + 60)
-    p.type = at + PROPOSAL_BYTES
+    p.type = at + PROPOSAL_BYTES + _key_bytes(at)
+    p.key = NULL
+
+
+cdef inline void _parse_key(const uint8_t *at, Proposal *p) noexcept nogil:
+    if p.flags & P_KEYED and (load_u64(at + PROPOSAL_BYTES) | load_u64(at + PROPOSAL_BYTES + 8)) != 0:
+        p.key = at + PROPOSAL_BYTES
 
 
 def check_batch(const uint8_t[::1] batch not None):
@@ -111,25 +130,27 @@ def check_batch(const uint8_t[::1] batch not None):
     cdef size_t at = 0, size = batch.shape[0]
     cdef uint32_t count = 0
     while at < size:
-        if (size - at < PROPOSAL_BYTES or load_u32(&batch[at]) > size - at
-                or load_u32(&batch[at]) != PROPOSAL_BYTES + <uint64_t>load_u16(&batch[at + 56]) + load_u32(&batch[at + 60])):
+        if not _is_whole(&batch[at], size - at):
             raise ValueError(f"a batch of proposals is malformed at byte {at} of {size}")
         at += load_u32(&batch[at])
         count += 1
     return count
 
 
+@cython.final
 cdef class Admission:
     def __cinit__(self, HeadTable heads not None, WindowTable windows not None, MemberTable members not None,
-                  DialogTable dialogs not None, BlockBuilder builder not None, uint64_t sequence, uint64_t number,
-                  uint64_t shard, const uint8_t[::1] rights, uint32_t block_bytes_max, uint32_t block_events_max):
+                  DialogTable dialogs not None, KeyTable keys not None, BlockBuilder builder not None, uint64_t sequence,
+                  uint64_t number, uint64_t shard, const uint8_t[::1] rights, uint32_t block_bytes_max,
+                  uint32_t block_events_max, uint32_t keys_max):
         if rights.shape[0] != 64:
             raise ValueError(f"rights has {rights.shape[0]} bytes; it must be 8 kinds of 8 roles")
         memcpy(self.rights, &rights[0], 64)
-        self.heads, self.windows, self.members, self.dialogs = heads, windows, members, dialogs
+        self.heads, self.windows, self.members, self.dialogs, self.keys = heads, windows, members, dialogs, keys
         self.builder = builder
         self.sequence, self.number, self.shard = sequence, number, shard
-        self.block_bytes_max, self.block_events_max = block_bytes_max, block_events_max
+        self.block_bytes_max, self.block_events_max, self.keys_max = block_bytes_max, block_events_max, keys_max
+        self.nobody.flags = E_LOADED
         self.waiting = Flat()
 
     def __dealloc__(self):
@@ -164,8 +185,7 @@ cdef class Admission:
             at = self.position
             while n < GROUP and at < size:
                 p = data + at
-                if (size - at < PROPOSAL_BYTES or load_u32(p) > size - at
-                        or load_u32(p) != PROPOSAL_BYTES + <uint64_t>load_u16(p + 56) + load_u32(p + 60)):
+                if not _is_whole(p, size - at):
                     with gil:
                         raise ValueError(f"a batch of proposals is malformed at byte {at} of {size}")
                 user, target = load_u64(p + 16), load_u64(p + 40)
@@ -196,8 +216,9 @@ cdef class Admission:
         cdef Proposal p
         cdef Window *window
         cdef uint64_t sequence
-        cdef int meaning
         _parse(at, &p)
+        if p.flags & (P_SYSTEM | P_KEYED):
+            return self._one_keyed(at, &p, time_us)
         if not _is_id(p.user) or not _is_id(p.device):
             return self._answer(&p, 0, 0, 0, 0, S_BAD_ID, 0)
         if not _is_id(p.counter):
@@ -219,21 +240,47 @@ cdef class Admission:
         else:
             window = NULL
             _add_key(&self.missing_windows, p.user, p.device)
-        meaning = _class_of(p.type, p.type_bytes)
+        return self._judge(at, &p, window, time_us)
+
+    cdef int _one_keyed(self, const uint8_t *at, Proposal *p, uint64_t time_us) except -1 nogil:
+        """A proposal of a service, or of the engine's own: without device and counter, a repeat by its key."""
+        cdef KeyRow *row
+        if not _is_id(p.user) or p.device != 0:
+            return self._answer(p, 0, 0, 0, 0, S_BAD_ID, 0)
+        if p.counter != 0:
+            return self._answer(p, 0, 0, 0, 0, S_BAD_COUNTER, 0)
+        _parse_key(at, p)
+        if p.key != NULL:
+            self.keys.expire(time_us)
+            row = key_find(self.keys, load_u64(p.key), load_u64(p.key + 8))
+            if row != NULL:
+                self.repeats += 1
+                return self._answer(p, 0, row.sequence, 0, 0, S_REPEAT, 0)
+            if self.keys.count >= self.keys_max:  # until the oldest of them is too old
+                return self._answer(p, 0, 0, 0, 0, S_OVERLOADED, <uint32_t>(
+                    (self.keys.oldest_us() + self.keys.keep_us - time_us) // 1000 + 1))
+        if self.waiting.count != 0 and flat_get(self.waiting, p.user, 0) != NULL:
+            return self._defer(at, p)
+        return self._judge(at, p, &self.nobody, time_us)
+
+    cdef int _judge(self, const uint8_t *at, Proposal *p, Window *window, uint64_t time_us) except -1 nogil:
+        """Behind repeats: the type, and what it leads to. NULL in `window`: it is missing."""
+        cdef int meaning = _class_of(p.type, p.type_bytes)
         if window != NULL:
             if meaning == C_BAD:
-                return self._answer(&p, 0, 0, 0, 0, S_BAD_TYPE, 0)
+                return self._answer(p, 0, 0, 0, 0, S_BAD_TYPE, 0)
             if p.payload_bytes > PAYLOAD_BYTES_MAX:
-                return self._answer(&p, 0, 0, 0, 0, S_PAYLOAD_TOO_LARGE, 0)
-        if meaning != C_PLAIN:
+                return self._answer(p, 0, 0, 0, 0, S_PAYLOAD_TOO_LARGE, 0)
+        if meaning != C_PLAIN or p.flags & P_SYSTEM:
             if window == NULL:
-                return self._defer(at, &p)
-            if not self._room(RECORD_BYTES + TYPE_BYTES_MAX + PAYLOAD_BYTES_MAX, 1):
+                return self._defer(at, p)
+            # The first event of the engine's own brings its conversation's beginning.
+            if not self._room(2 * (RECORD_BYTES + TYPE_BYTES_MAX) + PAYLOAD_BYTES_MAX, 2):
                 return V_FULL
             return V_CONTROL
         if p.flags & P_PERSON:
-            return self._dialog(at, &p, window, time_us)
-        return self._publish(at, &p, window, p.target, time_us, False)
+            return self._dialog(at, p, window, time_us)
+        return self._publish(at, p, window, p.target, time_us, False)
 
     cdef int _dialog(self, const uint8_t *at, Proposal *p, Window *window, uint64_t time_us) except -1 nogil:
         """A publish to a person: into their dialog, or into the one that begins with it."""
@@ -266,7 +313,8 @@ cdef class Admission:
         head.flags = E_LOADED | E_USED | H_HISTORY
         head.kind, head.first, head.second, head.created = K_DIALOG, first, second, self.sequence + 1
         dialog_put(created, first, second)
-        self._append(head, time_us, p.user, p.device, 0, <const uint8_t *>b"conversation.created", 20, created, DIALOG_BYTES)
+        self._append(head, time_us, p.user, p.device, 0, <const uint8_t *>b"conversation.created", 20, created,
+                     DIALOG_BYTES, NULL)
         p.flags &= ~<uint32_t>P_EXPECTED  # it has been judged: there was nothing
         return self._publish(at, p, window, dialog.conversation, time_us, True)  # in the same block, come what may
 
@@ -307,16 +355,20 @@ cdef class Admission:
         if not has_room and not self._room(RECORD_BYTES + p.type_bytes + p.payload_bytes, 1):
             return V_FULL
         self._append(head, time_us, p.user, p.device, p.counter, p.type, p.type_bytes, p.type + p.type_bytes,
-                     p.payload_bytes)
-        self.windows.add(window, p.counter, self.sequence)
+                     p.payload_bytes, p.key)
+        if p.counter != 0:
+            self.windows.add(window, p.counter, self.sequence)
         return self._answer(p, conversation, self.sequence, head.conversation_sequence, time_us, S_APPENDED, 0)
 
     cdef int _append(self, Head *head, uint64_t time_us, uint64_t user, uint64_t device, uint64_t counter,
-                     const uint8_t *type, uint32_t type_bytes, const uint8_t *payload,
-                     uint32_t payload_bytes) except -1 nogil:
+                     const uint8_t *type, uint32_t type_bytes, const uint8_t *payload, uint32_t payload_bytes,
+                     const uint8_t *key) except -1 nogil:
         cdef uint8_t *out = self.builder.reserve(RECORD_BYTES + type_bytes + payload_bytes)
         cdef uint32_t size = rec_put(out, self.sequence + 1, head.conversation, head.conversation_sequence + 1, head.head,
                                      time_us, user, device, counter, type, type_bytes, payload, payload_bytes)
+        if key != NULL:
+            size = rec_put_key(out, size, key)
+            self.keys.put(load_u64(key), load_u64(key + 8), self.sequence + 1, time_us)
         self.builder.commit(size)
         self.sequence += 1
         head.head = self.sequence
@@ -360,18 +412,20 @@ cdef class Admission:
     # The proposal at `position`, for Python.
 
     def proposal(self, const uint8_t[::1] batch):
-        """(flags, origin, user, device, counter, target, expected, type, payload) of the one it stopped at."""
+        """(flags, origin, user, device, counter, target, expected, type, payload, key) of the one it stopped at; the key
+        is b"" if it has none."""
         cdef Proposal p
         if batch.shape[0] - self.position < PROPOSAL_BYTES:
             raise ValueError(f"no proposal at byte {self.position} of {batch.shape[0]}")
         _parse(&batch[self.position], &p)
         if p.length > batch.shape[0] - self.position:
             raise ValueError(f"a proposal of {p.length} bytes at {self.position} of {batch.shape[0]}")
+        _parse_key(&batch[self.position], &p)
         return (p.flags, p.origin, p.user, p.device, p.counter, p.target, p.expected, bytes(p.type[:p.type_bytes]),
-                bytes(p.type[p.type_bytes:p.type_bytes + p.payload_bytes]))
+                bytes(p.type[p.type_bytes:p.type_bytes + p.payload_bytes]), b"" if p.key == NULL else p.key[:KEY_BYTES])
 
     def emit(self, uint64_t conversation, uint64_t time_us, uint64_t user, uint64_t device, uint64_t counter,
-             bytes type_name, bytes payload):
+             bytes type_name, bytes payload, bytes key not None=b""):
         """Appends one event to a conversation whose head is in the table: (sequence, conversation sequence)."""
         cdef Head *head = <Head *>flat_get(self.heads, conversation, 0)
         cdef Window *window
@@ -379,8 +433,10 @@ cdef class Admission:
             raise KeyError(f"the head of conversation {conversation} is not loaded")
         if len(type_name) > TYPE_BYTES_MAX or len(payload) > PAYLOAD_BYTES_MAX:
             raise ValueError(f"a type of {len(type_name)} or a payload of {len(payload)} bytes is over the limit")
+        if len(key) not in (0, KEY_BYTES):
+            raise ValueError(f"a key of {len(key)} bytes; it must have {KEY_BYTES}, or none")
         self._append(head, time_us, user, device, counter, type_name, <uint32_t>len(type_name), payload,
-                     <uint32_t>len(payload))
+                     <uint32_t>len(payload), <const uint8_t *>key if key else NULL)
         if counter != 0:
             window = <Window *>self.windows.put(user, device)
             self.windows.add(window, counter, self.sequence)

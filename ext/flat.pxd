@@ -18,6 +18,8 @@ cdef struct Entry:
     uint32_t flags
     uint32_t extra
 
+cdef uint64_t flat_draw() except? 0  # a seed, from where all tables have theirs
+
 cdef inline uint64_t flat_hash(uint64_t seed, uint64_t key, uint64_t key2) noexcept nogil:
     cdef uint64_t h = (key ^ seed) * <uint64_t>0xFF51AFD7ED558CCD
     h = (h ^ (h >> 32) ^ key2) * <uint64_t>0xC4CEB9FE1A85EC53

@@ -29,10 +29,14 @@ def seeds_from(source):
     return before
 
 
+cdef uint64_t flat_draw() except? 0:
+    return int.from_bytes(_seeds(8), "little")
+
+
 cdef class Flat:
     def __cinit__(self):
         self.entry_bytes = sizeof(Entry)
-        self.seed = int.from_bytes(_seeds(8), "little")
+        self.seed = flat_draw()
 
     def __dealloc__(self):
         self.clear()

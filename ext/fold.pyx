@@ -3,7 +3,8 @@
 
 After the commit; the saver, opening and every view call it with their own tables, and engine/state/overlay.py applies
 the control events that it names. Everything it needs is in the record itself, so that nothing is loaded first: a
-head is the newest record's sequences, a window gains a counter, a new dialog carries its two users.
+head is the newest record's sequences, a window gains a counter, a new dialog carries its two users. Keys of publishes
+are gathered where there is a table for them.
 
 Invariants: an event at or below an entry's changed_at changes nothing; records at or below `after` are not looked at.
 Cost: about a tenth of a microsecond a record, without the GIL; Python only for control events of groups and channels.
@@ -15,7 +16,8 @@ from libc.string cimport memcmp, memcpy
 
 from ext.block cimport blk_count, blk_record
 from ext.c_prefetch cimport load_u64, store_u64, swap_u64
-from ext.record cimport rec_payload, rec_payload_len, rec_type, rec_type_len, rec_u64
+from ext.keys cimport KeyTable
+from ext.record cimport F_TIME, rec_key, rec_payload, rec_payload_len, rec_type, rec_type_len, rec_u64
 from ext.tables cimport (
     E_LOADED, H_HISTORY, H_NEW, K_DIALOG, Dialog, DialogTable, Head, HeadTable, Window, WindowTable, flat_prefetch)
 
@@ -44,6 +46,8 @@ cdef bint dialog_read(const uint8_t *payload, uint32_t size, uint64_t *first, ui
     second[0] = swap_u64(load_u64(payload + DIALOG_SECOND_AT))
     return True
 
+
+cdef uint64_t SYSTEM_NUMBER = (<uint64_t>1 << 40) - 1  # of the system conversation, which is not allocated
 
 cdef enum:  # what a record's type means to a fold
     T_PLAIN = 0
@@ -87,11 +91,19 @@ cdef int _fold_one(const uint8_t *record, int meaning, HeadTable heads, WindowTa
     return 1
 
 
+cdef int _fold_key(const uint8_t *record, uint32_t size, KeyTable keys) except -1 nogil:
+    cdef const uint8_t *key = rec_key(record, size)
+    if key != NULL:
+        keys.put(load_u64(key), load_u64(key + 8), rec_u64(record, 0), rec_u64(record, F_TIME))
+    return 0
+
+
 cdef int _fold(const uint8_t *block, uint64_t after, bint dialogs_too, HeadTable heads, WindowTable windows,
-               DialogTable dialogs, uint32_t *controls, uint64_t *number) except -1 nogil:
+               DialogTable dialogs, KeyTable keys, uint32_t *controls, uint64_t *number) except -1 nogil:
     """Number of control events, whose indexes are in `controls`."""
     cdef uint32_t i, size = 0, count = blk_count(block)
     cdef int found = 0, meaning, handled
+    cdef uint64_t conversation
     cdef const uint8_t *record
     cdef const uint8_t *ahead
     for i in range(count):
@@ -104,8 +116,12 @@ cdef int _fold(const uint8_t *block, uint64_t after, bint dialogs_too, HeadTable
             continue
         meaning = _type_of(record)
         handled = _fold_one(record, meaning, heads, windows, dialogs)
-        if meaning == T_CREATED and rec_u64(record, 1) > number[0]:
-            number[0] = rec_u64(record, 1)
+        if keys is not None:
+            _fold_key(record, size, keys)
+            keys.time_us = max(keys.time_us, rec_u64(record, F_TIME))
+        conversation = rec_u64(record, 1)
+        if meaning == T_CREATED and conversation > number[0] and conversation & SYSTEM_NUMBER != SYSTEM_NUMBER:
+            number[0] = conversation
         if meaning != T_PLAIN and (dialogs_too or not handled):
             controls[found] = i
             found += 1
@@ -113,9 +129,10 @@ cdef int _fold(const uint8_t *block, uint64_t after, bint dialogs_too, HeadTable
 
 
 def fold(const uint8_t[::1] block, uint64_t after, bint dialogs_too, HeadTable heads not None,
-         WindowTable windows not None, DialogTable dialogs not None):
-    """([(index, record)…] of control events, highest conversation created or 0). The block must have passed its
-    check. With `dialogs_too` the beginnings of dialogs are among them, else they are complete with this."""
+         WindowTable windows not None, DialogTable dialogs not None, KeyTable keys=None):
+    """([(index, record)…] of control events, highest conversation allocated or 0). The block must have passed its
+    check. With `dialogs_too` the beginnings of dialogs are among them, else they are complete with this. Without
+    `keys` nothing is done about keys."""
     cdef uint32_t *controls = <uint32_t *>malloc(<size_t>(blk_count(&block[0]) + 1) * sizeof(uint32_t))
     cdef uint64_t number = 0
     cdef uint32_t size = 0
@@ -126,7 +143,7 @@ def fold(const uint8_t[::1] block, uint64_t after, bint dialogs_too, HeadTable h
         raise MemoryError("control events of a block")
     try:
         with nogil:  # no Python objects: the block's buffer and the tables are pinned by the arguments
-            found = _fold(&block[0], after, dialogs_too, heads, windows, dialogs, controls, &number)
+            found = _fold(&block[0], after, dialogs_too, heads, windows, dialogs, keys, controls, &number)
         out = []
         for i in range(found):
             record = blk_record(&block[0], controls[i], &size)

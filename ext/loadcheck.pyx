@@ -99,7 +99,7 @@ cdef int event_check(Stream *streams, uint32_t count, const uint8_t *body, uint3
     cdef uint32_t i, type_size, payload_size
     cdef Stream *s
     event.sequence = 0
-    if size < 2 + RECORD_FIXED + 6 or r[0] != 0x9A or r[73] != 0xD9:
+    if size < 2 + RECORD_FIXED + 6 or not 0x9A <= r[0] <= 0x9F or r[73] != 0xD9:
         return EVENT_BROKEN
     for i in range(8):
         if r[1 + 9 * i] != 0xCF:
@@ -108,7 +108,9 @@ cdef int event_check(Stream *streams, uint32_t count, const uint8_t *body, uint3
     if size < 2 + RECORD_FIXED + type_size + 5 or r[75 + type_size] != 0xC6:
         return EVENT_BROKEN
     payload_size = load_be32(r + 76 + type_size)
-    if size != 2 + RECORD_FIXED + type_size + 5 + payload_size:
+    if r[0] == 0x9A and size != 2 + RECORD_FIXED + type_size + 5 + payload_size:
+        return EVENT_BROKEN
+    if size < 2 + RECORD_FIXED + type_size + 5 + payload_size:  # fields behind the tenth are passed over
         return EVENT_BROKEN
     event.sequence = load_be64(r + 2)
     event.conversation = load_be64(r + 11)

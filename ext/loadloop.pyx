@@ -190,7 +190,7 @@ cdef class LoadLoop(LoadPublishers):
         if newest != NULL:
             at = <uint32_t>(newest - body) + 7
             at += 1 if at < size and body[at] < 0xDC else 3  # an array's head
-            if at + 28 <= size and body[at] == 0x9A:
+            if at + 28 <= size and 0x9A <= body[at] <= 0x9F:
                 last = load_be64(body + at + 20)
         self.gapped += <uint64_t>heard_gap(
             &self.at[k].heard, number_after(body, size, b"\xacconversation", 13), last)

@@ -430,7 +430,7 @@ cdef class ReplayWire:
         cdef uint64_t sequence = 0
         cdef uint32_t i
         if self.at[k].encoding == 0:
-            if size >= 12 and body[0] == 0x92 and body[1] == 1 and body[2] == 0x9a and body[3] == 0xcf:
+            if size >= 12 and body[0] == 0x92 and body[1] == 1 and 0x9a <= body[2] <= 0x9f and body[3] == 0xcf:
                 return self._event(k, load_be64(body + 4), body, size, now)
         elif size > JSON_EVENT_SIZE + 1 and memcmp(body, JSON_EVENT, JSON_EVENT_SIZE) == 0:
             i = JSON_EVENT_SIZE

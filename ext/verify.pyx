@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Whether records agree with each other: numbers in the conversation, back-pointers, times, counters of devices.
+"""Whether records agree with each other: numbers in the conversation, back-pointers, times, counters and keys.
 
 Fed by engine/log/check.py with blocks that have passed their own check, in order. It derives everything again from
 the records alone, and shares with admission only the tables.
@@ -7,15 +7,18 @@ the records alone, and shares with admission only the tables.
 Invariants: one fault is told once, not by all that follow: after a disagreement the next record of the conversation
 may go on from what this one says or from what it should have said, and time goes on from its word.
 What it knows can be taken out in parts and put into a new one, which then goes on.
-Cost: about 0.2 µs a record, 64 bytes a conversation and at most 560 a device.
+Cost: about 0.2 µs a record, 64 bytes a conversation, at most 560 a device, 40 a key that is not too old.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ext.block cimport blk_count, blk_record
+from ext.c_prefetch cimport load_u64
 from ext.flat cimport SUBTABLES, Entry, Flat
+from ext.keys cimport KeyRow, KeyTable, key_find
 from ext.record cimport (
-    F_CONVERSATION, F_CONVERSATION_SEQUENCE, F_COUNTER, F_DEVICE, F_PREVIOUS, F_SENDER, F_SEQUENCE, F_TIME, rec_u64)
+    F_CONVERSATION, F_CONVERSATION_SEQUENCE, F_COUNTER, F_DEVICE, F_PREVIOUS, F_SENDER, F_SEQUENCE, F_TIME, rec_key,
+    rec_u64)
 from ext.tables cimport WINDOW, Head, HeadTable, Window, WindowTable, flat_prefetch, window_find
 
 cdef enum:
@@ -23,7 +26,8 @@ cdef enum:
     NUMBER_MASK = 0xFFFFFFFFFF
     AHEAD = 8
     HEAD_WORDS = 5  # conversation, head, conversation sequence, its other word
-    PART_WORDS = 4  # of a part: events and time so far, heads, windows
+    KEY_WORDS = 4  # the key, sequence, time
+    PART_WORDS = 5  # of a part: events and time so far, heads, windows, keys
 
 cdef uint64_t NONE = 0xFFFFFFFFFFFFFFFF  # no event's sequence
 
@@ -31,13 +35,14 @@ DISAGREEMENTS = (
     "agrees", "its conversation sequence is not one more than the last", "its previous is not the conversation's last event",
     "its time is before the last event's", "its conversation is not of this shard",
     "its device has used this counter before", "its previous is no event of this conversation that the log holds",
+    "an event with its key is there already",
 )
 
 
 cdef class Verifier:
-    def __cinit__(self, uint64_t shard):
+    def __cinit__(self, uint64_t shard, uint64_t key_keep_us):
         self.shard = shard
-        self.heads, self.windows = HeadTable(), WindowTable()
+        self.heads, self.windows, self.keys = HeadTable(), WindowTable(), KeyTable(key_keep_us)
 
     cdef Disagreement _one(self, const uint8_t *record, uint32_t size) except? SKIPPED nogil:
         cdef Disagreement found = AGREES
@@ -55,10 +60,22 @@ cdef class Verifier:
                 found = COUNTER
             else:
                 self.windows.add(window, counter, sequence)
+        if self._is_keyed_twice(record, size):
+            found = KEY
         if rec_u64(record, F_TIME) < self.time_us:
             found = TIME
         self.time_us = rec_u64(record, F_TIME)
         return self._chain(record, head, found)
+
+    cdef bint _is_keyed_twice(self, const uint8_t *record, uint32_t size) except -1 nogil:
+        cdef const uint8_t *key = rec_key(record, size)
+        if key == NULL:
+            return False
+        self.keys.expire(rec_u64(record, F_TIME))
+        if key_find(self.keys, load_u64(key), load_u64(key + 8)) != NULL:
+            return True
+        self.keys.put(load_u64(key), load_u64(key + 8), rec_u64(record, F_SEQUENCE), rec_u64(record, F_TIME))
+        return False
 
     cdef Disagreement _chain(self, const uint8_t *record, Head *head, Disagreement found) noexcept nogil:
         # `first` and `second` of a head are its other word: its last event and the next conversation sequence, had the
@@ -113,11 +130,11 @@ cdef class Verifier:
         return self.heads.count
 
     # What is known, as native u64: of each part the words of PART_WORDS, then heads, then windows: user, device, how many
-    # counters, and of each the counter, ascending, and its sequence.
+    # counters, and of each the counter, ascending, and its sequence; in the first part also the keys.
 
     def table_bytes(self):
         """The memory that the tables take."""
-        return self.heads.bytes + self.windows.bytes
+        return self.heads.bytes + self.windows.bytes + self.keys.bytes
 
     def parts(self):
         """All that is known, a sub-table of each a part; nothing may be added meanwhile."""
@@ -127,10 +144,19 @@ cdef class Verifier:
         for sub in range(SUBTABLES):
             words[0], words[1] = self.events, self.time_us
             words[2], words[3] = self.heads.counts[sub], self.windows.counts[sub]
+            words[4] = self.keys.count if sub == 0 else 0
             out = bytearray((<uint8_t *>words)[:sizeof(words)])
             self._put_all(self.heads, sub, out)
             self._put_all(self.windows, sub, out)
+            if sub == 0:
+                self._put_keys(out)
             yield bytes(out)
+
+    cdef int _put_keys(self, bytearray out) except -1:
+        cdef uint32_t i
+        for i in range(self.keys.count):
+            out += (<uint8_t *>&self.keys.rows[(self.keys.first + i) & (self.keys.room - 1)])[:sizeof(KeyRow)]
+        return 0
 
     cdef int _put_all(self, Flat table, uint32_t sub, bytearray out) except -1:
         cdef uint32_t at
@@ -199,3 +225,9 @@ cdef class Verifier:
                 at += sizeof(pair)
                 one[2] -= 1
                 self.windows.add(window, pair[0], pair[1])
+        for i in range(words[4]):
+            if at + KEY_WORDS * 8 > size:
+                raise ValueError("a part that ends inside a key")
+            memcpy(one, &part[at], KEY_WORDS * 8)
+            at += KEY_WORDS * 8
+            self.keys.put(one[0], one[1], one[2], one[3])

@@ -10,12 +10,14 @@ from bench.micro.measured import SEED, measure_prepared
 from engine import pack_proposal
 from ext.admission import DONE, Admission, check_batch
 from ext.block import BlockBuilder
+from ext.keys import KeyTable
 from ext.saving import load_windows
 from ext.tables import DialogTable, HeadTable, MemberTable, WindowTable
 
 PROPOSALS = 1_000
 CONVERSATIONS, USERS, GROUP, MEMBER = 500, 1_000, 2, 3
 PAYLOAD_BYTES = 213
+DAY_US, KEYS_MAX = 86_400_000_000, 1 << 20
 
 
 class Admitting:
@@ -31,6 +33,7 @@ class Admitting:
             self.windows,
             self.members,
             DialogTable(),
+            KeyTable(DAY_US),
             self.builder,
             0,
             CONVERSATIONS + 1,
@@ -38,6 +41,7 @@ class Admitting:
             bytes([0xFF]) * 64,
             1 << 20,
             1 << 16,
+            KEYS_MAX,
         )
         draw = random.Random(SEED)
         self.pairs = [(draw.randrange(1, USERS + 1), draw.randrange(1, CONVERSATIONS + 1)) for _ in range(PROPOSALS)]

@@ -47,7 +47,7 @@ def micro(
     smoke: Annotated[bool, Parameter(negative="", help="a few seconds: shows that it works")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="the report on stdout")] = False,
 ) -> None:
-    """Nanoseconds an operation of the native parts: checksums, blocks, frames, commands, interest, flush, admission."""
+    """Nanoseconds an operation of the native parts: checksums, blocks, frames, interest, flush, admission, picking …"""
     try:
         before = None if compare is None else _earlier(compare)
         found = run(only, smoke=smoke)

@@ -50,6 +50,7 @@ class Write(NamedTuple):
     person: int = 0
     expected: int | None = None
     data: Any = b""
+    key: bytes = b""  # of a service, which has no device and no counter
 
 
 class Judgement(NamedTuple):
@@ -61,7 +62,10 @@ class Judgement(NamedTuple):
 
 
 def judge(truth: Truth, write: Write, moment: int, group_members_max: int) -> Judgement:
-    """What the answer is if the write is judged when the log ends at `moment`."""
+    """What the answer is if the write is judged when the log ends at `moment`. Whether a service's write is a repeat
+    depends on the time too: that is not judged here."""
+    if write.key:
+        return _behind_repeats(truth, write, moment, group_members_max)
     key = (write.user, write.device)
     top = int(at(truth.tops.get(key, ()), moment, 0))
     if write.counter <= top - 64:
@@ -71,6 +75,10 @@ def judge(truth: Truth, write: Write, moment: int, group_members_max: int) -> Ju
         return Judgement("repeat")
     if write.counter > top + 65_536:
         return Judgement("counter_jump")
+    return _behind_repeats(truth, write, moment, group_members_max)
+
+
+def _behind_repeats(truth: Truth, write: Write, moment: int, group_members_max: int) -> Judgement:
     if write.type == "conversation.created":
         return _created(write, group_members_max)
     conversation = write.conversation

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import shutil
 import socket
 from collections import deque
@@ -26,6 +27,7 @@ import msgspec
 
 from engine import OVERLOADED, CatchUp, Config, Engine, EngineError, Fanout, Log, ReaderPool, Router, Tail
 from engine.admitter import Cut
+from engine.answers import Answer, pack_answer, unpack_answers
 from engine.log.format import SegmentHeader
 from engine.log.snapshot import snapshot_log
 from engine.log.trim import Wanted, trim_log
@@ -41,6 +43,8 @@ from gateway.signals import Signals
 
 ALL_US, ONE_US = 1 << 30, 0
 HOURS_MS = 1 << 30
+INTAKE_BYTES = 6_000  # the smallest: some writes find it full, most don't
+SERVICE_ORIGIN = 1 << 52  # above those of sessions
 SESSIONS = 64
 FOREVER_S = 4_102_444_800
 
@@ -64,6 +68,27 @@ class Settings(NamedTuple):
     save_events_max: int = 1_000_000
     group_members_max: int = 5_000
     send_bytes: int = 4_608
+
+
+def settings_of(draw: random.Random) -> Settings:
+    """How tight this seed's world is."""
+    return Settings(
+        ring_bytes=draw.choice([1 << 20, 1 << 22]),
+        ranges_max=draw.choice([2, 16, 4096]),
+        page_bytes=draw.choice([300, 4_000, 65_536]),
+        resume_events_max=draw.choice([4, 30, 1_000, 1_000]),
+        resume_hops_max=draw.choice([10, 20_000, 20_000]),
+        gap_newest_events=draw.choice([0, 1, 5, 30]),
+        inline_hops_max=draw.choice([0, 3, 48]),
+        slow_hops_min=draw.choice([0, 4, 512]),
+        block_events_max=draw.choice([2, 5, 1 << 16]),
+        view_bytes_max=draw.choice([0, 1 << 26]),
+        segment_bytes=draw.choice([1 << 14, 1 << 15, 1 << 16, 1 << 30]),
+        intake_bytes_max=draw.choice([INTAKE_BYTES, 32 << 20, 32 << 20, 32 << 20]),
+        save_events_max=draw.choice([4, 1_000_000]),
+        group_members_max=draw.choice([3, 5_000]),
+        send_bytes=draw.choice([4_608, 4_608, 8_192, 1 << 17]),
+    )
 
 
 NOTHING_DONE = Progress(0, 0, 0, 0, 0, 0.0)
@@ -150,6 +175,7 @@ class Node:
     def __init__(self, folder: Path, settings: Settings, clock: Callable[[], int]) -> None:
         self.folder, self.settings = folder, settings
         self._heard: deque[bytes] = deque()
+        self.service_answers: deque[Answer] = deque()
         self.woken = True
         self.cuts: list[Cut] = []  # written and not told
         self.engine = Engine.open(
@@ -177,8 +203,14 @@ class Node:
         return opened
 
     def _hear(self, answers: bytes) -> None:
-        if answers:
-            self._heard.append(answers)
+        of_devices = []
+        for answer in unpack_answers(answers):
+            if answer.origin >= SERVICE_ORIGIN:
+                self.service_answers.append(answer)
+            else:
+                of_devices.append(pack_answer(answer))
+        if of_devices:
+            self._heard.append(b"".join(of_devices))
         self.woken = True
 
     def _compose(self) -> None:

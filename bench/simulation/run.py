@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.simulation.device import Command, Device, Session
-from bench.simulation.node import ALL_US, ONE_US, Node, Settings, back_up, restore, trim
+from bench.simulation.node import ALL_US, ONE_US, Node, back_up, restore, settings_of, trim
+from bench.simulation.service import Services
 from bench.simulation.truth import Wrong
 from bench.simulation.verdicts import Rules, Verdicts
 from bench.simulation.workload import Workload
@@ -25,7 +26,6 @@ ROUNDS_MAX = 20_000
 STILL_ROUNDS = 3  # what a socket took in one round shows in the next
 IN_FLIGHT_MAX = 60
 AGAIN_MAX = 4
-INTAKE_BYTES = 6_000  # the smallest: some writes find it full, most don't
 START_US = 1_795_515_000_000_000
 
 
@@ -44,27 +44,6 @@ class Failure(Exception):
     def __init__(self, seed: int, step: int, reason: str, story: list[str]) -> None:
         self.seed, self.step, self.reason, self.story = seed, step, reason, story
         super().__init__(f"seed {seed}, step {step}: {reason}")
-
-
-def settings_of(draw: random.Random) -> Settings:
-    """How tight this seed's world is."""
-    return Settings(
-        ring_bytes=draw.choice([1 << 20, 1 << 22]),
-        ranges_max=draw.choice([2, 16, 4096]),
-        page_bytes=draw.choice([300, 4_000, 65_536]),
-        resume_events_max=draw.choice([4, 30, 1_000, 1_000]),
-        resume_hops_max=draw.choice([10, 20_000, 20_000]),
-        gap_newest_events=draw.choice([0, 1, 5, 30]),
-        inline_hops_max=draw.choice([0, 3, 48]),
-        slow_hops_min=draw.choice([0, 4, 512]),
-        block_events_max=draw.choice([2, 5, 1 << 16]),
-        view_bytes_max=draw.choice([0, 1 << 26]),
-        segment_bytes=draw.choice([1 << 14, 1 << 15, 1 << 16, 1 << 30]),
-        intake_bytes_max=draw.choice([INTAKE_BYTES, 32 << 20, 32 << 20, 32 << 20]),
-        save_events_max=draw.choice([4, 1_000_000]),
-        group_members_max=draw.choice([3, 5_000]),
-        send_bytes=draw.choice([4_608, 4_608, 8_192, 1 << 17]),
-    )
 
 
 class Simulation:
@@ -92,6 +71,7 @@ class Simulation:
         )
         users = draw.randrange(2, 7)
         self.work = Workload(draw, lambda: self.verdicts.truth, users)
+        self.services = Services(draw, self.work, self.verdicts)
         self.devices = [
             Device(user, number, draw.randrange(2))
             for user in range(1, users + 1)
@@ -115,6 +95,7 @@ class Simulation:
             (self._read, 14),
             (self._connect, 4),
             (self._cut, draw.choice([0.1, 1, 3])),
+            (lambda: self.services.act(self.node), draw.choice([0, 3, 12])),
             (self._sockets, 8),
             (self._handle, 6),
             (self._turn, draw.choice([0, 3, 12])),
@@ -294,6 +275,7 @@ class Simulation:
 
     def _answers(self) -> str:
         self.node.take_answers()
+        self.services.take(self.node, self.now_us)
         return "answers"
 
     def _admit(self) -> str:
@@ -388,6 +370,7 @@ class Simulation:
     def _stop(self) -> None:
         """The node is gone, and with it all connections."""
         self.node.crash()
+        self.services.lost()
         for session in self.zombies:
             session.end()
         self.zombies.clear()
@@ -443,6 +426,7 @@ class Simulation:
         for device in self.devices:
             if device.session is not None:
                 self.verdicts.quiet(device.session)
+        self.services.quiet()
         self.verdicts.count("quiet moments")
         self.trace(f"quiet at {self.verdicts.truth.end}")
 
@@ -465,6 +449,7 @@ class Simulation:
             while device.again and len(self.verdicts.watches[session].in_flight) < self.again_max:
                 self._say(device, session, device.commands[device.again.pop(0)])
             moved |= bool(session.write(1 << 20))
+        moved |= self.services.settle(node)
         node.take_sockets()
         moved |= bool(node.cold)
         node.handle(1 << 20)
@@ -481,6 +466,7 @@ class Simulation:
         if node.woken:
             node.woken = False
             node.take_answers()
+            self.services.take(node, self.now_us)
             node.woken |= node.route(ALL_US)
             moved = True
         while node.jobs.waiting:

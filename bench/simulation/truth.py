@@ -5,7 +5,7 @@ asked by judge.py (was this answer right?) and verdicts.py (was this delivery ri
 each fact is kept with the sequence from which it holds, so that any question can be asked of any moment.
 
 Invariants that are checked with each event: sequences and conversation sequences are gapless, `previous` chains, time
-never runs backwards, a device's counter is stored once.
+never runs backwards, a device's counter is stored once, a service's key once a day.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ WITH_DATA = (
     "message.reaction",
 )
 HEADER_BYTES, ENTRY_BYTES = 80, 8
+DAY_US = 86_400_000_000
 _NUMBER = struct.Struct("<I")
 
 
@@ -48,6 +49,12 @@ class Event(NamedTuple):
     payload: bytes
     data: dict[str, Any]
     record: bytes
+    key: bytes
+
+    @property
+    def is_making(self) -> bool:
+        """Whether the engine added it, in front of a dialog's first message."""
+        return not self.counter and not self.key
 
 
 class Stay:
@@ -122,7 +129,7 @@ def event_of(record: bytes) -> Event:
     """A record decoded."""
     fields = msgspec.msgpack.decode(record)
     data = msgspec.msgpack.decode(fields[9]) if fields[8] in WITH_DATA else {}
-    return Event._make((*fields, data, record))
+    return Event._make((*fields[:10], data, record, fields[10] if len(fields) > 10 else b""))
 
 
 class Truth:
@@ -135,6 +142,7 @@ class Truth:
         self.talks_of: dict[int, set[int]] = {}
         self.dialogs: dict[tuple[int, int], int] = {}
         self.counters: dict[tuple[int, int], dict[int, int]] = {}
+        self.keys: dict[bytes, list[Event]] = {}
         self.deletions: dict[int, int] = {}
         self.tops: dict[tuple[int, int], list[tuple[int, Any]]] = {}  # the highest counter of a device
 
@@ -181,6 +189,11 @@ class Truth:
             seen[event.counter] = event.sequence
             tops = self.tops.setdefault(key, [])
             tops.append((event.sequence, max(event.counter, tops[-1][1] if tops else 0)))
+        if event.key:
+            again = [one.sequence for one in self.keys.get(event.key, ()) if event.time - one.time <= DAY_US]
+            if again or event.device:
+                raise Wrong(f"the key of {event} is stored at {again} too")
+            self.keys.setdefault(event.key, []).append(event)
         self.events.append(event)
         talk.events.append(event)
         self._fold(talk, event)

@@ -67,12 +67,13 @@ class Verdicts:
         self.counts: dict[str, int] = {}
         self.watches: dict[Session, Watch] = {}
         self.writes: dict[tuple[int, int, int], Command] = {}  # (user, device, counter): as last sent
+        self.keyed: dict[bytes, Command] = {}  # of services
 
     def replaced(self, end: int, first: int, epochs: list[tuple[int, int]]) -> None:
         """The log's history was replaced by that of a copy which held `first` to `end`."""
         self.truth = self.truth.cut(end, first)
         self.epochs = epochs
-        for command in self.writes.values():
+        for command in [*self.writes.values(), *self.keyed.values()]:
             command.moment = min(command.moment, end)
 
     def count(self, name: str) -> None:
@@ -84,13 +85,14 @@ class Verdicts:
     def take_block(self, block: bytes) -> None:
         """A block that is in the log: each event is one that somebody asked for, and that could be had."""
         for event in self.truth.take(block):
-            if not event.counter:
+            if event.is_making:
                 continue  # the making of a dialog: judged with the message that follows it
-            command = self.writes.get((event.sender, event.device, event.counter))
+            named = (event.sender, event.device, event.counter)
+            command = self.keyed.get(event.key) if event.key else self.writes.get(named)
             if command is None:
                 raise Wrong(f"sequence {event.sequence} is of counter {event.counter}, which nobody has sent: {event}")
             before = event.sequence - 1
-            made = self.truth.events[before - 1] if before and not self.truth.events[before - 1].counter else None
+            made = self.truth.events[before - 1] if before and self.truth.events[before - 1].is_making else None
             if made is not None and made.conversation == event.conversation:
                 before -= 1
             judgement = judge(self.truth, command.write, before, self.rules.group_members_max)
@@ -221,7 +223,7 @@ class Verdicts:
         """The bytes are those of the event, or of its tombstone. Must be the tombstone if it was deleted by then."""
         target = event.data.get("target") if event.type == "message.edited" else event.sequence
         deleted = self.truth.deletions.get(target or 0, 0) if not event.data or target != event.sequence else 0
-        forms = [event._replace(type="message.tombstone", payload=b"", data={})] if deleted else []
+        forms = [event._replace(type="message.tombstone", payload=b"", data={}, key=b"")] if deleted else []
         if not 0 < deleted <= tombstone_before or event.sequence > tombstone_before:
             forms.append(event)
         else:
@@ -396,16 +398,18 @@ def sequence_of(body: Any) -> int:
 
 def as_fields(fields: list[Any]) -> bytes:
     """The stored bytes of a record that was decoded on the way."""
-    out = bytearray(b"\x9a")
+    key = b"".join(fields[10:])
+    out = bytearray(b"\x9b" if key else b"\x9a")
     for number in fields[:8]:
         out += b"\xcf" + number.to_bytes(8)
     name = fields[8].encode()
-    return bytes(out + b"\xd9" + bytes([len(name)]) + name + b"\xc6" + len(fields[9]).to_bytes(4) + fields[9])
+    out += b"\xd9" + bytes([len(name)]) + name + b"\xc6" + len(fields[9]).to_bytes(4) + fields[9]
+    return bytes(out + (b"\xc4\x10" + key if key else b""))
 
 
 def as_record(event: Event) -> bytes:
     """The stored bytes of an event."""
-    return as_fields(list(event[:10]))
+    return as_fields([*event[:10], event.key])
 
 
 def as_json(event: Event) -> dict[str, Any]:

@@ -35,6 +35,13 @@ MARKS = ("delivered", "read", "typing", "presence", "ping")
 ROLES = ("owner", "admin", "member", "writer", "follower")
 
 
+class Author:
+    """The account of a service: who writes, without a device."""
+
+    def __init__(self, user: int) -> None:
+        self.user = user
+
+
 class Workload:
     """One seed's people."""
 
@@ -84,10 +91,7 @@ class Workload:
     def command(self, device: Device) -> Command:
         """One new write of a device."""
         draw = self.draw
-        kinds = self.weights
-        if len(self.truth.talks) >= self.talks_max:
-            kinds = {**kinds, "create": 0.1}
-        kind = draw.choices(list(kinds), list(kinds.values()))[0]
+        kind = self._kind()
         device.counter += 1 if draw.random() < 0.97 else draw.choice([2, 10, 70])
         made: tuple[str, dict[str, Any], dict[str, Any]] = getattr(self, f"_{kind}")(device)
         op, body, fields = made
@@ -95,6 +99,17 @@ class Workload:
         command = Command(write, {"op": op, "counter": device.counter, **body})
         device.commands[device.counter] = command
         return command
+
+    def _kind(self) -> str:
+        kinds = self.weights
+        if len(self.truth.talks) >= self.talks_max:
+            kinds = {**kinds, "create": 0.1}
+        return self.draw.choices(list(kinds), list(kinds.values()))[0]
+
+    def fields(self, author: Author) -> dict[str, Any]:
+        """One new write of somebody without a device: fields of the model's Write."""
+        made: dict[str, Any] = getattr(self, f"_{self._kind()}")(author)[2]
+        return made
 
     # One function a kind: (op, keys of the command, fields of the model's Write).
 

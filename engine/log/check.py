@@ -39,6 +39,7 @@ from engine.log.segments import Segments
 from engine.log.structure import look
 from engine.log.verbs import opened
 from engine.ports import OnProgress
+from engine.state.keys import KEEP_US
 from engine.state.replay import differences, replay
 from engine.state.saved import SavedState
 from engine.state.snapshot import DATA, newest
@@ -50,7 +51,7 @@ PREVIOUS_AT: Final = slice(29, 37)
 READ_BLOCKS: Final = 16  # in one transaction, which is short
 EVENTS_MAX: Final = (16 << 20) // 89  # that a block can hold
 BAD_RECORD, BAD_SEQUENCE = 6, 8  # ext/block.pxd, Fault: from the first on, header and table are right
-INVARIANTS: Final = ("", "L5", "L5", "L7", "L6", "L8", "L5")  # of ext/verify.pxd, Disagreement
+INVARIANTS: Final = ("", "L5", "L5", "L7", "L6", "L8", "L5", "L8")  # of ext/verify.pxd, Disagreement
 STRAYED: Final = (2, 4, 6)  # what disagrees so may not be of its conversation at all
 SKIPPED: Final = 6
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -102,7 +103,7 @@ class _Check:
         self.problems: list[Problem] = []
         self.problem_count = self.blocks = self.last = 0
         self.shard = self._any_shard()
-        self._verifier = Verifier(self.shard)
+        self._verifier = Verifier(self.shard, KEEP_US)
         self._hash: bytes | None = fmt.NO_HASH  # of the last block; None: not known, or not to be asked any more
         self._epochs: tuple[tuple[int, int], ...] = ()
         self._holes: list[tuple[int, int]] = []  # sequences that can't be read or believed, ascending

@@ -1,9 +1,9 @@
 """`gonets log dump`: every event as a line of JSON, for whatever reads lines of JSON. Also beside a running server.
 
 A line holds shard, epoch, sequence and the other fields of a record by name; the payload in base64 (`payload`), and of
-control events, whose schema is the engine's, also as data (`data`). Numbers are below 2^53. An event that can't be
-read has a line with `damaged` and why. It is the whole content
-of the log: keep it as the log is kept.
+control events and those of subscriptions, whose schema is the engine's, also as data (`data`); the key of a service's
+publish, if it has one, in hex (`key`). Numbers are below 2^53. An event that can't be read has a line with `damaged`
+and why. It is the whole content of the log: keep it as the log is kept.
 
 Invariants: into a file, every line that ends is whole; cut short and run again, the dump goes on behind the last one,
 and only if that is an event of this log. Cost: decoding each record, 100,000 to 200,000 events a second.
@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
+from engine.conversations import is_system
 from engine.errors import BadArgument, EngineUnable
 from engine.log.damage import events_after, last_known
 from engine.log.reader import Reader
@@ -27,7 +28,7 @@ from engine.log.readers import pinned
 from engine.log.verbs import opened
 from engine.ports import OnProgress
 from engine.private import opener
-from ext.record import decode
+from ext.record import Record, decode, record_key
 
 SEQUENCE_MAX: Final = 2**53 - 1
 READ_BYTES: Final = 4 << 20
@@ -116,15 +117,16 @@ def lines(reader: Reader, first: int, last: int) -> Iterator[tuple[int, bytes, b
             yield event.sequence, _encode(told) + b"\n", True
             continue
         epoch = event.epoch or epoch
-        yield event.sequence, _line(shard, epoch, decode(event.record)._asdict()), False
+        yield event.sequence, _line(shard, epoch, decode(event.record), record_key(event.record)), False
 
 
-def _line(shard: int, epoch: int, event: dict[str, Any]) -> bytes:
-    payload: bytes = event.pop("payload")
-    line = {"shard": shard, "epoch": epoch, **event, "payload": b64encode(payload).decode()}
-    if event["type"].startswith(CONTROL):
+def _line(shard: int, epoch: int, event: Record, key: bytes) -> bytes:
+    line = {"shard": shard, "epoch": epoch, **event._asdict(), "payload": b64encode(event.payload).decode()}
+    if key:
+        line["key"] = key.hex()
+    if event.type.startswith(CONTROL) or is_system(event.conversation):
         try:
-            line["data"] = msgspec.msgpack.decode(payload)
+            line["data"] = msgspec.msgpack.decode(event.payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             line["data"] = None
     return _encode(line) + b"\n"

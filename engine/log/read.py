@@ -1,7 +1,7 @@
 """`gonets log read`: events as they are stored, from any sequence on. Can be used while a server runs.
 
-Payloads of messages are not shown, only their size: what people write is nobody's business here. Control events, whose
-schema is the engine's, are shown.
+Payloads of messages are not shown, only their size: what people write is nobody's business here. Control events and
+those of subscriptions, whose schema is the engine's, are shown.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from engine.conversations import is_system
 from engine.errors import BadArgument, LogDamaged
 from engine.log.damage import events_after, last_known
 from engine.log.reader import Reader
@@ -51,7 +52,7 @@ def _shown(event: dict[str, Any], size: int) -> dict[str, Any]:
     """An event for people and programs: the payload by its size, or as data where the engine made it."""
     payload = event.pop("payload")
     event["payload_bytes"], event["record_bytes"] = len(payload), size
-    if event["type"].startswith(SHOWN):
+    if event["type"].startswith(SHOWN) or is_system(event["conversation"]):
         try:
             event["data"] = msgspec.msgpack.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

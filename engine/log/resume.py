@@ -33,7 +33,7 @@ FOLDER: Final = "verify.new"
 LOCK_NAME: Final = "lock"
 SUBJECT: Final = "subject.json"
 HASHES: Final = "hashes"
-CHECK: Final = "check"
+CHECK: Final = "check-2"  # another name when its form changes: what another version has kept is not gone on with
 AGE_S_MAX: Final = 86_400
 SIZE_BYTES: Final = 8
 

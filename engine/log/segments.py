@@ -177,7 +177,7 @@ class Segments:
         place = bisect_right(firsts, sequence)
         if not place:
             kept = firsts[0] if firsts else 1
-            raise Trimmed(f"sequence {sequence} is not kept any more: the log begins at {kept}")
+            raise Trimmed(f"sequence {sequence} is not kept any more: the log begins at {kept}", first_available=kept)
         return firsts[place - 1]
 
     def after(self, first: int) -> int | None:
@@ -308,7 +308,8 @@ class Segments:
             self._drop_trimmed()
             if first not in self.firsts:
                 raise Trimmed(
-                    f"segment {fmt.segment_name(first)} is not kept any more: the log begins at {self.firsts[0]}"
+                    f"segment {fmt.segment_name(first)} is not kept any more: the log begins at {self.firsts[0]}",
+                    first_available=self.firsts[0],
                 ) from None
             raise
 

@@ -17,8 +17,10 @@ from itertools import islice
 from engine import schema
 from engine.conversations import KIND_BY_NAME, ROLE_BY_NAME, Role
 from engine.errors import StateDamaged
+from engine.state.keys import KEEP_US, load_keys
 from engine.state.saved import ConversationRow, Intervals, MembershipRow, SavedState
 from ext.fold import fold
+from ext.keys import KeyTable
 from ext.record import Record, decode
 from ext.tables import DialogTable, HeadTable, MemberTable, WindowTable
 
@@ -30,15 +32,19 @@ Payload = schema.Payload
 
 
 class Overlay:
-    """See the module. `members` exists for admission alone."""
+    """See the module. `members` exists for admission alone, `keys` not for views: of admission it is whole."""
 
-    def __init__(self, saved: SavedState, *, admission: bool = False, indexed: bool = False) -> None:
-        """`indexed`: to be asked for the conversations of a user and the users of a conversation."""
+    def __init__(
+        self, saved: SavedState, *, admission: bool = False, indexed: bool = False, keyed: bool = False
+    ) -> None:
+        """`indexed`: to be asked for the conversations of a user and the users of a conversation; `keyed`: to gather
+        the keys of publishes."""
         self.saved = saved
         self.heads = HeadTable()
         self.windows = WindowTable()
         self.dialogs = DialogTable()
         self.members = MemberTable() if admission else None
+        self.keys = load_keys(saved) if admission else KeyTable(KEEP_US) if keyed else None
         self.conversations: dict[int, ConversationRow | None] = {}
         self.memberships: dict[tuple[int, int], MembershipRow | None] = {}
         self._indexed = indexed
@@ -63,7 +69,7 @@ class Overlay:
         self, block: bytes, after: int, controls: list[tuple[int, Record, Payload]], *, dialogs_too: bool = False
     ) -> Iterator[None]:
         """The same in steps of less than a millisecond; in between, rows may be ahead of each other."""
-        found, newest = fold(block, after, dialogs_too, self.heads, self.windows, self.dialogs)
+        found, newest = fold(block, after, dialogs_too, self.heads, self.windows, self.dialogs, self.keys)
         self.number = max(self.number, newest & NUMBER_MASK)
         for index, data in found:
             record = decode(data)
@@ -244,7 +250,8 @@ class Overlay:
     def bytes(self) -> int:
         """Memory of tables and rows; rows estimated."""
         tables = self.heads.bytes + self.windows.bytes + self.dialogs.bytes
-        return int(tables + (self.members.bytes if self.members is not None else 0)) + self.row_bytes
+        tables += self.members.bytes if self.members is not None else 0
+        return int(tables + (self.keys.bytes if self.keys is not None else 0)) + self.row_bytes
 
     @property
     def row_bytes(self) -> int:

@@ -23,7 +23,8 @@ from engine.errors import EngineUnable, LogVersion, StateDamaged
 from engine.lmdbfile import cut_off, make_whole
 from ext import saving
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+FORMAT_WITHOUT_KEYS: Final = 1  # as version 2, but for the database `keys`: it has none, and no event had a key
 LMDB_ENGINE: Final = 0  # the 0.9 series; its files and those of 1.0 can't read each other
 MAP_BYTES: Final = 1 << 40
 READERS_MAX: Final = 1024
@@ -36,6 +37,7 @@ DATABASES: Final = (
     b"member_index",
     b"windows",
     b"tombstones",
+    b"keys",
 )
 
 _CONVERSATION = struct.Struct("<BBHIQQQQ")
@@ -142,6 +144,11 @@ class SavedReader:
                     return
                 yield key, value
 
+    def all_rows(self, database: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of a whole database, ascending; none where an older version has it not."""
+        handle = self._databases.get(database)
+        return iter(()) if handle is None else iter(self._txn.cursor(handle))
+
     def conversation(self, conversation: int) -> ConversationRow | None:
         """A conversation's row."""
         data = self.get(b"conversations", key1(conversation))
@@ -242,20 +249,11 @@ class SavedState:
             raise StateDamaged(words)
         try:
             env.reader_check()
-            # A handle opened inside a read transaction ends with it; outside, each has a transaction of its own.
-            databases = {name: env.open_db(name, create=False) for name in DATABASES} if read_only else {}
+            databases = _handles(env) if read_only else {}
             with env.begin(write=not read_only) as txn:
                 if not read_only:
                     databases = {name: env.open_db(name, txn=txn) for name in DATABASES}
-                expected = {b"format": FORMAT_VERSION, b"shard": shard}
-                meta = databases[b"meta"]
-                for name, number in expected.items():
-                    value = txn.get(name, db=meta)
-                    if value is None and not read_only:
-                        txn.put(name, key1(number), db=meta)
-                    elif value is None or int.from_bytes(value, "big") != number:
-                        found = "nothing" if value is None else int.from_bytes(value, "big")
-                        raise LogVersion(f"the state in {path} has {name.decode()} {found}, not {number}")
+                _check_meta(txn, databases[b"meta"], path, shard, read_only)
         except lmdb.Error as error:
             env.close()
             raise StateDamaged(f"the state in {path} can't be read: {error}") from error
@@ -278,3 +276,26 @@ class SavedState:
     def close(self) -> None:
         """Lets go of the environment; no transaction may be open."""
         self.env.close()
+
+
+def _handles(env: lmdb.Environment) -> dict[bytes, Any]:
+    """Those of the databases that there are. A handle opened inside a read transaction ends with it; outside, each has
+    a transaction of its own."""
+    handles = {name: env.open_db(name, create=False) for name in DATABASES if name != b"keys"}
+    with env.begin() as txn:
+        version = txn.get(b"format", db=handles[b"meta"])
+    if version != key1(FORMAT_WITHOUT_KEYS):
+        handles[b"keys"] = env.open_db(b"keys", create=False)
+    return handles
+
+
+def _check_meta(txn: Any, meta: Any, path: Path, shard: int, read_only: bool) -> None:
+    """Whose state it is; a new one, and one without keys, gets this version's number. Raises LogVersion."""
+    for name, number in {b"format": FORMAT_VERSION, b"shard": shard}.items():
+        value = txn.get(name, db=meta)
+        is_older = name == b"format" and value == key1(FORMAT_WITHOUT_KEYS)
+        if (value is None or is_older) and not read_only:
+            txn.put(name, key1(number), db=meta)
+        elif value != key1(number) and not is_older:
+            found = "nothing" if value is None else int.from_bytes(value, "big")
+            raise LogVersion(f"the state in {path} has {name.decode()} {found}, not {number}")

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import lmdb
 
 from engine.errors import StateDamaged
+from engine.state.keys import save_keys
 from engine.state.overlay import Overlay
 from engine.state.saved import SavedState, key1, key2, pack_conversation, pack_membership
 from engine.state.view import block_last
@@ -54,7 +55,7 @@ class Saver:
         self._events_max = events_max
         self._interval_s = interval_s
         self.on_saved: Callable[[], None] = lambda: None
-        self._overlay = Overlay(saved)
+        self._overlay = Overlay(saved, keyed=True)
         with saved.read() as rows:
             self.position = rows.number(b"position")  # saved
             self.number = rows.number(b"number")  # highest conversation number, saved or folded
@@ -152,7 +153,7 @@ class Saver:
             meta = self._saved.databases[b"meta"]
             txn.put(b"position", key1(self._folded), db=meta)
             txn.put(b"number", key1(self.number), db=meta)
-        self._overlay = Overlay(self._saved)
+        self._overlay = Overlay(self._saved, keyed=True)
         self.position = self._folded
         self.saves += 1
         self.on_saved()
@@ -180,6 +181,8 @@ def save_overlay(txn: Any, databases: dict[bytes, Any], overlay: Overlay) -> Non
             _put(cursor, windows.rows(at, keys, cursor.getmulti(keys)))
     _save_dialogs(txn, databases, SortedDialogs(heads))
     _save_rows(txn, databases, overlay)
+    if overlay.keys is not None:
+        save_keys(txn, databases[b"keys"], overlay.keys)
 
 
 def _save_dialogs(txn: Any, databases: dict[bytes, Any], dialogs: SortedDialogs) -> None:

@@ -14,7 +14,19 @@ import pytest
 from bench.harness import SETTINGS, Child
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NAMES = ["append", "open", "publish", "fanout", "latency", "connections", "overload", "read", "interest", "resume"]
+NAMES = [
+    "append",
+    "open",
+    "publish",
+    "fanout",
+    "latency",
+    "connections",
+    "overload",
+    "read",
+    "interest",
+    "resume",
+    "subscribe",
+]
 WITH_LIMIT = ("append", "publish", "fanout", "read")
 
 

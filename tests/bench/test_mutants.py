@@ -94,6 +94,12 @@ MUTANTS = (
         "a fence forgets that what it discards had answers",
     ),
     Mutant(
+        "engine/state/saver.py",
+        '        save_keys(txn, databases[b"keys"], overlay.keys)\n',
+        "        pass\n",
+        "keys of services are not saved",
+    ),
+    Mutant(
         "engine/tombstones.py",
         "    if not deleted:\n        return records\n",
         "    return records\n",

@@ -28,6 +28,9 @@ MUST_BE_SEEN = (  # a simulation in which these don't happen shows nothing
     "receipt unavailable",
     "reset",
     "restores",
+    "service appended",
+    "service repeat",
+    "service unavailable",
     "tombstones that had to be",
     "trims",
 )

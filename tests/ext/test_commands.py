@@ -119,10 +119,23 @@ def test_numbers_out_of_range(encoding: int) -> None:
 
 @BOTH
 def test_types(encoding: int) -> None:
-    for name in ("m", "message", "messages", "a.b_c.9", "_", "conversation", "member", "memberx.y", "a" * 64):
+    for name in (
+        "m",
+        "message",
+        "messages",
+        "a.b_c.9",
+        "_",
+        "conversation",
+        "member",
+        "memberx.y",
+        "service",
+        "services.y",
+        "a" * 64,
+    ):
         assert publish(encoding, type=name).type == name.encode()
     bad = ["", ".", "a.", ".a", "a..b", "A", "a b", "a-b", "a{", "a`", "é", "a" * 65]
-    owned = ["message.x", "message.editedx", "member.added", "conversation.x", "message.", "member.", "conversation."]
+    owned = ["message.x", "message.editedx", "member.added", "conversation.x", "subscription.created", "service.x"]
+    owned += [name + "." for name in ("message", "member", "conversation", "subscription", "service")]
     for name in bad + owned:
         assert publish(encoding, type=name)[:7] == (REFUSED, 3, 77, 0, 0, 0, BAD_TYPE)
     for odd in ("message.edited", "message.deleted", "message.reaction", 5, ["a"], False):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext.record import Record, decode, encode
+from ext.record import Record, decode, encode, record_key
 from tests.support.naive_log import record_bytes
 
 U64 = st.integers(0, (1 << 64) - 1)
@@ -27,6 +27,37 @@ def test_a_round_trip_that_any_msgpack_library_reads(fields: Record) -> None:
     assert decode(memoryview(data)) == fields
     assert msgpack.unpackb(data) == list(fields)
     assert len(data) == 80 + len(fields.type.encode()) + len(fields.payload)
+
+
+@given(RECORDS, st.binary(min_size=16, max_size=16))
+def test_a_record_with_a_key_is_the_same_and_a_field_more(fields: Record, key: bytes) -> None:
+    """What doesn't know of keys reads the ten fields; any MessagePack library reads eleven."""
+    data = encode(*fields, key)
+    assert data == record_bytes(*fields, key)
+    assert (decode(data), record_key(data), record_key(memoryview(data))) == (fields, key, key)
+    assert msgpack.unpackb(data) == [*fields, key]
+    assert record_key(encode(*fields)) == b""
+
+
+@pytest.mark.parametrize("key", [b"x" * 15, b"x" * 17])
+def test_a_key_has_sixteen_bytes(key: bytes) -> None:
+    with pytest.raises(ValueError, match=f"a key of {len(key)} bytes"):
+        encode(*PLAIN, key)
+
+
+def test_what_else_lies_behind_the_tenth_field_is_no_key() -> None:
+    """Of another type or length, or cut short; a field behind the key is passed over."""
+    for more in (
+        b"\xc0",
+        b"\xc4\x0f" + b"k" * 15,
+        b"\xc4\x11" + b"k" * 17,
+        b"\xd8\x10" + b"k" * 16,
+        b"\xc4\x10" + b"k" * 15,
+    ):
+        assert record_key(b"\x9b" + encode(*PLAIN)[1:] + more) == b""
+    assert record_key(b"\x9c" + encode(*PLAIN)[1:] + b"\xc4\x10" + b"k" * 16 + b"\xc0") == b"k" * 16
+    with pytest.raises(ValueError, match="are no record"):
+        record_key(encode(*PLAIN)[:-1])
 
 
 @pytest.mark.parametrize(("type_bytes", "payload_bytes"), [(1, 0), (64, 0), (1, 65_536), (64, 65_536)])

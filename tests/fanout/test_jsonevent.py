@@ -58,6 +58,16 @@ def test_opaque_payloads(
     assert list(json.loads(text)) == list(wanted)
 
 
+def test_a_key_is_passed_over() -> None:
+    """What a service's key is concerns no client."""
+    for payload, record_type in (
+        (b"opaque", "message"),
+        (msgspec.msgpack.encode({"title": "T"}), "conversation.renamed"),
+    ):
+        plain_text = json_event(record_bytes(1, 2, 3, 4, 5, 6, 0, 0, record_type, payload))
+        assert json_event(record_bytes(1, 2, 3, 4, 5, 6, 0, 0, record_type, payload, b"k" * 16)) == plain_text
+
+
 @settings(derandomize=True, max_examples=400, deadline=None)
 @given(st.sampled_from(DATA_TYPES), st.dictionaries(st.text(max_size=12), VALUES, max_size=6))
 def test_payloads_of_the_engines_types(record_type: str, payload: dict[str, Any]) -> None:

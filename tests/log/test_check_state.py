@@ -53,8 +53,22 @@ def test_the_state_of_a_trimmed_log_is_compared_from_a_snapshot(tmp_path: Path) 
         (b"dialogs", lambda rows: rows.update({min(rows): key1(77)}), "differs from the replay"),
         (b"member_index", lambda rows: rows.update({bytes(16): b"\x01"}), "is not in the replay"),
         (b"meta", lambda rows: rows.update({b"number": key1(77)}), "differs from the replay"),
+        (b"keys", lambda rows: rows.update({key1(1): bytes(24)}), "is not in the replay"),
+        (b"keys", lambda rows: rows.pop(max(rows)), "is only in the replay"),
+        (b"keys", lambda rows: rows.update({min(rows): rows[max(rows)]}), "differs from the replay"),
     ],
-    ids=["changed", "removed", "first removed", "added", "another", "first added", "number"],
+    ids=[
+        "changed",
+        "removed",
+        "first removed",
+        "added",
+        "another",
+        "first added",
+        "number",
+        "key added",
+        "key removed",
+        "key changed",
+    ],
 )
 def test_a_row_of_the_state(
     broken: Broken, database: bytes, change: Callable[[dict[bytes, bytes]], Any], words: str

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgpack
 
+from engine import schema
+from engine.answers import key_of
 from engine.log import format as fmt
 from ext import block as blocks
-from ext.record import Record, decode, encode
+from ext.record import Record, decode, encode, record_key
 from tests.support.naive_block import block_bytes
 
 PAGE = (Path(__file__).resolve().parents[2] / "engine" / "LOG_FORMAT.md").read_text(encoding="utf-8")
@@ -62,6 +64,14 @@ def test_a_record() -> None:
     assert msgpack.unpackb(data) == list(FIRST)
 
 
+def test_a_record_with_a_key() -> None:
+    """Made from the text of the key, read, and read by any MessagePack library."""
+    data, fields, key = hex_block("keyed"), FIRST._replace(device=0, counter=0), key_of(1, "order 7")
+    assert encode(*fields, key) == data
+    assert (decode(data), record_key(data), record_key(hex_block("record"))) == (fields, key, b"")
+    assert msgpack.unpackb(data) == [*fields, key]
+
+
 def test_a_block() -> None:
     """The page shows header and table, and says what both records are."""
     data = hex_block("block")
@@ -97,9 +107,17 @@ def test_places_of_the_tables_are_those_of_the_code() -> None:
     assert not expected
     assert at == blocks.HEADER_SIZE
     names = [row[3].replace(" ", "_") for row in table("Record")[1:]]
-    assert names == list(Record._fields)
+    assert names == [*Record._fields, "key"]
     for row, value in zip(table("Record")[1:9], FIRST[:8], strict=True):
         assert int.from_bytes(hex_block("record")[int(row[0]) + 1 :][:8], "big") == value, row
+
+
+def test_the_engines_own_events() -> None:
+    """Each type with the fields of its payload, in the order in which they are written."""
+    listed = {row[0]: row[1].split(", ") for row in table("The engine's own events")}
+    assert listed == {
+        name: list(schema.SCHEMA[name].__struct_fields__) for name in schema.SCHEMA if name in schema.SYSTEM
+    }
 
 
 def test_every_invariant_is_named_where_it_is_checked() -> None:

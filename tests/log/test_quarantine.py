@@ -89,10 +89,9 @@ def meta_page(path: Path) -> None:
 
 
 def segment_header(path: Path) -> None:
-    """Of which shard it is."""
+    """Of which shard it is, also in the copies that free pages still hold."""
     header = rows_of(path)[b"\x00"]
-    data = path.read_bytes()
-    flip(path, data.index(header) + 8)
+    path.write_bytes(path.read_bytes().replace(header, header[:8] + bytes([header[8] ^ 4]) + header[9:]))
 
 
 def paged(rig: EngineRig, limit: int) -> tuple[Pages, bool]:

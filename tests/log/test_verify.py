@@ -14,6 +14,7 @@ from engine.log import resume
 from engine.log.backup import Options, backup_log
 from engine.log.files import locked
 from engine.log.verify import verify_log
+from engine.state.keys import KEEP_US
 from ext.verify import Verifier
 from tests.support.grown_log import firsts, grow
 from tests.support.killed import Killer, copy, quiet
@@ -137,11 +138,11 @@ def test_tables_taken_out_and_put_in_again_judge_alike(places: dict[str, Path]) 
     segments.close()
     found += found[-3:]  # counters, times and numbers that were there already
     draw = random.Random(3)
-    whole = Verifier(0)
+    whole = Verifier(0, KEEP_US)
     expected = [whole.block(block) for block in found]
     assert any(expected)
     for cut in draw.sample(range(len(found)), 12):
-        first, second = Verifier(0), Verifier(0)
+        first, second = Verifier(0, KEEP_US), Verifier(0, KEEP_US)
         got = [first.block(block) for block in found[:cut]]
         for part in first.parts():
             second.load(part)
@@ -151,11 +152,11 @@ def test_tables_taken_out_and_put_in_again_judge_alike(places: dict[str, Path]) 
 
 def test_parts_that_are_none(places: dict[str, Path]) -> None:
     segments, reader = only_reading(places["data"])
-    verifier = Verifier(0)
+    verifier = Verifier(0, KEEP_US)
     for block in reader.blocks_after(0, 1 << 30):
         verifier.block(block)
     segments.close()
     for part in verifier.parts():
         for size in (0, 8, 31, len(part) - 1) if len(part) > 32 else (0, 31):
             with pytest.raises(ValueError, match="a part"):
-                Verifier(0).load(part[:size])
+                Verifier(0, KEEP_US).load(part[:size])

@@ -1,7 +1,8 @@
 """Admission agrees with the naive model over random histories: every answer, every record, every view of the state.
 
 Users join, leave, are removed and come back; dialogs begin from both sides; counters repeat, jump and run backwards;
-expectations fail. In between the state is saved, shed from memory, and the engine restarted.
+expectations fail; some publish as services do, with keys that repeat, and days go by. In between the state is saved,
+shed from memory, and the engine restarted.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from engine import schema
-from engine.answers import pack_proposal
+from engine.answers import NO_KEY, pack_proposal
+from engine.state.saved import SavedState
 from engine.state.view import View
 from tests.support.sequencer_driver import Driver, answers_of
-from tests.support.sequencer_model import Content, Model
+from tests.support.sequencer_model import SYSTEM, Content, Model
 
 USERS = 7
+HOUR_US = 3_600_000_000
 PACKED = {
     "conversation.created": schema.Created,
     "conversation.renamed": schema.Renamed,
@@ -54,8 +57,8 @@ class Actor:
         return self.random.choice(("owner", "admin", "member", "writer", "follower", "", "king"))
 
     def conversation(self) -> int:
-        """One that exists, or the next that doesn't."""
-        return self.random.randint(1, len(self.model.talks) + 1)
+        """One that exists, or the next that doesn't; or that of the engine's own events."""
+        return SYSTEM if self.random.random() < 0.03 else self.random.randint(1, self.model.next_conversation())
 
     def target(self) -> int:
         """A sequence, rather a new one."""
@@ -118,6 +121,14 @@ def packed(name: str, content: Content) -> bytes:
     return schema.pack(PACKED[name](**content)) if name in PACKED else b"opaque"
 
 
+def saved_keys(saved: SavedState) -> list[tuple[int, int, bytes]]:
+    """(sequence, time, key) of each row, by engine/STATE_FORMAT.md."""
+    with saved.env.begin(db=saved.databases[b"keys"]) as txn:
+        return [
+            (int.from_bytes(key, "big"), int.from_bytes(value[:8], "little"), value[8:]) for key, value in txn.cursor()
+        ]
+
+
 def check_view(view: View, model: Model) -> None:
     """All that a view can say equals the model."""
     for conversation, talk in model.talks.items():
@@ -139,7 +150,7 @@ def check_view(view: View, model: Model) -> None:
             intervals = tuple(talk.intervals.get(user, []))
             assert (membership.intervals if membership else ()) == intervals
             assert (membership.role if membership else "") == talk.roles.get(user, "")
-    assert view.conversation(len(model.talks) + 1) is None
+    assert view.conversation(model.next_conversation()) is None
     for user in range(1, USERS + 1):
         mine = [conversation for conversation, talk in sorted(model.talks.items()) if user in talk.intervals]
         assert view.memberships(user) == [view.membership(user, conversation) for conversation in mine]
@@ -152,7 +163,7 @@ def check_view(view: View, model: Model) -> None:
         assert view.tombstoned_among([one]) == ({one} if event.sequence in model.deleted else set())
     everything = [(event.conversation, event.sequence) for event in model.log]
     assert view.tombstoned_among(everything) == {one for one in everything if one[1] in model.deleted}
-    conversations = [*sorted(model.talks, reverse=True), len(model.talks) + 1, *sorted(model.talks)]
+    conversations = [*sorted(model.talks, reverse=True), model.next_conversation(), *sorted(model.talks)]
     assert view.heads(conversations) == [view.head(conversation)[0] for conversation in conversations]
 
 
@@ -160,17 +171,35 @@ def check_view(view: View, model: Model) -> None:
 def test_answers_and_records_equal_the_model(tmp_path: Path, seed: int) -> None:
     """Goal: admission = model. Method: 600 random proposals with saves, sheds and restarts between them."""
     random_ = random.Random(seed)
-    driver = Driver(tmp_path / "state", group_members_max=5, block_events_max=random_.choice((1, 3, 1000)))
-    model = Model(group_members_max=5)
+    keys_max, hours = random_.choice((4, 12, 1 << 20)), random_.choice((0, 1, 10))
+    driver = Driver(
+        tmp_path / "state", group_members_max=5, block_events_max=random_.choice((1, 3, 1000)), keys_max=keys_max
+    )
+    model = Model(group_members_max=5, keys_max=keys_max)
     actor = Actor(random_, model)
+    keys = [NO_KEY, NO_KEY, *(random_.randbytes(16) for _ in range(24))]
+    statuses = set()
     view = driver.view()
     for step in range(600):
         user, device, counter, target, name, content, person, expected = actor.draw()
+        driver.time_us += random_.choice((0, 0, 0, hours * HOUR_US))
+        key = random_.choice(keys) if random_.random() < 0.3 else None
+        if key is not None:
+            device = counter = 0
         proposal = pack_proposal(
-            user, device, counter, target, name, packed(name, content), origin=step, person=person, expected=expected
-        )
+            user, device, counter, target, name, packed(name, content), origin=step, person=person, expected=expected,
+            key=key,
+        )  # fmt: skip
         answers = driver.submit(proposal)
-        expected_answer = model.publish(user, device, counter, target, name, content, person=person, expected=expected)
+        if key is None:
+            expected_answer = model.publish(
+                user, device, counter, target, name, content, person=person, expected=expected
+            )
+        else:
+            expected_answer = model.publish_keyed(
+                user, key, driver.time_us, target, name, content, person=person, expected=expected
+            )
+            statuses.add(answers[0].status)
         assert answers_of(answers) == [expected_answer], (seed, step, name, content)
         assert answers[0].origin == step
         assert answers[0].counter == counter
@@ -195,7 +224,12 @@ def test_answers_and_records_equal_the_model(tmp_path: Path, seed: int) -> None:
     ]
     assert all(a.time <= b.time for a, b in pairwise(records))
     check_view(view, model)
+    if hours < 10:  # else nearly every key is too old
+        assert statuses >= ({0, 1, 25} if keys_max == 4 and not hours else {0, 1}), statuses
     driver.save()
+    assert saved_keys(driver.saved) == [
+        (event.sequence, event.time_us, event.key) for event in model.keys.kept(records[-1].time)
+    ]
     driver.views.clear()
     check_view(View(driver.saved), model)
     driver.close()
@@ -232,8 +266,10 @@ def test_the_same_proposals_give_the_same_bytes(tmp_path: Path) -> None:
     actor = Actor(random_, Model())
     for step in range(300):
         user, device, counter, target, name, content, person, expected = actor.draw()
+        key = random_.randbytes(1) + bytes(14) + b"k" if random_.random() < 0.2 else None
+        named = (0, 0) if key is not None else (device, counter)
         proposal = pack_proposal(
-            user, device, counter, target, name, packed(name, content), person=person, expected=expected
+            user, *named, target, name, packed(name, content), person=person, expected=expected, key=key
         )
         first, second = (driver.submit(proposal) for driver in drivers)
         assert first == second

@@ -142,7 +142,7 @@ def test_a_state_of_another_shard_or_version_is_refused(tmp_path: Path) -> None:
     with saved.env.begin(write=True) as txn:
         txn.put(b"format", key1(9), db=saved.databases[b"meta"])
     saved.close()
-    with pytest.raises(errors.LogVersion, match="format 9, not 1"):
+    with pytest.raises(errors.LogVersion, match="format 9, not 2"):
         SavedState.open(tmp_path / "state", shard=0)
 
 

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from engine import schema
-from engine.answers import pack_proposal
+from engine.answers import key_of, pack_proposal
+from engine.state.keys import KEEP_US
 from engine.state.saved import (
     ConversationRow,
     MembershipRow,
@@ -17,6 +18,7 @@ from engine.state.saved import (
     unpack_conversation,
     unpack_membership,
 )
+from ext.keys import KeyTable
 from ext.saving import SortedWindows, window_decode
 from ext.tables import WindowTable
 from tests.support.sequencer_driver import Driver
@@ -34,6 +36,19 @@ def test_the_window_of_the_document() -> None:
     windows = SortedWindows(table)
     assert windows.rows(0, windows.keys(0, 1), []) == [((7).to_bytes(8, "big") + (9).to_bytes(8, "big"), golden)]
     assert window_decode(golden) == (4, 1010, {1: 1000, 2: 1003, 4: 1010})
+
+
+def test_the_key_of_the_document() -> None:
+    """The annotated row is what is written and what is read."""
+    found = re.search(r"```key\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    golden = [bytes.fromhex(line) for line in re.findall(r"^((?:[0-9a-f]{2} ?)+)", found[1], re.MULTILINE)]
+    table = KeyTable(KEEP_US)
+    table.note(key_of(1, "order 7"), 1042, 1_795_515_000_000_000)
+    assert table.saved_rows(0, 1) == [(golden[0], golden[1] + golden[2])]
+    again = KeyTable(KEEP_US)
+    again.load([(golden[0], golden[1] + golden[2])])
+    assert again.known(key_of(1, "order 7")) == (1042, 1_795_515_000_000_000)
 
 
 def test_rows_are_the_documents_bytes() -> None:
@@ -57,7 +72,7 @@ def rows_of(saved: SavedState) -> dict[bytes, dict[bytes, bytes]]:
 
 
 def history(driver: Driver, save_every: int) -> None:
-    """A group and a channel with people coming, going, returning; dialogs; deletions."""
+    """A group and a channel with people coming, going, returning; dialogs; deletions; a service over two days."""
     step = 0
 
     def ask(user: int, counter: int, target: int, name: str, payload: bytes, *, person: bool = False) -> int:
@@ -83,6 +98,9 @@ def history(driver: Driver, save_every: int) -> None:
     ask(1, 6, channel, schema.RENAMED, schema.pack(schema.Renamed("D")))
     for counter in range(7, 100):
         ask(1, counter, 2 + counter % 5, "message", b"x", person=True)
+        driver.time_us += KEEP_US // 40
+        keyed = pack_proposal(1, 0, 0, 2, "message", b"x", person=True, key=key_of(1, str(counter)))
+        assert driver.submit(keyed)[0].status == 0
     ask(1, 100, channel, schema.CLOSED, schema.pack(schema.Closed()))
 
 
@@ -113,3 +131,4 @@ def test_saving_often_saving_once_and_replaying_give_the_same_rows(tmp_path: Pat
         if row.role and row.kind != 1:
             indexed.add((key[8:] + key[:8], bytes([row.role])))
     assert indexed == set(rows[b"member_index"].items())
+    assert 30 < len(rows[b"keys"]) < 50

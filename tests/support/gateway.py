@@ -74,6 +74,7 @@ SCHEMA_TYPES = (
     "message.deleted",
     "message.reaction",
 )
+SERVICE = 1_000_000  # the user that services of tests send as
 ENCODINGS = ("msgpack", "json")
 
 
@@ -83,7 +84,7 @@ class GatewayProcess:
     def __init__(self, data: Path, **options: object) -> None:
         self.data, self.options = data, options
         self.process: subprocess.Popen[str] | None = None
-        self.url = self.admin = ""
+        self.url = self.admin = self.api = ""
         self.trust: ssl.SSLContext | None = None  # whose certificates its devices believe, where it speaks TLS
         self.log_path = data.parent / f"{data.name}.stderr"
 
@@ -122,7 +123,7 @@ class GatewayProcess:
             self.process.wait(10)
             raise AssertionError(f"gonets serve ended with {self.process.returncode}: {self.log()[-3000:]}")
         ready = json.loads(line)
-        self.url, self.admin = ready["url"], ready["admin"]
+        self.url, self.admin, self.api = ready["url"], ready["admin"], ready["api"]
         return self
 
     def terminate(self) -> int:
@@ -164,6 +165,15 @@ class GatewayProcess:
     def token(self, user: int, lifetime_s: int = 3_600) -> str:
         """A development token."""
         return development_token(self.data, user, lifetime_s, "gonets")
+
+    def service_token(self, scope: str = "read:* publish:* subscriptions audit", team: str = "tests") -> str:
+        """Of a service."""
+        return development_token(self.data, SERVICE, 3_600, "gonets", scope=scope, team=team)
+
+    def pids(self, child: str) -> list[int]:
+        """With workers: of all processes that have filled a place ("api", "sequencer", "worker 1"), in order."""
+        lines = [json.loads(line) for line in self.log().splitlines() if '"child started"' in line]
+        return [int(line["pid"]) for line in lines if line["child"] == child]
 
     def device(
         self, user: int, device: int = 1, encoding: str = "msgpack", positions: list[dict[str, int]] | None = None

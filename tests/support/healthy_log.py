@@ -1,8 +1,8 @@
 """A log in which everything has happened, and ways to break copies of it one fault at a time.
 
 `make` runs an engine: dialogs, groups, channels, edits, deletions, reactions, members who come and go, several devices,
-over several segments. `Broken` is a copy; its blocks are changed through LMDB itself, checksums right again where the
-fault is not about them.
+what became of a subscription, a service with keys, over several segments. `Broken` is a copy; its blocks are changed
+through LMDB itself, checksums right again where the fault is not about them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from typing import Any, NamedTuple
 import lmdb
 
 from engine import errors, schema
-from engine.answers import pack_proposal
+from engine.answers import key_of, pack_proposal
 from engine.log import format as fmt
 from engine.log.check import check_log
 from engine.state.saved import DATABASES
+from engine.subscriptions.definition import Filter, Settings
 from ext import block as blocks
-from ext.record import Record, decode
+from ext.record import Record, decode, record_key
 from tests.support.engine_rig import EngineRig
 from tests.support.log_rig import rewrite, rows_of, segment_files
 from tests.support.naive_block import mended
 
 SEGMENT_BYTES = 48 << 10
 USERS = 6
+LAST = 1 << 40  # an origin above all others
 FIELDS = {name: 2 + 9 * place for place, name in enumerate(Record._fields[:8])}
 
 
@@ -41,6 +43,10 @@ def make(data: Path) -> None:
         device, counter, origin = 1 + counters[user] % 2, (counters[user] + 1) // 2, sum(counters.values())
         return pack_proposal(user, device, counter, target, type_name, payload, origin=origin, **more)
 
+    def tell(payload: schema.Payload, type_name: str) -> bytes:
+        """What is told in the system conversation; its answer comes behind the others."""
+        return pack_proposal(9, 0, 0, 0, type_name, schema.pack(payload), origin=LAST, system=True)
+
     def done(*proposals: bytes) -> list[int]:
         answers = rig.ask(*proposals)
         assert {answer.status for answer in answers} == {errors.APPENDED}, answers
@@ -51,9 +57,14 @@ def make(data: Path) -> None:
         schema.pack(schema.Created("channel", "C", True, [(4, "writer")])),
     ]
     done(*(ask(1, 0, schema.CREATED, payload) for payload in created))
+    wanted = Filter(types=("message",), kinds=("dialog", "group"))
+    mail = schema.SubscriptionCreated("mail", "ordered", "post", wanted, 0, Settings())
+    done(tell(mail, schema.SUBSCRIPTION_CREATED))
     group, channel = 1, 2
+    last = 1 << 50  # of the origins
     for round_ in range(20):
         text = bytes([round_]) * 300
+        key = key_of(6, f"round {round_}")
         sequences = done(
             ask(1, 2, "message", text, person=True),
             ask(2, 1, "message", text, person=True),
@@ -61,7 +72,9 @@ def make(data: Path) -> None:
             ask(1, group, "message", text),
             ask(3, group, "message", text),
             ask(4, channel, "message", text),
+            tell(schema.SubscriptionReset("mail", round_), schema.SUBSCRIPTION_RESET),
             ask(5, 6, "message", text, person=True),
+            pack_proposal(6, 0, 0, 5, "message", text, person=True, key=key, origin=last),
         )
         edited = schema.pack(schema.Edited(sequences[3], b"new"))
         done(
@@ -131,8 +144,8 @@ class Broken:
         keys, following = sorted(rows), [event.record for file in (1, 2) for event in self.events(file)]
         for place in self.events(1):
             record = place.record
-            # Events of later blocks: one has 7 events at most.
-            later = following[place.sequence + 8 - following[0].sequence :]
+            # Events of later blocks: one has 10 events at most.
+            later = following[place.sequence + 10 - following[0].sequence :]
             if (
                 keys[1] < place.key < keys[-2]
                 and place.key < place.sequence < place.key + blocks.header(rows[place.key]).count - 1
@@ -172,6 +185,25 @@ class Broken:
             return mended(block[:at] + struct.pack(">Q", number) + block[at + 8 :])
 
         self.change_block(place, change)
+
+    def keyed(self, number: int) -> Place:
+        """An event with a key, of the second segment."""
+        for place in self.events(1):
+            if record_key(self.record(place)):
+                number -= 1
+            if number < 0:
+                return place
+        raise AssertionError("too few events have a key")
+
+    def record(self, place: Place) -> bytes:
+        """Its bytes."""
+        return list(blocks.records(self.rows(1)[place.key]))[place.sequence - place.key]
+
+    def set_key(self, place: Place, key: bytes) -> None:
+        """Another key of a record that has one, all checksums right."""
+        old = record_key(self.record(place))
+        assert old != key
+        self.change_block(place, lambda block: mended(block.replace(old, key)))
 
     def set_header(self, place: Place, at: int, data: bytes) -> None:
         """Bytes of a block's header, its checksum right."""

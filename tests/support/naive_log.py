@@ -27,12 +27,13 @@ def record_bytes(
     counter: int,
     type_name: str,
     payload: bytes,
+    key: bytes = b"",
 ) -> bytes:
     """A record, field by field."""
     numbers = (sequence, conversation, conversation_sequence, previous, time, sender, device, counter)
     name = type_name.encode()
     return (
-        b"\x9a"
+        (b"\x9b" if key else b"\x9a")
         + b"".join(b"\xcf" + struct.pack(">Q", number) for number in numbers)
         + b"\xd9"
         + bytes([len(name)])
@@ -40,6 +41,7 @@ def record_bytes(
         + b"\xc6"
         + struct.pack(">I", len(payload))
         + payload
+        + (b"\xc4\x10" + key if key else b"")
     )
 
 

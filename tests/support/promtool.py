@@ -51,13 +51,19 @@ def check_cases(rules: Path, cases: list[Case], folder: Path, job: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+def _series(name: str, labels: str) -> str:
+    """A metric, which may have a label of its own already."""
+    name, _, own = name.removesuffix("}").partition("{")
+    return f"{name}{{{','.join(filter(None, (own, labels)))}}}"
+
+
 def _group(case: Case, job: str) -> dict[str, Any]:
     labels = f'job="{job}",instance="node"'
     named = f'alertname="{case.alert}",' if case.alert else ""
     return {
         "name": f"{case.alert} {case.fires}",
         "interval": STEP,
-        "input_series": [{"series": f"{name}{{{labels}}}", "values": text} for name, text in case.series.items()],
+        "input_series": [{"series": _series(name, labels), "values": text} for name, text in case.series.items()],
         "promql_expr_test": [
             {
                 "expr": f'count(ALERTS{{{named}alertstate="firing"}}) or vector(0)',

@@ -13,6 +13,7 @@ from pathlib import Path
 from engine.admitter import Admitter
 from engine.answers import Answer, fill_repeats, unpack_answers
 from engine.loader import load
+from engine.state.keys import KEYS_MAX
 from engine.state.saved import SavedState
 from engine.state.saver import Saver
 from engine.state.view import View, block_last
@@ -62,9 +63,15 @@ class Driver:
     """See the module."""
 
     def __init__(
-        self, path: Path, *, shard: int = 0, group_members_max: int = 5_000, block_events_max: int = 1 << 16
+        self,
+        path: Path,
+        *,
+        shard: int = 0,
+        group_members_max: int = 5_000,
+        block_events_max: int = 1 << 16,
+        keys_max: int = KEYS_MAX,
     ) -> None:
-        self.path = path
+        self.path, self.keys_max = path, keys_max
         self.shard, self.group_members_max, self.block_events_max = shard, group_members_max, block_events_max
         self.log = MemoryLog()
         self.time_us = 1_000_000
@@ -85,6 +92,7 @@ class Driver:
             last_hash=last_hash,
             block_events_max=self.block_events_max,
             group_members_max=self.group_members_max,
+            keys_max=self.keys_max,
         )
 
     def submit(self, batch: bytes) -> list[Answer]:

@@ -6,11 +6,16 @@ memory. It knows nothing of their code, only of the promises: repeats first, the
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.naive_keys import NaiveKeys
+
 APPENDED, REPEAT, TOO_OLD, JUMP, CONFLICT, UNKNOWN, FORBIDDEN, CLOSED = 0, 1, 10, 11, 12, 13, 14, 15
 BAD_TYPE, TOO_LARGE, BAD_TARGET, BAD_PAYLOAD, LIMIT, UNCHANGED, BAD_ID, BAD_COUNTER = 16, 17, 18, 19, 20, 21, 22, 27
+OVERLOADED = 25
+DAY_US = 24 * 60 * 60 * 1_000_000
 ID_MAX = 2**53 - 1
 SPEAKERS = {"dialog": {"member"}, "group": {"owner", "admin", "member"}, "channel": {"owner", "admin", "writer"}}
 RUNNERS = {"owner", "admin"}
@@ -26,6 +31,11 @@ ROLES = {
     "channel": {"owner", "admin", "writer", "follower"},
 }
 ORDINARY = {"dialog": "member", "group": "member", "channel": "follower"}
+SYSTEM = 2**40 - 1  # the system conversation of shard 0
+SYSTEM_TYPES = {
+    "subscription." + word
+    for word in ("created", "deleted", "paused", "resumed", "reset", "parked", "replayed", "dropped")
+}
 
 Content = dict[str, Any]
 Judged = tuple[int, int, int, list[tuple[str, Content]]]
@@ -60,16 +70,39 @@ class Event:
     content: Content
 
 
+def fits(type_name: str, content: Content) -> bool:
+    """Whether an event of a subscription says what it must; what it is to be filtered by isn't looked at."""
+    names = {"created": "filter kind name settings start team", "reset": "name position"}
+    names |= {"parked": "deliveries name reason sequence", "replayed": "name sequences", "dropped": "name sequences"}
+    sequences = content.get("sequences", [1])
+    return (
+        sorted(content) == names.get(type_name.removeprefix("subscription."), "name").split()
+        and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", content["name"]) is not None
+        and content.get("kind", "ordered") in ("ordered", "competing")
+        and all(0 <= content.get(name, 0) <= ID_MAX for name in ("start", "position", "deliveries"))
+        and 1 <= content.get("sequence", 1) <= ID_MAX
+        and 1 <= len(sequences) <= 5_000
+        and all(1 <= sequence <= ID_MAX for sequence in sequences)
+        and len(content.get("reason", "")) <= 1_024
+        and len(content.get("team", "")) <= 64
+    )
+
+
 class Model:
     """publish() gives (status, conversation, sequence, conversation sequence)."""
 
-    def __init__(self, group_members_max: int = 5_000) -> None:
+    def __init__(self, group_members_max: int = 5_000, keys_max: int = 1 << 20) -> None:
         self.talks: dict[int, Talk] = {}
         self.dialogs: dict[tuple[int, int], int] = {}
         self.log: list[Event] = []
         self.published: dict[tuple[int, int], dict[int, int]] = {}
         self.deleted: dict[int, int] = {}
         self.group_members_max = group_members_max
+        self.keys, self.keys_max = NaiveKeys(DAY_US), keys_max
+
+    def next_conversation(self) -> int:
+        """The id that is allocated next."""
+        return len(self.talks) + 1 - (SYSTEM in self.talks)
 
     def publish(
         self,
@@ -106,11 +139,74 @@ class Model:
         seen[counter] = event.sequence
         return APPENDED, conversation, event.sequence, event.conversation_sequence
 
+    def publish_system(
+        self,
+        user: int,
+        device: int,
+        counter: int,
+        target: int,
+        type_name: str,
+        content: Content,
+        *,
+        expected: int | None = None,
+    ) -> tuple[int, int, int, int]:
+        """The same of an event of the engine's own."""
+        if not 1 <= user <= ID_MAX or device:
+            return BAD_ID, 0, 0, 0
+        if counter:
+            return BAD_COUNTER, 0, 0, 0
+        if type_name not in SYSTEM_TYPES:
+            return BAD_TYPE, 0, 0, 0
+        if target:
+            return UNKNOWN, 0, 0, 0
+        if not fits(type_name, content):
+            return BAD_PAYLOAD, SYSTEM, 0, 0
+        count = len(self.talks[SYSTEM].events) if SYSTEM in self.talks else 0
+        if expected is not None and expected != count:
+            return CONFLICT, SYSTEM, 0, count
+        if not count:
+            nobody = {"kind": "system", "title": "", "history": False, "members": []}
+            self._append(SYSTEM, user, 0, 0, "conversation.created", nobody)
+        event = self._append(SYSTEM, user, 0, 0, type_name, content)
+        return APPENDED, SYSTEM, event.sequence, event.conversation_sequence
+
+    def publish_keyed(
+        self,
+        user: int,
+        key: bytes,
+        time_us: int,
+        target: int,
+        type_name: str,
+        content: Content,
+        *,
+        person: bool = False,
+        expected: int | None = None,
+    ) -> tuple[int, int, int, int]:
+        """The same for a service; a key of zeros is none."""
+        if not 1 <= user <= ID_MAX:
+            return BAD_ID, 0, 0, 0
+        if any(key):
+            if (known := self.keys.known(key, time_us)) is not None:
+                event = self.log[known[0] - 1]
+                return REPEAT, event.conversation, event.sequence, event.conversation_sequence
+            if len(self.keys.kept(time_us)) >= self.keys_max:
+                return OVERLOADED, 0, 0, 0
+        status, conversation, extra, events = self._judge(user, target, type_name, content, person, expected)
+        if status != APPENDED:
+            return status, conversation, 0, extra
+        for kind, body in events:
+            event = self._append(conversation, user, 0, 0, kind, body)
+        if any(key):
+            self.keys.note(key, event.sequence, time_us)
+        return APPENDED, conversation, event.sequence, event.conversation_sequence
+
     def _judge(
         self, user: int, target: int, type_name: str, content: Content, person: bool, expected: int | None
     ) -> Judged:
         if type_name == "conversation.created":
             return self._judge_created(user, content, expected)
+        if type_name.startswith(("subscription.", "service.")):
+            return BAD_TYPE, 0, 0, []
         conversation = target
         if person:
             if user == target:
@@ -120,7 +216,7 @@ class Model:
             if not conversation and "." not in type_name:
                 if expected:
                     return CONFLICT, 0, 0, []
-                conversation = len(self.talks) + 1
+                conversation = self.next_conversation()
                 members = [(each, "member") for each in pair]
                 created = {"kind": "dialog", "title": "", "history": True, "members": members}
                 return APPENDED, conversation, 0, [("conversation.created", created), (type_name, content)]
@@ -237,7 +333,7 @@ class Model:
         if content["kind"] == "group" and len(members) > self.group_members_max:
             return LIMIT, 0, 0, []
         body = {**content, "members": list(members.items())}
-        return APPENDED, len(self.talks) + 1, 0, [("conversation.created", body)]
+        return APPENDED, self.next_conversation(), 0, [("conversation.created", body)]
 
     def _append(
         self, conversation: int, user: int, device: int, counter: int, type_name: str, content: Content

@@ -1,8 +1,8 @@
 """A child for tests of the supervisor: speaks control.py, serves a line to whoever connects, and fails as it is told.
 
 `python small_child.py [FAULT …] DESCRIPTOR NAME`; a fault is `role:what` or `role:number:what`. A worker accepts on the
-clients' socket, asks the sequencer by its newest link for its pid, answers `worker pid sequencer` (0: no link) and
-closes. The sequencer holds a lock file in the data directory, as the real one holds the log's.
+clients' socket, the api on its own, asks the sequencer by its newest link for its pid, answers `worker pid sequencer`
+(0: no link) and closes. The sequencer holds a lock file in the data directory, as the real one holds the log's.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Child:
         message, descriptors = received
         match message:
             case control.Link():
-                if self.role == "worker":
+                if self.role != "sequencer":
                     self.links = []
                 self.links.append(socket.socket(fileno=descriptors[0]))
             case control.Reload():

@@ -1,7 +1,7 @@
 """A supervisor with small children, as a process of its own: `python -m tests.support.supervised SETTINGS`.
 
-SETTINGS is JSON: data, listen, admin, workers, take_over, drain_s, faults, and some of Patience. Prints the addresses
-as one line once ready; what keeps it from starting, or ends it, is one line on stderr and exit code 1.
+SETTINGS is JSON: data, listen, admin, api, workers, take_over, drain_s, faults, and some of Patience. Prints the
+addresses as one line once ready; what keeps it from starting, or ends it, is one line on stderr and exit code 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ DEADLINE_S: Final = 20.0
 def main() -> None:
     """The supervisor's process."""
     settings = json.loads(sys.argv[1])
-    names = {"data": "server.data", "listen": "server.listen", "admin": "server.admin", "drain_s": "server.drain_s"}
+    names = {
+        "data": "server.data",
+        "listen": "server.listen",
+        "admin": "server.admin",
+        "api": "server.api",
+        "drain_s": "server.drain_s",
+    }
     flags = {dotted: settings[name] for name, dotted in names.items() if name in settings}
     config = load(None, {}, {**flags, "server.gateway_workers": settings["workers"]}).config
 
@@ -44,6 +50,7 @@ def main() -> None:
     patience = PATIENCE._replace(
         silence_s=settings.get("silence_s", 30.0),
         worker_end_s=settings.get("worker_end_s", 5.0),
+        api_end_s=settings.get("api_end_s", 5.0),
         lock_s=settings.get("lock_s", 5.0),
     )
     command = [sys.executable, "-P", str(SMALL_CHILD), *settings.get("faults", [])]
@@ -117,9 +124,11 @@ class Supervised:
         """Of all processes that have filled a place, in order."""
         return [int(line["pid"]) for line in self.lines("child started") if line["child"] == child]
 
-    def ask(self) -> tuple[int, int, int]:
-        """(worker's number, its pid, its sequencer's pid), as a client sees it. OSError if refused or reset."""
-        with socket.create_connection(("127.0.0.1", self.port), 10) as client:
+    def ask(self, door: str = "url") -> tuple[int, int, int]:
+        """(worker's number, its pid, its sequencer's pid), as a client sees it; "api": as a backend does, number 0.
+        OSError if refused or reset."""
+        port = int(re.findall(r":(\d+)(?:/|$)", self.addresses[door])[0])
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
             text = client.makefile().readline()
         number, pid, sequencer = map(int, text.split())
         return number, pid, sequencer

@@ -26,7 +26,9 @@ from engine.options_admission import wrong_proxies
 
 ENVIRONMENT_PREFIX = "GONETS_"
 # Of the command line (address, token) and of the build (setup.py): no options of the server.
-OTHER_VARIABLES = frozenset({"GONETS_URL", "GONETS_TOKEN", "GONETS_DEBUG", "GONETS_SANITIZE"})
+OTHER_VARIABLES = frozenset(
+    {"GONETS_URL", "GONETS_TOKEN", "GONETS_API_URL", "GONETS_SERVICE_TOKEN", "GONETS_DEBUG", "GONETS_SANITIZE"}
+)
 # What other programs call it → the last word of an option.
 OTHER_WORDS = {
     **dict.fromkeys(("port", "host", "bind", "addr", "address"), "listen"),
@@ -204,6 +206,9 @@ def _check_relations(config: Config) -> None:
         raise ConfigError(
             "server.admin", server.admin, "must differ from server.listen: it shows what clients may not see"
         )
+    for name, address in (("server.listen", server.listen), ("server.admin", server.admin)):
+        if server.api and server.api == address and not address.endswith(":0"):
+            raise ConfigError("server.api", server.api, f"must differ from {name}: each door has a port of its own")
     for name, other in (("certificate", "key"), ("key", "certificate")):
         if getattr(config.tls, name) and not getattr(config.tls, other):
             raise ConfigError(f"tls.{name}", getattr(config.tls, name), f"needs tls.{other} as well")
@@ -214,7 +219,7 @@ def _check_relations(config: Config) -> None:
             auth.keys_refresh_s_min,
             f"must be at most auth.keys_refresh_s_max = {auth.keys_refresh_s_max}",
         )
-    for name, address in (("server.listen", server.listen), ("server.admin", server.admin)):
+    for name, address in (("server.listen", server.listen), ("server.admin", server.admin), ("server.api", server.api)):
         if address and int(address.rpartition(":")[2]) > 65_535:
             raise ConfigError(name, address, "the port must be 0 to 65535")
 

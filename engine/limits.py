@@ -28,7 +28,11 @@ from engine.log.cursors import HEARD_MAX, MARKS_MAX
 from engine.options import PAYLOAD_BYTES_MAX, Config
 from engine.readers import OUTCOMES_MAX
 from engine.sequencer import QUEUE_BLOCKS, TABLES_FULL
+from engine.state.keys import KEYS_MAX
 from engine.state.saver import FOLD_BYTES, OVERLAY_BYTES_MAX
+from engine.subscriptions.feed import CACHE_BYTES_MAX
+from engine.subscriptions.manager import SUBSCRIPTIONS_MAX
+from engine.subscriptions.publishing import WAITING_BYTES_MAX
 from ext.doorway import Doorway
 from ext.poller import fixed_bytes
 from ext.ring import memory_bytes as ring_memory_bytes
@@ -40,6 +44,7 @@ HELLOS_WAITING_BYTES_MAX: Final = 8 << 20  # of sessions whose hello waits: for 
 ISSUER_DOCUMENT_BYTES_MAX: Final = 256 << 10
 REVOKED_DOCUMENT_BYTES_MAX: Final = 4 << 20
 TYPING_SEEN_MAX: Final = 100_000  # of one second
+BODIES_BYTES_MAX: Final = 128 << 20  # of requests to the backends' door that are being read and answered
 
 # Tables of the engine.
 TABLES_BYTES_MAX: Final = 256 << 20  # of what admission knows
@@ -57,12 +62,15 @@ NOTE_BYTES: Final = 150
 TYPING_BYTES: Final = 250
 JOB_BYTES: Final = 1_000
 TARGET_BYTES: Final = 300
+KEY_GROWING_BYTES: Final = 20  # the table before, half as large, while a larger one is laid out
 PROPOSAL_BYTES: Final = 64  # the shortest
 LOADED_BYTES: Final = 1_200  # rows that a proposal may make admission fetch: conversation, membership, window
 REVOKED_BYTES_A_BYTE: Final = 30  # objects of a list of revocations, by its bytes
 DIRTY_PAGES_MAX: Final = 1 << 17  # of a transaction of LMDB, 4 KiB each; beyond it writes them early
 PAGE_BYTES: Final = 4_096
 JSON_EXPANSION: Final = 6  # of the worst payload
+CONNECTION_BYTES: Final = 160 << 10  # of a backend: buffers of 64 KiB both ways, and Python's books of it
+SUBSCRIPTION_BYTES: Final = 10_000  # a definition, its machine, and some hundred events in flight
 HEAP_LOSS: Final = 4  # the allocator loses one byte in so many between blocks of sessions, which come and go
 
 WITHOUT_MEMORY: Final = {
@@ -98,6 +106,18 @@ WITHOUT_MEMORY: Final = {
     "admission.failed_hello_connects": "a rate",
     "admission.members_per_s_max": "a rate; new groups wait while tables are full",
     "admission.publish_wait_ms_max": "a time",
+    "api.body_bytes_max": "bodies are bounded in all",
+    "api.batch_events_max": "a batch is bounded by its body",
+    "api.page_events_max": "a page is bounded by its bytes",
+    "api.wait_s_max": "a time",
+    "api.consumer_idle_s": "a time",
+    "api.consumers_max": "consumers hold no memory but their events in flight, bounded in all",
+    "api.streams_max": "connections are bounded in all",
+    "api.subscriptions_max": "subscriptions are bounded in all",
+    "api.publishes_per_s_max": "a rate",
+    "api.publish_bytes_per_s_max": "a rate",
+    "api.reads_per_s_max": "a rate",
+    "api.read_bytes_per_s_max": "a rate",
     "fanout.flush_budget_us": "a time",
     "fanout.resume_events_max": "resumes are bounded by their hops and the bytes of their gaps",
     "fanout.gap_newest_events": "the same",
@@ -124,7 +144,7 @@ class Row(NamedTuple):
 def process_rows(config: Config) -> list[Row]:
     """All that the process can take, in the order of the data path; with workers, all processes of the node."""
     rows = [*_session_tables(config), *_taking_in(config), *_engine(config), *_reading(config), *_rest(config)]
-    return [*rows, *_workers(config, total_bytes(rows))]
+    return [*rows, *_workers(config, total_bytes(rows)), *_backends(config)]
 
 
 def _workers(config: Config, one_bytes: int) -> list[Row]:
@@ -141,6 +161,25 @@ def _workers(config: Config, one_bytes: int) -> list[Row]:
         Row("links: publishes without an answer, table doubled", workers * publishes, 4 * UNANSWERED_BYTES, source),
         Row("notes on their way", workers * NOTES_MAX, NOTE_BYTES, source),
         Row("marks of other workers", 3 * workers * HEARD_MAX, MARK_BYTES, source),
+    ]
+
+
+def _backends(config: Config) -> list[Row]:
+    """The backends' door and all subscriptions: a thread of the process, or one of their own."""
+    if not config.server.api:
+        return []
+    api, unsaved = config.api, int(TABLES_BYTES_MAX * TABLES_FULL)
+    return [
+        Row("backends: the program", 1, PROGRAM_BYTES, "server.api"),
+        Row("backends: view", 1, unsaved + VIEW_BYTES_MAX, "server.api"),
+        Row("backends: blocks that are read", 1, CACHE_BYTES_MAX + 2 * BLOCK_BYTES_MAX, "server.api"),
+        Row("backends: publishes without an answer, with copies", 2, WAITING_BYTES_MAX, "server.api"),
+        Row(
+            "backends: subscriptions, and what they have in flight", SUBSCRIPTIONS_MAX, SUBSCRIPTION_BYTES, "server.api"
+        ),
+        Row("backends: connections", api.connections_max, CONNECTION_BYTES, "api.connections_max"),
+        Row("backends: a frame on its way to each", api.connections_max, api.frame_bytes_max, "api.frame_bytes_max"),
+        Row("backends: bodies of requests, with what is made of them", 2, BODIES_BYTES_MAX, "server.api"),
     ]
 
 
@@ -184,6 +223,7 @@ def _engine(config: Config) -> list[Row]:
     return [
         Row("blocks: open, queued, written; with copies", 2 * (QUEUE_BLOCKS + 2), BLOCK_BYTES_MAX, "fixed"),
         Row("tables of admission", 1, unsaved, "fixed"),
+        Row("keys of services, as their table grows", KEYS_MAX, KEY_GROWING_BYTES, "fixed"),
         Row("targets of edits", TARGETS_MAX, TARGET_BYTES, "fixed"),
         Row("view: what is not saved, and a cache", 1, unsaved + VIEW_BYTES_MAX, "fixed"),
         Row("a save: gathered, sorted", 3, OVERLAY_BYTES_MAX + FOLD_BYTES, "fixed"),

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Struct
 
 from engine.options_admission import Admission, option
+from engine.options_api import Api
 
 PAYLOAD_BYTES_MAX = 65_536  # fixed by the record format, not an option
 ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$"
@@ -32,6 +33,15 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "address of /metrics, /healthz, /readyz; empty = none; never public", "host:port", pattern=ADDRESS_OR_NONE
         ),
     ] = "127.0.0.1:8801"
+    api: Annotated[
+        str,
+        option(
+            "address of the backends' door: HTTP and WebSocket for services with tokens of their own; without TLS:"
+            " behind a proxy that has it where others reach it; empty = none; `make run` opens 127.0.0.1:8802",
+            "host:port",
+            pattern=ADDRESS_OR_NONE,
+        ),
+    ] = ""
     gateway_workers: Annotated[
         int,
         option(
@@ -320,6 +330,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log: Log = Log()
     gateway: Gateway = Gateway()
     admission: Admission = Admission()
+    api: Api = Api()
     fanout: Fanout = Fanout()
     conversations: Conversations = Conversations()
     logging: Logging = Logging()

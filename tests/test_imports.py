@@ -29,6 +29,7 @@ BEHIND_THE_FACE: dict[str, set[str]] = {
     "bench/simulation": {"engine", "gateway"},  # a second composition root: it takes the steps of what gonets.py starts
     "bench/flips": {"engine"},  # opens, reads and checks damaged files, below what the face shows
     "bench/torture": {"engine"},  # opens, trims and backs up what the command line does
+    "tests/api": {"engine", "gateway"},
     "tests/bench": {"engine", "gateway"},
     "tests/fanout": {"engine"},
     "tests/gateway": {"engine", "gateway"},
@@ -41,6 +42,7 @@ BEHIND_THE_FACE: dict[str, set[str]] = {
     "tests/tls": {"gateway"},
     "tests/fuzz": {"engine", "gateway"},
     "tests/overload": {"engine", "gateway"},
+    "tests/subscriptions": {"engine", "gateway"},
 }
 
 Import = tuple[int, str, str]  # line, module, name ("" for `import module`)

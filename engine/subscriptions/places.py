@@ -1,0 +1,124 @@
+"""Places in the log: where a start begins, what a stored cursor says, and which system events came since.
+
+Asked by manager.py, in a thread where the log is read. A time is found by halving, since times never run backwards.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.errors import BadArgument, LogDamaged, Trimmed
+from engine.log.reader import Reader
+from engine.subscriptions.definition import Definition, Start
+from engine.subscriptions.store import APPLIED_KEY, COUNT, CURSORS, EPOCH_KEY, PARKED, Batch, Store, named, numbered
+from ext.record import Record, decode
+
+PAGE: Final = 1_000
+DAMAGED_MAX: Final = 10_000  # events passed over to find one whose time can be read
+NUMBER_BYTES: Final = 8
+
+
+def position_of(reader: Reader, start: Start) -> int:
+    """The sequence behind which a start begins. Raises BadArgument, Trimmed."""
+    named_fields = [start.first, start.sequence is not None, start.time is not None]
+    if sum(named_fields) > 1:
+        raise BadArgument("a start names several places: name one of first, sequence and time")
+    first, last = reader.first_sequence, reader.last_sequence()
+    if start.first:
+        return first - 1
+    if start.time is not None:
+        if start.time < 0:
+            raise BadArgument(f"start time {start.time}: µs since 1970, at least 0")
+        return _before(reader, start.time, first, last)
+    if start.sequence is None:
+        return last
+    if not 0 <= start.sequence <= last:
+        raise BadArgument(f"start sequence {start.sequence}: the log ends at {last}; must be 0 to {last}")
+    if start.sequence < first - 1 and start.sequence:
+        raise Trimmed(
+            f"start sequence {start.sequence}: the log begins at {first}", hint=f"start at {first - 1} or later"
+        )
+    return max(start.sequence, first - 1)
+
+
+def _before(reader: Reader, time_us: int, first: int, last: int) -> int:
+    """The last sequence before a time."""
+    low, high = first, last + 1  # the first event of that time or later lies in [low, high]
+    while low < high:
+        middle = (low + high) // 2
+        found = _event_from(reader, middle, high)
+        if found is None or found.time >= time_us:
+            high = middle
+        else:
+            low = found.sequence + 1
+    return low - 1
+
+
+def _event_from(reader: Reader, sequence: int, end: int) -> Record | None:
+    """The first that can be read, from a sequence on and before another; None if there is none."""
+    for one in range(sequence, min(end, sequence + DAMAGED_MAX)):
+        try:
+            record = reader.record(one)
+        except LogDamaged:
+            continue
+        return None if record is None else decode(record)
+    return None
+
+
+def numbers_of(stored: bytes) -> list[int]:
+    """What a row of cursors holds."""
+    return [int.from_bytes(stored[at : at + NUMBER_BYTES], "little") for at in range(0, len(stored), NUMBER_BYTES)]
+
+
+def cursor_of(store: Store, definition: Definition) -> int:
+    """All wanted events up to it are acked or parked, as stored."""
+    stored = store.value(named(CURSORS, definition.name))
+    if stored is None:
+        return definition.position
+    numbers = numbers_of(stored)
+    if definition.kind == "ordered":
+        return min(numbers)
+    return min([numbers[0], *(hole - 1 for hole in numbers[1:2])])
+
+
+def cut_back(stored: bytes, kind: str, last: int) -> bytes:
+    """A row of cursors, of which nothing is beyond a sequence any more: what followed it was replaced."""
+    first, *others = numbers_of(stored)
+    others = [min(one, last) for one in others] if kind == "ordered" else [one for one in others if one <= last]
+    return b"".join(number.to_bytes(NUMBER_BYTES, "little") for number in (min(first, last), *others))
+
+
+def after_restore(store: Store, epochs: list[tuple[int, int]]) -> int:
+    """Cuts back what is kept to the history that the log still has, if another replaced it since; how many rows are
+    other now. `epochs`: (epoch, first sequence) ascending."""
+    newest, known = epochs[-1][0], store.number(EPOCH_KEY)
+    if known == newest:
+        return 0
+    batch = Batch({EPOCH_KEY: newest.to_bytes(NUMBER_BYTES, "little")})
+    replaced = [first for epoch, first in epochs if epoch > known]
+    if known and replaced:
+        last = replaced[0] - 1
+        batch.rows[APPLIED_KEY] = min(store.number(APPLIED_KEY), last).to_bytes(NUMBER_BYTES, "little")
+        for row in store.definitions():
+            name, kind = row.definition.name, row.definition.kind
+            if row.created > last:
+                batch.erase(name)
+                continue
+            if (stored := store.value(named(CURSORS, name))) is not None:
+                batch.rows[named(CURSORS, name)] = cut_back(stored, kind, last)
+            gone = [*store.counts(name), *(one.event.sequence for one in store.parked(name, after=last))]
+            for sequence in gone:
+                if sequence > last:
+                    batch.rows[numbered(COUNT, name, sequence)] = batch.rows[numbered(PARKED, name, sequence)] = None
+    store.write(batch)
+    return len(batch.rows) - 1
+
+
+def system_events(reader: Reader, conversation: int, head: int, applied: int) -> list[Record]:
+    """The system events that are kept and lie behind `applied`, in order."""
+    after, found = max(applied, reader.first_sequence - 1), []
+    while head > after:
+        page = reader.walk(head, conversation, after, PAGE)
+        found += [decode(record) for record in page]
+        head = found[-1].previous
+    return found[::-1]

@@ -1,0 +1,84 @@
+"""Errors by their codes: what a publish that was not stored raises, and what a remote engine's word stands for.
+
+A Publisher (in process, remote, the double) raises `refusal` of a status of engine/errors.py; a client that is told a
+code over the network raises `error_of` it. So a backend team catches the same thing everywhere. Whether trying again
+helps is the table's word, and splits the two classes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.errors import STATUS_BY_NAME, STATUSES, BadArgument, CallerError, EngineError, EngineUnable, Trimmed
+from engine.subscriptions.ports import (
+    Fenced,
+    LimitReached,
+    NotInFlight,
+    Paused,
+    SubscriptionExists,
+    UnknownSubscription,
+)
+
+
+class Refused(CallerError):
+    """Admission said no to a publish, and would say it again. `code` is the status; `actual` is, of a conflict, the
+    conversation sequence that would have fitted; `extra` the limit in question."""
+
+    def __init__(self, status: int, words: str, *, actual: int = 0, extra: int = 0) -> None:
+        row = STATUSES[status]
+        self.code, self.actual, self.extra = row.name, actual, extra
+        super().__init__(words, hint=row.hint)
+
+
+class NotNow(EngineUnable):
+    """A publish was refused for a passing reason; the same with the same key later. `extra`: a pause in ms, or 0."""
+
+    def __init__(self, status: int, words: str, *, extra: int = 0) -> None:
+        row = STATUSES[status]
+        self.code, self.extra = row.name, extra
+        super().__init__(words, hint=row.hint)
+
+
+class NotAllowed(CallerError):
+    """The token doesn't allow it, or none at all; `code` says which."""
+
+    def __init__(self, code: str, words: str, *, hint: str = "") -> None:
+        self.code = code
+        super().__init__(words, hint=hint)
+
+
+_KINDS: Final[dict[str, type[EngineError]]] = {
+    kind.code: kind
+    for kind in (
+        BadArgument,
+        Trimmed,
+        Fenced,
+        LimitReached,
+        NotInFlight,
+        Paused,
+        SubscriptionExists,
+        UnknownSubscription,
+    )
+}
+_TOKENS: Final = ("bad_token", "token_expired", "token_revoked", "not_allowed")
+
+
+def refusal(status: int, words: str, *, actual: int = 0, extra: int = 0) -> Refused | NotNow:
+    """The exception for a status that isn't `appended` or `repeat`."""
+    if STATUSES[status].retryable:
+        return NotNow(status, words, extra=extra)
+    return Refused(status, words, actual=actual, extra=extra)
+
+
+def error_of(code: str, words: str, *, hint: str = "", retryable: bool = False, actual: int = 0) -> EngineError:
+    """The exception for a code that came over a network; one that nobody here knows is a CallerError, or, where trying
+    again may help, an EngineUnable, with that code."""
+    if kind := _KINDS.get(code):
+        return kind(words, hint=hint)
+    if status := STATUS_BY_NAME.get(code):
+        return refusal(status.number, words, actual=actual)
+    if code in _TOKENS:
+        return NotAllowed(code, words, hint=hint)
+    unknown: EngineError = EngineUnable(words, hint=hint) if retryable else CallerError(words, hint=hint)
+    unknown.code = code
+    return unknown

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gateway.backend import BackendClient
     from gateway.client import Client
     from gateway.listener import StartError
     from gateway.processes.serve import serve_processes
     from gateway.serve import serve
 
-__all__ = ["Client", "StartError", "serve", "serve_processes"]
+__all__ = ["BackendClient", "Client", "StartError", "serve", "serve_processes"]
 
 _HOMES = {
+    "BackendClient": "gateway.backend",
     "Client": "gateway.client",
     "StartError": "gateway.listener",
     "serve": "gateway.serve",

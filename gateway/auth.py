@@ -33,6 +33,8 @@ TOKEN_BYTES_MAX = 8_192
 RSA_BITS_MIN = 2_048
 EXPIRES_MAX_S = 2**32 - 1
 TOKEN_ID_CHARACTERS_MAX = 256
+SCOPE_CHARACTERS_MAX = 4_096
+TEAM_CHARACTERS_MAX = 64
 DEVELOPMENT_KEY = "development-key.pem"
 
 _SUBJECT = re.compile(r"[1-9][0-9]{0,15}\Z")
@@ -75,6 +77,8 @@ class Identity(NamedTuple):
     device: int | None  # the only device it is good for, if its issuer said so
     issued_s: int = 0  # UNIX time of `iat`; 0 if the token doesn't say
     token_id: str = ""  # `jti`; what a revocation may name
+    scope: str = ""  # words between spaces, as RFC 9068 has it; only the backends' door looks at them
+    team: str = ""  # whose service it is; "" = the token of a person
 
 
 class Key(NamedTuple):
@@ -192,6 +196,8 @@ class Verifier:
             device,
             _issued_s(claims.get("iat")),
             _token_id(claims.get("jti")),
+            _text(claims, "scope", SCOPE_CHARACTERS_MAX),
+            _text(claims, "team", TEAM_CHARACTERS_MAX),
         )
 
 
@@ -209,6 +215,13 @@ def _token_id(token_id: object) -> str:
     if not isinstance(token_id, str) or len(token_id) > TOKEN_ID_CHARACTERS_MAX:
         raise TokenRefused(f"jti must be a text of at most {TOKEN_ID_CHARACTERS_MAX} characters")
     return token_id
+
+
+def _text(claims: dict[str, Any], name: str, characters_max: int) -> str:
+    text = claims.get(name, "")
+    if not isinstance(text, str) or len(text) > characters_max:
+        raise TokenRefused(f"{name} must be a text of at most {characters_max} characters")
+    return text
 
 
 def _header(token: str) -> dict[str, Any]:
@@ -329,9 +342,17 @@ def _development_public(data: bytes, path: Path) -> Key:
 
 
 def development_token(
-    data: Path, user: int, lifetime_s: int, audience: str, issuer: str = "", device: int | None = None
+    data: Path,
+    user: int,
+    lifetime_s: int,
+    audience: str,
+    issuer: str = "",
+    device: int | None = None,
+    *,
+    scope: str = "",
+    team: str = "",
 ) -> str:
-    """A token for trying things out, signed with the development key."""
+    """A token for trying things out, signed with the development key; with scope and team one for a service."""
     now = int(time.time())
     claims: dict[str, Any] = {"sub": str(user), "aud": audience, "nbf": now, "iat": now, "exp": now + lifetime_s}
     claims["jti"] = secrets.token_hex(8)
@@ -339,6 +360,10 @@ def development_token(
         claims["device"] = device
     if issuer:
         claims["iss"] = issuer
+    if scope:
+        claims["scope"] = scope
+    if team:
+        claims["team"] = team
     return jwt.encode(claims, development_key(data), algorithm="EdDSA")
 
 

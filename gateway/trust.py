@@ -2,7 +2,8 @@
 
 Made by server.py before anything is served, turned by its timer once a second and told of a reload. Each of the three
 may change while sessions are open: new keys judge the next hello, a revocation ends the sessions that it concerns, a
-certificate is shown to the next connection.
+certificate is shown to the next connection. The process of the backends' door (processes/api.py) has one without
+sessions and certificate, whose revocations that door asks for itself.
 
 Invariants: what can't be used leaves what was in force in force, is logged once and counted; no token, key or claim is
 ever in a log line. Cost: a few stats a second; a fetch an interval where a document is at a URL.
@@ -50,8 +51,8 @@ class Trust:
         self._sweeping = False
         self._reminded_s = 0.0
         self.key_failures = self.revoked_failures = self.certificate_failures = 0
-        self._door: Door
-        self._sweep: Sweep
+        self._door: Door | None = None
+        self._sweep: Sweep | None = None
         self._answered: Callable[[], None]
 
     def open(self) -> None:
@@ -114,10 +115,12 @@ class Trust:
 
     # ---- on the loop -----------------------------------------------------------------------------------------------
 
-    def begin(self, door: Door, answered: Callable[[], None]) -> None:
-        """The door is there. `answered` is called when the issuer has answered: whoever waits for it goes on."""
+    def begin(self, door: Door | None, answered: Callable[[], None]) -> None:
+        """The door is there, or there is none of sessions. `answered` is called when the issuer has answered: whoever
+        waits for it goes on."""
         self._door, self._answered = door, answered
-        self._sweep = Sweep(door.sessions, lambda session: door.end(session, close_codes.TOKEN_REVOKED))
+        if door is not None:
+            self._sweep = Sweep(door.sessions, lambda session: door.end(session, close_codes.TOKEN_REVOKED))
         self._show_certificate("certificate in force")
         for name, remote in (("token keys", self._remote_keys), ("revocations", self._revoked_remote)):
             if remote is not None and remote.failing:
@@ -207,13 +210,15 @@ class Trust:
         """In force from now on; then the sessions concerned are ended."""
         old, self.revoked = self.revoked, revoked
         log.info("revocations read again", entries=revoked.entries)
+        if self._sweep is None:
+            return
         self._sweep.add(old, revoked)
         if not self._sweeping:
             self._sweeping = True
             self._turn()
 
     def _turn(self) -> None:
-        if self._sweep.run():
+        if self._sweep is not None and self._sweep.run():
             asyncio.get_running_loop().call_soon(self._turn)
         else:
             self._sweeping = False
@@ -239,7 +244,7 @@ class Trust:
 
     def _show_certificate(self, words: str) -> None:
         """To every connection from now on."""
-        if self.certificate is not None:
+        if self.certificate is not None and self._door is not None:
             self._door.poller.use_tls(self.certificate.context)
             log.info(words, left_s=int(self.certificate.left_s))
             self._warn(self.certificate)
@@ -263,7 +268,7 @@ class Trust:
         if self._auth.revoked:
             remote = self._revoked_remote
             values["revoked_entries"] = self.revoked.entries
-            values["revoked_sessions"] = self._sweep.ended
+            values["revoked_sessions"] = self._sweep.ended if self._sweep is not None else 0
             values["revoked_reload_failures"] = self.revoked_failures + (remote.failures if remote is not None else 0)
             if remote is not None:
                 values["revoked_age_seconds"] = remote.age_s

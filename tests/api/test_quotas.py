@@ -1,0 +1,140 @@
+"""Quotas of a team: rates both ways, and what lasts; each refusal names its limit and when to come back."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import Api
+from gateway.api import operation
+from gateway.api.bodies import BoundedBodies
+from gateway.api.patience import PatientProtocol
+from gateway.api.problems import Refusal
+from gateway.api.quotas import TEAMS_MAX, Bucket, Quotas
+from tests.api.test_publishing import problem
+from tests.support.api_site import ApiSite
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50)), min_size=1, max_size=60))
+def test_a_bucket_lets_through_its_rate_and_a_second_s_worth(steps: list[tuple[float, int]]) -> None:
+    """Over any time: what was taken is at most rate × time + one second's worth + the one that went below zero."""
+    bucket, now, taken = Bucket(10, 0.0), 0.0, 0
+    for step, amount in steps:
+        now += step
+        pause_s = bucket.pause_s(now)
+        if not pause_s:
+            bucket.take(amount)
+            taken += amount
+            assert taken <= 10 * now + 10 + 50
+        else:
+            assert Bucket.pause_s(bucket, now + pause_s) == 0, "who waits as long as it was told gets in"
+            now += pause_s
+
+
+def test_a_team_over_its_rate_is_told_which_limit_and_when(tmp_path: Path) -> None:
+    with ApiSite(tmp_path, Api(publishes_per_s_max=5)) as site:
+        conversation = site.group(7)
+        body = [{"type": "x", "conversation": conversation}] * 50
+        assert site.ask("POST", "/v1/events", body).status == 200
+        refused = site.ask("POST", "/v1/events", body)
+        assert refused.status == 429 and problem(refused) == "limit_reached"
+        assert refused.json["limit"] == "api.publishes_per_s_max" and refused.json["retryable"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 12
+        other = site.ask("POST", "/v1/events", body, token=site.token(team="other"))
+        assert other.status == 200, "another team has its own"
+
+
+def test_reading_has_its_rate_too(tmp_path: Path) -> None:
+    with ApiSite(tmp_path, Api(read_bytes_per_s_max=65_536)) as site:
+        site.publish(site.group(7), 1_000)
+        assert site.ask("GET", "/v1/events?limit=1000").status == 200
+        refused = site.ask("GET", "/v1/events")
+        assert refused.status == 429 and refused.json["limit"] == "api.read_bytes_per_s_max"
+
+
+def test_what_lasts_is_counted(tmp_path: Path) -> None:
+    with ApiSite(tmp_path, Api(subscriptions_max=2, consumers_max=2, streams_max=1)) as site:
+        for name in ("one", "two"):
+            site.subscribe(name)
+            assert site.ask("POST", f"/v1/subscriptions/{name}/consumers", {"name": "a"}).status == 201
+        body = {"name": "three", "kind": "ordered", "filter": {"types": ["order"]}}
+        refused = site.ask("POST", "/v1/subscriptions", body)
+        assert refused.status == 429 and refused.json["limit"] == "api.subscriptions_max"
+        site.subscribe("two")  # one that is there already needs no place
+        refused = site.ask("POST", "/v1/subscriptions/two/consumers", {"name": "b"})
+        assert refused.status == 429 and refused.json["limit"] == "api.consumers_max"
+        assert site.ask("DELETE", "/v1/subscriptions/two").status == 204
+        assert site.ask("POST", "/v1/subscriptions", body).status == 201
+
+
+def test_teams_that_are_quiet_are_forgotten_and_open_ones_are_not() -> None:
+    quotas = Quotas(Api(), now=lambda: 0.0)
+    with quotas.stream("busy"):
+        for number in range(TEAMS_MAX + 10):
+            quotas.team(f"t{number}")
+        assert len(quotas._teams) == TEAMS_MAX and quotas.team("busy").streams == 1
+    assert quotas.team("busy").streams == 0
+
+
+def test_bodies_of_all_requests_share_their_room() -> None:
+    """What is counted is given back, however a request ends; a refusal comes as a Refusal to the application."""
+    refused: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            while (await receive())["more_body"]:
+                await asyncio.sleep(0)
+        except Refusal as refusal:
+            refused.append(refusal.problem.code)
+
+    async def bring(bounded: BoundedBodies, pieces: list[int]) -> None:
+        messages = iter([{"type": "http.request", "body": b"x" * size, "more_body": True} for size in pieces])
+
+        async def receive() -> Any:
+            return next(messages, {"type": "http.request", "body": b"", "more_body": False})
+
+        async def send(_message: Any) -> None:
+            pass
+
+        await bounded({"type": "http"}, receive, send)
+
+    async def play() -> None:
+        bounded = BoundedBodies(app, 100)
+        await bring(bounded, [60, 40])
+        assert not refused and bounded.held_bytes == 0
+        await asyncio.gather(bring(bounded, [60, 1]), bring(bounded, [40, 1]))
+        assert refused and bounded.held_bytes == 0
+
+    asyncio.run(play())
+
+
+def test_a_head_or_a_body_that_does_not_come_is_not_waited_for(site: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientProtocol, "head_s", 0.3)
+    monkeypatch.setattr(operation, "BODY_S", 0.3)
+    head = f"POST /v1/conversations HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.token()}\r\n"
+    rest = "Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    for sent, answered in (("", False), (head, False), (head + rest, True)):
+        with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
+            connection.sendall(sent.encode())
+            found = b""
+            while data := connection.recv(65_536):
+                found += data
+                if b"too_slow" in found:
+                    break
+            assert (b"HTTP/1.1 408" in found) is answered
+    assert site.ask("GET", "/v1/subscriptions").status == 200
+
+
+def test_streams_are_counted_while_they_last() -> None:
+    quotas = Quotas(Api(streams_max=1), now=lambda: 0.0)
+    with quotas.stream("a"):
+        with pytest.raises(Refusal, match="streams_max"):
+            quotas.check_streams("a")
+        quotas.check_streams("b")
+    quotas.check_streams("a")

@@ -22,6 +22,7 @@ build:
 	@.ci/prepare
 	@.venv/bin/python setup.py -q build_ext --inplace
 
+run: export GONETS_SERVER_API ?= 127.0.0.1:8802
 run: build
 	.venv/bin/gonets serve --demo
 

@@ -25,7 +25,6 @@ from engine.console import AsJson, ConfigFile, DataDirectory, fail, load, os_err
 
 DEMO_USERS = (1, 2)
 DEMO_TOKEN_S = 30 * 86_400
-TOKEN_MAX_S = 3_650 * 86_400
 INTERRUPTED = 130  # what shells expect of a program that SIGINT ended
 PIPE_CLOSED = 141  # or SIGPIPE
 LISTEN_DEVICE, SEND_DEVICE = 1, 2  # a session each, so that `send` doesn't replace `listen`
@@ -48,6 +47,9 @@ config_app = App(name="config", help="The configuration.")
 app.command(config_app)
 app.command("engine.log.cli:app", name="log", help="What the log holds, and what an operator does with it.")
 app.command("bench.cli:app", name="bench", help="Measurements, and the replay of real chats.")
+app.command("gateway.api.cli:app", name="subscriptions", help="Durable subscriptions to the event stream.")
+app.command("gateway.api.cli_events:subscribe", name="subscribe")
+app.command("gateway.api.cli_events:publish", name="publish")
 
 
 @app.command
@@ -56,6 +58,7 @@ def serve(
     data: DataDirectory = None,
     listen: Annotated[str | None, Parameter(help="clients' address, host:port")] = None,
     admin: Annotated[str | None, Parameter(help="operator's address, host:port; empty = none")] = None,
+    api: Annotated[str | None, Parameter(help="backends' address, host:port; empty = none")] = None,
     config: ConfigFile = None,
     workers: Annotated[
         int | None, Parameter(help="processes that serve clients, beside a sequencer and a supervisor; 0 = one process")
@@ -71,7 +74,13 @@ def serve(
     """Runs the log and the gateway until SIGTERM or Ctrl-C; then drains and stops."""
     from gateway import StartError
 
-    flags = {"server.data": data, "server.listen": listen, "server.admin": admin, "server.gateway_workers": workers}
+    flags = {
+        "server.data": data,
+        "server.listen": listen,
+        "server.admin": admin,
+        "server.api": api,
+        "server.gateway_workers": workers,
+    }
     loaded = load(config, **{name.replace(".", "__"): value for name, value in flags.items()})
     if take_over and not loaded.config.server.gateway_workers:
         fail("--take-over needs --workers N (or server.gateway_workers): one process has nobody to hand its sockets to")
@@ -83,7 +92,8 @@ def serve(
             new = " (a new log was begun)" if addresses["new_log"] else ""
             print(
                 f"gonets: clients {addresses['url']}  admin {addresses['admin'] or '(none)'}"
-                f"  data {addresses['data']}{new}  durability {addresses['durability']}"
+                f"  api {addresses['api'] or '(none)'}  data {addresses['data']}{new}"
+                f"  durability {addresses['durability']}"
             )
             if demo:
                 _print_demo(loaded.config, addresses)
@@ -109,13 +119,10 @@ def _print_demo(config: Config, addresses: dict[str, Any]) -> None:
     if config.auth.keys:
         print("gonets: --demo makes no tokens, because [auth] keys is set")
         return
-    from gateway.auth import development_token
+    from gateway.development import persons_token
 
     for user in DEMO_USERS:
-        token = development_token(
-            Path(config.server.data), user, DEMO_TOKEN_S, config.auth.audience, config.auth.issuer
-        )
-        print(f"token of user {user}: {token}")
+        print(f"token of user {user}: {persons_token(config, user, lifetime_s=DEMO_TOKEN_S)}")
     where = "" if addresses["url"] == DEFAULT_URL else f" --url {addresses['url']}"
     if config.tls.certificate:
         from gateway.certificate import UNKNOWN_AUTHORITY, seen_by_clients
@@ -129,6 +136,20 @@ def _print_demo(config: Config, addresses: dict[str, Any]) -> None:
     print("try in a second terminal, then in a third:")
     print(f"  {program} listen --user {DEMO_USERS[1]}{where}{data}")
     print(f'  {program} send --user {DEMO_USERS[0]} --to {DEMO_USERS[1]}{where}{data} "hello from the log"')
+    if addresses["api"]:
+        _print_backend(config, addresses["api"], program, data)
+
+
+def _print_backend(config: Config, url: str, program: str, data: str) -> None:
+    """What a backend team may try."""
+    from gateway.api.cli_common import DOOR
+    from gateway.development import SERVICE, TEAM, services_token
+
+    token = services_token(config, lifetime_s=DEMO_TOKEN_S)
+    print(f"token of service {SERVICE} of team {TEAM}: {token}")
+    where = "" if url == DOOR else f" --url {url}"
+    print(f"for backends, page with all operations: {url}/v1/docs; in a fourth terminal:")
+    print(f"  {program} subscribe tour --start first{where}{data}")
 
 
 @config_app.command
@@ -205,53 +226,63 @@ CaOption = Annotated[Path | None, Parameter(help="wss: file of the authority to 
 @app.command
 def token(
     *,
-    user: Annotated[int, Parameter(help="id of the user, 1 to 2^53-1")],
-    device: Annotated[int | None, Parameter(help="make it good for this device only")] = None,
+    user: Annotated[int | None, Parameter(help="of a person: id of the user, 1 to 2^53-1")] = None,
+    device: Annotated[int | None, Parameter(help="of a person: make it good for this device only")] = None,
+    service: Annotated[int | None, Parameter(help="of a service: the user that its events are sent as")] = None,
+    scope: Annotated[
+        list[str], Parameter(consume_multiple=True, negative="", help="of a service: read:message publish:* …")
+    ] = [],  # noqa: B006
+    team: Annotated[str | None, Parameter(help="of a service: whose subscriptions it sees")] = None,
     lifetime_s: Annotated[int, Parameter(help="seconds until it expires")] = 86_400,
     data: DataDirectory = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Makes a development token. Refused when [auth] keys is set: then tokens come from your issuer."""
-    loaded = load(config, server__data=data)
-    text = _development_token(loaded.config, user, device, lifetime_s)
+    from gateway import development
+
+    if (user is None) == (service is None):
+        fail("say either --user N, for a person, or --service N, for a backend")
+    if service is not None and device is not None:
+        fail(f"--device {device}: a service has no device")
+    if user is not None and (scope or team):
+        fail("--scope and --team are of a service's token: say --service N instead of --user")
+    config_of = load(config, server__data=data).config
+    found: dict[str, Any] = {"user": user, "device": device}
+    if user is not None:
+        text = _made(lambda: development.persons_token(config_of, user, device, lifetime_s), config_of)
+    else:
+        assert service is not None
+        found = {"service": service, "team": team or development.TEAM, "scope": scope or [*development.EVERYTHING]}
+        words = (found["team"], found["scope"], lifetime_s)
+        text = _made(lambda: development.services_token(config_of, service, *words), config_of)
     if as_json:
-        print_json({"token": text, "user": user, "device": device, "expires": int(time.time()) + lifetime_s})
+        print_json({"token": text, **found, "expires": int(time.time()) + lifetime_s})
     else:
         print(text)
 
 
 def _check_ids(**given: int | None) -> None:
     """Ids outside their limits, before anything is done with them."""
-    from gateway.auth import ID_MAX
+    from gateway.development import NoToken, check_ids
 
-    for name, value in given.items():
-        if value is not None and not 1 <= value <= ID_MAX:
-            fail(f"--{name} {value}: must be 1 to {ID_MAX}")
-
-
-def _development_token(config: Config, user: int, device: int | None, lifetime_s: int, otherwise: str = "") -> str:
-    """A token of the key that a server has made in its data directory; `otherwise` says what else would do."""
-    from gateway.auth import DEVELOPMENT_KEY, KeysError, development_token
-
-    if config.auth.keys:
-        fail(f"auth.keys = {config.auth.keys!r} is set: tokens come from your issuer; unset it for development tokens")
-    _check_ids(user=user, device=device)
-    if not 1 <= lifetime_s <= TOKEN_MAX_S:
-        fail(f"--lifetime-s {lifetime_s}: must be 1 to {TOKEN_MAX_S} (10 years)")
-    # A key made here would be of no server: its tokens would be refused by every one, and hide the mistake.
-    data = Path(config.server.data)
     try:
-        if not (data / DEVELOPMENT_KEY).is_file():
-            why = f"holds no {DEVELOPMENT_KEY}" if data.is_dir() else "is not a directory"
-            if not data.exists():
-                why = f"is not there, and so holds no {DEVELOPMENT_KEY}"
-            fail(f"--data {config.server.data!r} {why}: name the directory of a `gonets serve` that has run{otherwise}")
-        return development_token(data, user, lifetime_s, config.auth.audience, config.auth.issuer, device)
-    except KeysError as error:
+        check_ids(**given)
+    except NoToken as error:
+        fail(str(error))
+
+
+def _made(make: Callable[[], str], config: Config) -> str:
+    """A development token, or one line that says why there is none."""
+    from gateway.auth import DEVELOPMENT_KEY
+    from gateway.development import NoToken
+
+    try:
+        return make()
+    except NoToken as error:
         fail(str(error))
     except OSError as error:
-        fail(os_error(error, data / DEVELOPMENT_KEY))
+        fail(os_error(error, Path(config.server.data) / DEVELOPMENT_KEY))
 
 
 def _url_of(config: Config) -> str:
@@ -267,7 +298,9 @@ def _client_token(config: Config, user: int, given: str | None) -> str:
     """The token of a session: the given one, or one of the development key of a server that has been run."""
     if given:
         return given
-    return _development_token(config, user, None, 86_400, ", or give --token")
+    from gateway.development import persons_token
+
+    return _made(lambda: persons_token(config, user, otherwise=", or give --token"), config)
 
 
 @config_app.command

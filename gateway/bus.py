@@ -1,4 +1,5 @@
-"""What gateway workers tell each other: typing and presence, marks that moved, and devices that have said hello.
+"""What gateway workers tell each other: typing and presence, marks that moved, devices that have said hello; and what
+the backends' door asks them: which of some users are connected (api/presence.py).
 
 Called by signals.py, cursors.py and hello.py beside what they do for this worker's own sessions. In one process there
 is nobody to tell (`Alone`). With workers, signals and marks go through the sequencer's process to all the others, and
@@ -11,6 +12,7 @@ Cost: a message of some hundred bytes for each signal or mark told, and one a he
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -62,6 +64,21 @@ class Mark(Struct, frozen=True, array_like=True, tag=2):
     told: Told
 
 
+class Whereabouts(Struct, frozen=True, array_like=True, tag=3):
+    """Which of these users have a session? Each worker answers with Connected, those that it has."""
+
+    question: int
+    users: list[int]
+
+
+class Connected(Struct, frozen=True, array_like=True, tag=4):
+    """The answer of one worker. Other workers pass over it."""
+
+    question: int
+    worker: int  # any number that no other has
+    users: list[int]
+
+
 class Hello(Struct, frozen=True, array_like=True):
     """The note of a device."""
 
@@ -93,7 +110,7 @@ class Ways(Protocol):
         """To all, in one order."""
 
 
-_SIGNALS: Final = msgspec.msgpack.Decoder(ForConversation | Mark)
+_SIGNALS: Final = msgspec.msgpack.Decoder(ForConversation | Mark | Whereabouts | Connected)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -122,6 +139,12 @@ class Shared:
         door, said = self._door, _SIGNALS.decode(body)
         if isinstance(said, ForConversation):
             door.fanout.signal(said.conversation, said.msgpack, said.json)
+            return
+        if isinstance(said, Whereabouts):
+            here = [user for user in said.users if door.sessions.count_of_user(user)]
+            self._ways.signal(_encode(Connected(said.question, os.getpid(), here)))
+            return
+        if isinstance(said, Connected):
             return
         door.cursors.hear(said.conversation, said.user, said.delivered, said.read)
         if said.told.members:

@@ -148,7 +148,7 @@ def _targeted(type_name: str, target: int, body: bytes) -> schema.Payload:
 
 def engines_own(type_name: str) -> bool:
     """Whether clients may not publish a type by name: the commands for it judge and pack it."""
-    return type_name.startswith(("conversation.", "member.", "message.")) or len(type_name.encode()) > 64
+    return type_name.startswith(schema.RESERVED) or len(type_name.encode()) > schema.TYPE_BYTES_MAX
 
 
 def create(door: Door, session: int, request: requests.Create) -> None:

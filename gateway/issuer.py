@@ -67,8 +67,7 @@ class IssuerKeys:
         if self.remote.busy:
             self._wanted.add(kid)
             return 0
-        absent = self._absent.get(kid)
-        if absent is not None and time.monotonic() - absent < UNKNOWN_S:
+        if self.is_absent(kid):
             return None
         if self.remote_pause_s:
             return _later_ms(self.remote_pause_s)
@@ -76,6 +75,11 @@ class IssuerKeys:
         self._wanted.add(kid)
         self.remote.refresh(done)
         return 0
+
+    def is_absent(self, kid: str) -> bool:
+        """Whether the issuer was asked for it lately and had no such key. Any thread."""
+        absent = self._absent.get(kid)
+        return absent is not None and time.monotonic() - absent < UNKNOWN_S
 
     def answered(self) -> None:
         """A fetch is over: what was wanted and is not there is remembered."""

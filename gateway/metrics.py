@@ -4,7 +4,9 @@ Served by admin.py. Nothing is counted in Python per event: native counters, the
 are read when somebody asks. `read` gives one flat mapping from the table's keys to numbers; a key that is missing
 there (a part that isn't running) leaves its metric out rather than showing a lie.
 
-Invariants: names end in their unit; counters end in _total; no label carries a user, a conversation or a token.
+Invariants: names end in their unit; counters end in _total; no label carries a user, a conversation or a token. The
+one label there is names a subscription, of at most NAMED_MAX: those that lag most, so that a node with ten thousand of
+them has no more series. Such a value stands under `labelled(key, name)`.
 Cost: one pass over the table a scrape.
 """
 
@@ -13,14 +15,18 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+NAMED_MAX: Final = 100
+_BETWEEN: Final = "|"  # in no name
+
 
 class MetricRow(NamedTuple):
-    """One metric: `key` is where `read` finds it; `unit` is also the last word of the name (before _total)."""
+    """One metric: `key` is where `read` finds it; `unit` is also the last word of the name (before _total). With
+    `label` there are several, each by its name."""
 
     key: str
     name: str
@@ -28,6 +34,7 @@ class MetricRow(NamedTuple):
     kind: Literal["counter", "gauge"]
     help: str
     across: Literal["sum", "max", "min"] = "sum"  # of the processes of a node that has several
+    label: str = ""
 
 
 def _c(key: str, unit: str, help: str) -> MetricRow:
@@ -36,6 +43,20 @@ def _c(key: str, unit: str, help: str) -> MetricRow:
 
 def _g(key: str, unit: str, help: str, across: Literal["sum", "max", "min"] = "sum") -> MetricRow:
     return MetricRow(key, f"gonets_{key}", unit, "gauge", help, across)
+
+
+def _by_name(key: str, unit: str, help: str) -> MetricRow:
+    return MetricRow(key, f"gonets_{key}", unit, "gauge", help, "max", "subscription")
+
+
+def labelled(key: str, name: str) -> str:
+    """Where a reading has the value of one subscription."""
+    return f"{key}{_BETWEEN}{name}"
+
+
+def key_of(reading: str) -> str:
+    """The key of the table that a key of a reading belongs to."""
+    return reading.partition(_BETWEEN)[0]
 
 
 TABLE: tuple[MetricRow, ...] = (
@@ -138,6 +159,22 @@ TABLE: tuple[MetricRow, ...] = (
     _c("tls_certificate_reload_failures", "failures", "Times that a changed certificate could not be used."),
     _g("unanswered_publishes", "publishes", "Proposals that the sequencer has not answered yet."),
     _g("link_waiting_bytes", "bytes", "What workers have for the sequencer's process, and it has not taken."),
+    _g("subscriptions", "subscriptions", "Durable subscriptions of backends, paused ones too."),
+    _by_name("subscription_lag_events", "events", "Events of the log behind the cursor, wanted or not."),
+    _by_name(
+        "subscription_oldest_unacked_seconds", "seconds", "Age of the first event that was delivered and not acked."
+    ),
+    _by_name("subscription_in_flight_events", "events", "Events delivered and not acked."),
+    _by_name("subscription_parked_events", "events", "Events put aside for people to look at."),
+    _by_name("subscription_consumers", "consumers", "Consumers that have joined."),
+    _c("subscription_deliveries", "events", "Events handed to consumers, again or for the first time."),
+    _c("subscription_doubles", "events", "Of them, those that had been handed out before."),
+    _g("subscription_lost_events", "events", "Events that were to be delivered again and had been trimmed before."),
+    _c("subscription_commit_failures", "failures", "Times that acks and cursors could not be written; tried again."),
+    _c("subscription_read_bytes", "bytes", "Log read for subscriptions, once for all of them."),
+    _c("service_publishes", "publishes", "Publishes of backends that are in the log, repeats too."),
+    _c("service_refused_publishes", "publishes", "Publishes of backends that were refused, in the engine or before."),
+    _c("presence_questions", "questions", "Questions to the gateway about who is connected."),
     _g("processes", "processes", "Processes of this node: 1, or supervisor, sequencer and workers."),
     _c("restarted_processes", "processes", "Processes that ended by themselves and were started anew."),
     _g("resident_memory_bytes", "bytes", "Resident memory of the process, mapped pages of the log's files among it."),
@@ -174,7 +211,19 @@ class Collector:
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus-client for each scrape."""
         values = self._read()
+        by_name: dict[str, list[tuple[str, float]]] = {}
+        for reading, value in values.items():
+            key, between, name = reading.partition(_BETWEEN)
+            if between:
+                by_name.setdefault(key, []).append((name, value))
         for row in TABLE:
+            if row.label:
+                if row.key in by_name:
+                    family = GaugeMetricFamily(row.name, row.help, labels=[row.label])
+                    for name, value in by_name[row.key]:
+                        family.add_metric([name], value)
+                    yield family
+                continue
             if row.key not in values:
                 continue
             if row.kind == "counter":

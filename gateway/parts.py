@@ -25,6 +25,7 @@ from gateway.processes.sockets import open_sockets
 
 if TYPE_CHECKING:
     from engine import Follower
+    from gateway.api.thread import Fork
     from gateway.session import Door
 
 SPARE_DESCRIPTORS = 512  # segments, state, threads, the admin's connections
@@ -60,14 +61,22 @@ class Alone:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.api: socket.socket | None = None  # the backends'
+        self.fork: Fork | None = None  # where there is an api
 
     def sockets(self) -> tuple[socket.socket, socket.socket | None]:
         """systemd's, or bound as configured."""
         listening = open_sockets(self._config)
+        self.api = listening.api
         return listening.clients, listening.operators
 
     def engine(self, data: Path, wake: Callable[[bytes | None], None]) -> Engine:
         """The log with its writer."""
+        if self.api is not None:
+            from gateway.api.thread import Fork  # brings what only the backends' door needs
+
+            self.fork = Fork(wake)
+            return open_engine(self._config, data, on_answers=self.fork.answers, on_committed=self.fork.committed)
         return open_engine(self._config, data, on_answers=wake, on_committed=lambda sequence: wake(None))
 
     def bus(self, door: Door) -> Bus:
@@ -76,6 +85,11 @@ class Alone:
 
     def second(self) -> None:
         """Nothing to do."""
+
+    def release(self) -> None:
+        """Lets go of the backends' port, whatever state the start has reached."""
+        if self.api is not None:
+            self.api.close()
 
 
 def open_engine(

@@ -53,7 +53,7 @@ def readiness(gateway: Gateway) -> tuple[bool, str]:
         return False, stopped(failure)
     if gateway.engine.space.look():
         return False, gateway.engine.space.words()
-    return True, "ok" + gateway.load.text
+    return True, "ok" + gateway.load.text + (gateway.api.words if gateway.api is not None else "")
 
 
 def stopped(failure: BaseException) -> str:
@@ -88,4 +88,6 @@ def readings(gateway: Gateway) -> dict[str, float]:
     )
     values.setdefault("unanswered_publishes", max(0, counters.publishes - counters.answers))  # a follower has its own
     values.update(door.trust.values())
+    if gateway.api is not None:
+        values.update(gateway.api.values)
     return values

@@ -19,8 +19,8 @@ import uvloop
 from engine import Config, ConfigError, limits
 from gateway import logs
 from gateway.beforehand import begins_log
-from gateway.listener import StartError
-from gateway.parts import SPARE_DESCRIPTORS
+from gateway.listener import StartError, address_of
+from gateway.parts import SPARE_DESCRIPTORS, Alone
 from gateway.server import Gateway
 from gateway.session import log
 
@@ -43,7 +43,8 @@ def serve(config: Config, ready: Callable[[dict[str, Any]], None], reload: Calla
         log.warning("memory", reason=reason)
     wanted = config.gateway.sessions_max + SPARE_DESCRIPTORS
     allowed = raise_descriptor_limit(wanted)
-    gateway = Gateway(config)
+    surroundings = Alone(config)
+    gateway = Gateway(config, surroundings)
 
     def serving(addresses: dict[str, Any]) -> None:
         addresses["new_log"] = is_new
@@ -54,9 +55,10 @@ def serve(config: Config, ready: Callable[[dict[str, Any]], None], reload: Calla
     try:
         gateway.open()
         calm_collector()
-        uvloop.run(_run(gateway, serving, reload))
+        uvloop.run(_run(gateway, surroundings, serving, reload))
     finally:
         gateway.release()
+        surroundings.release()
 
 
 def calm_collector() -> None:
@@ -82,7 +84,12 @@ def say_descriptors(wanted: int, allowed: int) -> None:
         log.info("descriptors", allowed=allowed, wanted=wanted, hint=hint)
 
 
-async def _run(gateway: Gateway, ready: Callable[[dict[str, Any]], None], reload: Callable[[], Config] | None) -> None:
+async def _run(
+    gateway: Gateway,
+    surroundings: Alone,
+    ready: Callable[[dict[str, Any]], None],
+    reload: Callable[[], Config] | None,
+) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     again = asyncio.Event()
@@ -101,15 +108,35 @@ async def _run(gateway: Gateway, ready: Callable[[dict[str, Any]], None], reload
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, read_again)
-    ready(await gateway.start())
+    addresses = await gateway.start()
+    try:
+        addresses["api"] = await _serve_backends(gateway, surroundings)
+    except BaseException:
+        await gateway.stop()
+        raise
+    ready(addresses)
     await told.wait()
     drain = asyncio.ensure_future(gateway.drain())
     hurry = asyncio.ensure_future(again.wait())
     await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
     for task in (drain, hurry):
         task.cancel()
+    if gateway.api is not None:
+        await gateway.api.stop()
     await gateway.stop()
     log.info("stopped")
+
+
+async def _serve_backends(gateway: Gateway, surroundings: Alone) -> str:
+    """Opens the backends' door, if there is to be one; its address."""
+    if surroundings.api is None or surroundings.fork is None:
+        return ""
+    from gateway.api.thread import ApiThread
+
+    address = f"http://{address_of(surroundings.api)}"
+    gateway.api = ApiThread(gateway, surroundings.fork, surroundings.api)
+    await gateway.api.start()
+    return address
 
 
 __all__ = ["StartError", "calm_collector", "raise_descriptor_limit", "say_descriptors", "serve"]

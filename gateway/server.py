@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine import (
     OVERLOADED,
@@ -51,6 +52,9 @@ from gateway.session import CLOSING, OPEN, Door, log
 from gateway.signals import Signals
 from gateway.trust import Trust, TrustError
 from gateway.waiting import Waiting
+
+if TYPE_CHECKING:
+    from gateway.api.thread import ApiThread
 
 COLD_SLICE_S = 0.001
 ROUTE_SLICE_US = 1_000
@@ -90,6 +94,12 @@ class Gateway:
         self._telling = False
         self.draining = False  # new sessions are refused; those that are open are served until their turn
         self.stopping = False
+        self.api: ApiThread | None = None  # beside it in this process
+
+    @property
+    def config(self) -> Config:
+        """As it is now."""
+        return self._config
 
     # ---- start -----------------------------------------------------------------------------------------------------
 

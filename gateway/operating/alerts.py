@@ -359,5 +359,33 @@ ACCESS: Final = (
     ),
 )
 
-GROUPS: Final = {"service": SERVICE, "storage": STORAGE, "delivery": DELIVERY, "access": ACCESS}
+BACKENDS: Final = (
+    Alert(
+        "GonetsSubscriptionStuck",
+        "warning",
+        10 * MINUTE,
+        "max without (subscription) (gonets_subscription_oldest_unacked_seconds) > 900",
+        "a backend's consumers take events and do not ack them",
+        f"the oldest for {_TIME}",
+    ),
+    Alert(
+        "GonetsSubscriptionBehind",
+        "warning",
+        HOUR,
+        "max without (subscription) (gonets_subscription_lag_events) > 1e6"
+        " and max without (subscription) (deriv(gonets_subscription_lag_events[1h])) > 0",
+        "a backend's subscription falls behind the log",
+        f"{_COUNT} events",
+    ),
+    Alert(
+        "GonetsEventsParked",
+        "warning",
+        30 * MINUTE,
+        "sum without (subscription) (gonets_subscription_parked_events) > 0",
+        "events that a backend could not handle wait for somebody to look",
+        f"{_COUNT} of them",
+    ),
+)
+
+GROUPS: Final = {"service": SERVICE, "storage": STORAGE, "delivery": DELIVERY, "access": ACCESS, "backends": BACKENDS}
 ALERTS: Final = tuple(alert for group in GROUPS.values() for alert in group)

@@ -13,7 +13,8 @@ from itertools import count
 from typing import Any, Final
 
 from gateway.operating.figures import SERIES, Figures, chosen, filled
-from gateway.operating.panels import ROWS, Line, Panel
+from gateway.operating.panel import Line, Panel
+from gateway.operating.panels import ROWS
 
 SCHEMA_VERSION: Final = 39  # Grafana 10.4 and 11; later ones migrate it by themselves
 UID: Final = "gonets-node"

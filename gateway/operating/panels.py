@@ -9,47 +9,10 @@ tests/gateway/test_operating.py. Figures of the configuration stand as <name> (f
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Final
 
-RATE = "[$__rate_interval]"
-
-
-class Line(NamedTuple):
-    """One series of a panel, for each node."""
-
-    name: str
-    expr: str
-    is_limit: bool = False
-
-
-class Panel(NamedTuple):
-    """One question. `steps`: from which value on it is which colour; `width` of 24."""
-
-    title: str
-    unit: str
-    lines: tuple[Line, ...]
-    help: str
-    steps: tuple[tuple[str, str], ...] = ()
-    width: int = 8
-    kind: Literal["timeseries", "stat"] = "timeseries"
-    most: float | None = None  # of the axis, where it is known
-
-
-def _rate(key: str) -> str:
-    return f"rate(gonets_{key}_total{RATE})"
-
-
-def _rates(**keys: str) -> tuple[Line, ...]:
-    """name=key of a counter: its rate."""
-    return tuple(Line(name.replace("_", " "), _rate(key)) for name, key in keys.items())
-
-
-def _limit(name: str, expr: str) -> Line:
-    return Line(name, expr, is_limit=True)
-
-
-BAD_ABOVE_0 = (("1", "red"),)
-GOOD_AT_1 = (("-Infinity", "red"), ("1", "green"))
+from gateway.operating.panel import BAD_ABOVE_0, GOOD_AT_1, RATE, Line, Panel, limit, rate, rates
+from gateway.operating.panels_backends import BACKENDS
 
 GLANCE: Final = (
     Panel("Ready", "bool_yes_no", (Line("", "gonets_ready"),), "/readyz; it says why not.", GOOD_AT_1, 3, "stat"),
@@ -63,8 +26,8 @@ GLANCE: Final = (
         "stat",
     ),
     Panel("Sessions", "short", (Line("", "gonets_sessions"),), "Open sockets.", (), 3, "stat"),
-    Panel("Publishes", "cps", (Line("", _rate("publishes")),), "Taken in, a second.", (), 3, "stat"),
-    Panel("Deliveries", "cps", (Line("", _rate("deliveries")),), "Written to sessions, a second.", (), 3, "stat"),
+    Panel("Publishes", "cps", (Line("", rate("publishes")),), "Taken in, a second.", (), 3, "stat"),
+    Panel("Deliveries", "cps", (Line("", rate("deliveries")),), "Written to sessions, a second.", (), 3, "stat"),
     Panel(
         "Free disk",
         "bytes",
@@ -102,23 +65,23 @@ TRAFFIC: Final = (
     Panel(
         "Publishes",
         "cps",
-        _rates(taken="publishes", answered="answers"),
+        rates(taken="publishes", answered="answers"),
         "The two lines lie on each other; answers below publishes: the log is behind.",
     ),
     Panel(
         "Deliveries",
         "cps",
-        _rates(delivered="deliveries", routed="events_routed", send_calls="sends"),
+        rates(delivered="deliveries", routed="events_routed", send_calls="sends"),
         "Events written to sessions; committed events that were routed (with workers, once by each); calls of send().",
     ),
-    Panel("Bytes of clients", "Bps", _rates(received="received_bytes", sent="sent_bytes"), "On the clients' sockets."),
+    Panel("Bytes of clients", "Bps", rates(received="received_bytes", sent="sent_bytes"), "On the clients' sockets."),
     Panel(
         "Messages and commands",
         "cps",
-        _rates(messages="received_messages", handled_in_Python="cold_commands", marks="cursor_moves"),
+        rates(messages="received_messages", handled_in_Python="cold_commands", marks="cursor_moves"),
         "What clients send. Commands handled in Python cost most: history, lists, hellos.",
     ),
-    Panel("Log growth", "Bps", _rates(committed="log_bytes"), "Bytes of committed blocks a second."),
+    Panel("Log growth", "Bps", rates(committed="log_bytes"), "Bytes of committed blocks a second."),
     Panel(
         "Events in the log",
         "short",
@@ -131,18 +94,18 @@ LATENCY: Final = (
     Panel(
         "Commit: write and sync, mean",
         "s",
-        (Line("mean", f"{_rate('log_sync_seconds')} / {_rate('log_commits')}"),),
+        (Line("mean", f"{rate('log_sync_seconds')} / {rate('log_commits')}"),),
         "What each receipt waits for, once or twice. A good disk: below 5 ms.",
         (("0.025", "yellow"), ("0.05", "red")),
     ),
     Panel(
         "Commits over 50 ms",
         "percentunit",
-        (Line("share", f"{_rate('log_slow_commits')} / {_rate('log_commits')}"),),
+        (Line("share", f"{rate('log_slow_commits')} / {rate('log_commits')}"),),
         "Above 1 %: the 99th percentile of a commit is over 50 ms.",
         (("0.01", "red"),),
     ),
-    Panel("Commits", "cps", _rates(commits="log_commits"), "Blocks a second; more publishes make larger blocks first."),
+    Panel("Commits", "cps", rates(commits="log_commits"), "Blocks a second; more publishes make larger blocks first."),
     Panel(
         "Pressure",
         "percentunit",
@@ -174,14 +137,14 @@ SESSIONS: Final = (
         (
             Line("open", "gonets_sessions"),
             Line("after hello", "gonets_live_sessions"),
-            _limit("room", "gonets_room_sessions"),
+            limit("room", "gonets_room_sessions"),
         ),
         "At the dashed line new connections are answered 503: gateway.sessions_max, or the descriptors of the process.",
     ),
     Panel(
         "Connections and hellos",
         "cps",
-        _rates(accepted="accepted_sessions", hellos="hellos", closed="closed_sessions"),
+        rates(accepted="accepted_sessions", hellos="hellos", closed="closed_sessions"),
         "A storm of reconnects shows here first.",
     ),
     Panel(
@@ -189,7 +152,7 @@ SESSIONS: Final = (
         "short",
         (
             Line("no hello yet", "gonets_doorway_connections"),
-            _limit("most", "vector(<unknown_sessions_max>)"),
+            limit("most", "vector(<unknown_sessions_max>)"),
         ),
         "Connections that have not said hello; at the dashed line the one that has waited longest is put out.",
     ),
@@ -205,13 +168,13 @@ SLOW: Final = (
     Panel(
         "Resumes and gaps",
         "cps",
-        _rates(resumes="resumes", gaps="gaps", lost_their_place_in_the_ring="ring_evictions"),
+        rates(resumes="resumes", gaps="gaps", lost_their_place_in_the_ring="ring_evictions"),
         "A gap: more was missed than fanout.resume_events_max; the client asks for history.",
     ),
     Panel(
         "Slow sockets",
         "cps",
-        _rates(partial_sends="blocked_sends", ended_for_their_buffers="overfull_sessions"),
+        rates(partial_sends="blocked_sends", ended_for_their_buffers="overfull_sessions"),
         "send() calls that the kernel took only in part, and sessions ended because they read nothing.",
     ),
 )
@@ -228,7 +191,7 @@ REFUSED: Final = (
     Panel(
         "Shed under load",
         "cps",
-        _rates(
+        rates(
             typing="shed_typing_signals",
             presence="shed_presence_signals",
             questions="shed_question_commands",
@@ -243,8 +206,8 @@ REFUSED: Final = (
         (
             Line(
                 "share",
-                f"({_rate('shed_publishes')} + {_rate('overloaded_publishes')}) / ({_rate('publishes')}"
-                f" + {_rate('shed_publishes')} + {_rate('overloaded_publishes')})",
+                f"({rate('shed_publishes')} + {rate('overloaded_publishes')}) / ({rate('publishes')}"
+                f" + {rate('shed_publishes')} + {rate('overloaded_publishes')})",
             ),
         ),
         "Clients send them again after a pause. Above 5 % for minutes: too little machine.",
@@ -253,13 +216,13 @@ REFUSED: Final = (
     Panel(
         "Commands refused",
         "cps",
-        _rates(errors="refused_commands", over_their_rate="rate_limited_commands", full_intake="overloaded_publishes"),
+        rates(errors="refused_commands", over_their_rate="rate_limited_commands", full_intake="overloaded_publishes"),
         "By an error; over gateway.rate_per_s; the intake of publishes was full.",
     ),
     Panel(
         "Connections refused",
         "cps",
-        _rates(
+        rates(
             refused="refused_sessions",
             put_out="put_out_connections",
             over_their_address="address_limited_connections",
@@ -271,7 +234,7 @@ REFUSED: Final = (
     Panel(
         "Signals dropped for busy receivers",
         "cps",
-        _rates(signals="signals_shed"),
+        rates(signals="signals_shed"),
         "Typing, presence and marks that a receiver with waiting output did not get.",
     ),
 )
@@ -283,7 +246,7 @@ MEMORY: Final = (
         (
             Line("anonymous", "gonets_anonymous_memory_bytes"),
             Line("resident", "gonets_resident_memory_bytes"),
-            _limit("sum of all limits", "vector(<memory_bytes_max>)"),
+            limit("sum of all limits", "vector(<memory_bytes_max>)"),
         ),
         "Anonymous memory is what `gonets config memory` bounds. Resident has the log's mapped files too, which the"
         " kernel takes back by itself.",
@@ -294,7 +257,7 @@ MEMORY: Final = (
         (
             Line("table with buffers", "gonets_session_bytes"),
             Line("buffers", "gonets_session_buffers_bytes"),
-            _limit("most of the buffers", "vector(<buffers_bytes_max>)"),
+            limit("most of the buffers", "vector(<buffers_bytes_max>)"),
         ),
         "At the dashed line the sessions that hold most are ended (gateway.buffers_bytes_max).",
     ),
@@ -309,7 +272,7 @@ MEMORY: Final = (
         "short",
         (
             Line("entries", "gonets_interest_entries"),
-            _limit("most", "vector(<interest_entries_max>)"),
+            limit("most", "vector(<interest_entries_max>)"),
         ),
         "At the dashed line hellos are closed with 4004 (fanout.interest_entries_max).",
     ),
@@ -332,7 +295,7 @@ PROCESSES: Final = (
     Panel(
         "Processor time",
         "percentunit",
-        (Line("cores", _rate("cpu_seconds")),),
+        (Line("cores", rate("cpu_seconds")),),
         "100 % is one core. A single process serves with one core and commits with a second one.",
     ),
     Panel(
@@ -351,7 +314,7 @@ PROCESSES: Final = (
     Panel(
         "Rounds of the poller",
         "cps",
-        _rates(rounds="loop_rounds"),
+        rates(rounds="loop_rounds"),
         "Falls under load, for a round then brings more. 0 with sessions: the loop stands still.",
     ),
 )
@@ -362,14 +325,14 @@ STORAGE: Final = (
         "bytes",
         (
             Line("free", "gonets_data_free_bytes"),
-            _limit("publishes are refused", "vector(<free_bytes_min>)"),
+            limit("publishes are refused", "vector(<free_bytes_min>)"),
         ),
         "Of the data directory's file system.",
     ),
     Panel(
         "Retention",
         "Bps",
-        _rates(trimmed="retention_removed_bytes", committed="log_bytes"),
+        rates(trimmed="retention_removed_bytes", committed="log_bytes"),
         "Over weeks both are equal, or the log grows.",
     ),
     Panel(
@@ -411,7 +374,7 @@ ACCESS: Final = (
     Panel(
         "Hellos refused",
         "cps",
-        _rates(refused="refused_hellos", sessions_ended_by_revocation="revoked_sessions"),
+        rates(refused="refused_hellos", sessions_ended_by_revocation="revoked_sessions"),
         "Bad tokens, unknown protocol versions, too many devices.",
     ),
     Panel(
@@ -420,7 +383,7 @@ ACCESS: Final = (
         (
             Line("keys", "gonets_token_keys_age_seconds"),
             Line("revocations", "gonets_revoked_age_seconds"),
-            _limit("nobody gets in", "vector(<keys_age_s_max>)"),
+            limit("nobody gets in", "vector(<keys_age_s_max>)"),
         ),
         "Since their URLs last confirmed them; no line where they are files.",
     ),
@@ -447,7 +410,7 @@ ACCESS: Final = (
     Panel(
         "TLS handshakes",
         "cps",
-        _rates(completed="tls_handshakes", broken_off="tls_failures"),
+        rates(completed="tls_handshakes", broken_off="tls_failures"),
         "Scanners break off too; a share that jumps is a certificate that clients don't believe.",
     ),
     Panel(
@@ -470,6 +433,7 @@ ROWS: Final = {
     "Processes": PROCESSES,
     "Disk, retention, damage": STORAGE,
     "TLS and tokens": ACCESS,
+    "Backends": BACKENDS,
 }
 
 NOT_SHOWN: Final[dict[str, str]] = {}  # metric → why no panel shows it

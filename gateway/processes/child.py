@@ -59,6 +59,10 @@ def main() -> None:
             from gateway.processes import sequencer
 
             sequencer.run(channel, config)
+        elif start.role == "api":
+            from gateway.processes import api
+
+            api.run(channel, config, socket.socket(fileno=descriptors[0]))
         else:
             from gateway.processes import worker
 

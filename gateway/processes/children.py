@@ -1,11 +1,13 @@
-"""The children in their places: one sequencer, N workers; each started, linked, heard, and started again when it dies.
+"""The children in their places: a sequencer, N workers, the api; each started, linked, heard, started again if it dies.
 
 Owned by supervisor.py, which says when. A place keeps what outlives a process: its number, its deaths, what its last
-process said. A worker and the sequencer are connected by one stream, made here and given to both as `Link`; whenever
-either is new, so is the stream. While a predecessor's sequencer still serves, streams come from there (takeover.py).
+process said. Whoever reads the log (workers, the api) and the sequencer are connected by one stream, made here and
+given to both as `Link`; whenever either is new, so is the stream. While a predecessor's sequencer still serves, streams
+of workers come from there (takeover.py).
 
-Invariants: no worker is started before a sequencer was ready; a child that ended though nobody told it is started
-again as restarts.py says or ends everything; a child that waits for a lock which a dying process holds is no death.
+Invariants: nobody who reads is started before a sequencer was ready; a child that ended though nobody told it is
+started again as restarts.py says or ends everything, but for the api, which nobody's chat waits for: it rests and is
+tried again; a child that waits for a lock which a dying process holds is no death.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from gateway.session import log
 IN_USE: Final = "in use"  # in the line of engine.errors.LogInUse
 IN_ORDER: Final = "exit code 0"
 IN_USE_LOOK_S: Final = 0.2
+API_REST_S: Final = 30.0  # after it died in a loop
 KILLED_S: Final = 5.0  # the kernel ends a killed process at once, unless a disk holds it
 
 
@@ -41,6 +44,8 @@ class Patience(NamedTuple):
     silence_s: float = 30.0
     # A worker's end beyond server.drain_s: last receipts and close frames, 2 s as measured, on a loaded machine.
     worker_end_s: float = 5.0
+    # The api's: answers under way, the last acks and positions, synced; consumers that hold a connection are cut off.
+    api_end_s: float = 15.0
     sequencer_end_s: float = 60.0  # it saves the state, up to a million events behind
     in_use_s: float = 15.0  # the log is still locked by a sequencer that is on its way out
     lock_s: float = 15.0  # the data directory, by orphans
@@ -75,6 +80,11 @@ class Place:
     timer: asyncio.TimerHandle | None = None
 
     @property
+    def reads(self) -> bool:
+        """The log, beside the sequencer that writes it; with a listening socket and a link."""
+        return self.role != "sequencer"
+
+    @property
     def name(self) -> str:
         """For people and as the key of its readings."""
         return f"worker {self.number}" if self.number else self.role
@@ -96,7 +106,9 @@ class Children:
         self._changed, self._failed = changed, failed
         self.sequencer = Place("sequencer", 0)
         self.workers = [Place("worker", number) for number in range(1, config.server.gateway_workers + 1)]
-        self.lock = self.clients = -1  # descriptors; set before the first start
+        self.api = [Place("api", 0)] if config.server.api else []
+        self.lock = -1  # a descriptor; set before the first start, as the listening sockets are
+        self.listening = {"worker": -1, "api": -1}  # by role
         self.predecessor: LinkSource | None = None
         self.is_serving = False  # from then on a Failed is a death, not the reason why nothing starts
         self.restarted = 0
@@ -104,7 +116,12 @@ class Children:
 
     def places(self) -> Iterable[Place]:
         """All of them."""
-        return (self.sequencer, *self.workers)
+        return (self.sequencer, *self.workers, *self.api)
+
+    @property
+    def readers(self) -> list[Place]:
+        """Those with a link to the sequencer."""
+        return [*self.workers, *self.api]
 
     # ---- start -----------------------------------------------------------------------------------------------------
 
@@ -126,18 +143,18 @@ class Children:
             return
         place.child = child
         start = control.Start(role=place.role, number=place.number, config=msgspec.msgpack.encode(self.config))
-        child.tell(start, (self.clients,) if place.number else ())
+        child.tell(start, (self.listening[place.role],) if place.reads else ())
         log.info("child started", child=place.name, pid=child.pid)
-        if place.number:
+        if place.reads:
             self.link(place)
 
-    def link(self, worker: Place) -> None:
-        """Connects a worker to the sequencer that there is; if there is none, its Ready will."""
-        child = worker.child
+    def link(self, reader: Place) -> None:
+        """Connects a worker or the api to the sequencer that there is; if there is none, its Ready will."""
+        child = reader.child
         if child is None:
             return
         if self.predecessor is not None:
-            self.predecessor.want_link(worker.number, lambda descriptor: child.tell(control.Link(), (descriptor,)))
+            self.predecessor.want_link(reader.number, lambda descriptor: child.tell(control.Link(), (descriptor,)))
             return
         if (far := self.link_end()) is not None:
             with far:
@@ -154,9 +171,9 @@ class Children:
         return far
 
     def link_all(self) -> None:
-        """New links for every worker."""
-        for worker in self.workers:
-            self.link(worker)
+        """New links for all who read."""
+        for reader in self.readers:
+            self.link(reader)
 
     # ---- what they say ---------------------------------------------------------------------------------------------
 
@@ -167,7 +184,7 @@ class Children:
                 place.words, place.in_use_since_s = "ok", None
                 place.durability = message.durability
                 log.info("child ready", child=place.name, pid=child.pid, after_s=round(child.lived_s(), 3))
-                if not place.number:
+                if not place.reads:
                     self.link_all()
                 self._changed()
             case control.Failed():
@@ -204,22 +221,32 @@ class Children:
             self._changed()
         elif place.reason and not self.is_serving:
             self._failed(place.reason)
-        elif (wait_s := place.restarts.died(asyncio.get_running_loop().time())) is None:
-            last = place.reason or fate
-            self._failed(f"{place.name} died {DEATHS_MAX} times within {WINDOW_S:.0f} s, at last: {last}")
-        else:
+        elif (wait_s := self._pause_s(place, place.reason or fate)) is not None:
             self.restarted += 1
             place.timer = asyncio.get_running_loop().call_later(wait_s, self._start, place)
             self._changed()
 
+    def _pause_s(self, place: Place, last: str) -> float | None:
+        """Until it is started again; None: this ends everything."""
+        wait_s = place.restarts.died(asyncio.get_running_loop().time())
+        if wait_s is not None:
+            return wait_s
+        words = f"{place.name} died {DEATHS_MAX} times within {WINDOW_S:.0f} s, at last: {last}"
+        if place.role != "api":
+            self._failed(words)
+            return None
+        log.critical("the api rests; clients are served on", reason=words, again_s=API_REST_S)
+        place.words = f"{words}; it is tried again every {API_REST_S:.0f} s"
+        return API_REST_S
+
     def _waits_for_lock(self, place: Place) -> bool:
-        """Whether the sequencer only has to try again, because its predecessor is still on its way out."""
+        """Whether the sequencer, or the api, only has to try again: its predecessor is still on its way out."""
         if place.number or not self.is_serving or IN_USE not in place.reason or place.role in self._ending:
             return False
         now_s = asyncio.get_running_loop().time()
         if place.in_use_since_s is None:
             place.in_use_since_s = now_s
-            log.info("the log is still locked: the sequencer tries again", reason=place.reason)
+            log.info("what it writes is still locked: it tries again", child=place.name, reason=place.reason)
         return now_s - place.in_use_since_s < self._patience.in_use_s
 
     def tell_all(self, message: Message) -> None:

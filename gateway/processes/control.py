@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-VERSION: Final = 1  # of these messages and of engine/link.py: two programs that differ don't share links
+VERSION: Final = 2  # of these messages and of engine/link.py: two programs that differ don't share links
 MESSAGE_BYTES_MAX: Final = 128 << 10
 DESCRIPTORS_MAX: Final = 8
 SEND_TIMEOUT_S: Final = 5
@@ -37,10 +37,10 @@ class _Message(Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lowe
 
 
 class Start(_Message, frozen=True):
-    """To a child, first of all: who it is. A worker's descriptor is the socket that clients connect to."""
+    """To a child, first of all: who it is. The descriptor of a worker, or of the api, is its socket that listens."""
 
-    role: str  # "sequencer", "worker"
-    number: int  # of the worker, from 1; 0 for the sequencer
+    role: str  # "sequencer", "worker", "api"
+    number: int  # of the worker, from 1; 0 for the others
     config: bytes  # engine.Config as MessagePack
 
 
@@ -98,11 +98,13 @@ class TakeOver(_Message, frozen=True):
     version: int
 
 
-class Sockets(_Message, frozen=True):
-    """To the successor: the lock of the data directory, the clients' socket, the operators' if there is one."""
+class Sockets(_Message, frozen=True, omit_defaults=True):
+    """To the successor: the lock of the data directory, and the sockets that listen."""
 
     pid: int
     version: int
+    names: tuple[str, ...] = ()
+    """Of the descriptors. Left out for a successor of version 1, which knows lock, clients and admin in this order."""
 
 
 class LinkWanted(_Message, frozen=True):

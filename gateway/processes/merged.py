@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
+from gateway.metrics import key_of
+
 Across = Literal["sum", "max", "min"]
 
 
@@ -35,9 +37,9 @@ class Merged:
 
     def take(self, who: str, values: Mapping[str, float]) -> None:
         """The newest reading of a process."""
-        now = {key: value for key, value in values.items() if key in self._rules and math.isfinite(value)}
+        now = {key: value for key, value in values.items() if key_of(key) in self._rules and math.isfinite(value)}
         for key, value in self._living.get(who, {}).items():
-            if not self._rules[key].counter:
+            if not self._rules[key_of(key)].counter:
                 continue
             if key not in now:
                 now[key] = value
@@ -48,7 +50,7 @@ class Merged:
     def ended(self, who: str) -> None:
         """A process is gone; whoever takes its name next begins at 0."""
         for key, value in self._living.pop(who, {}).items():
-            if self._rules[key].counter:
+            if self._rules[key_of(key)].counter:
                 self._count(key, value)
 
     def _count(self, key: str, value: float) -> None:
@@ -63,7 +65,7 @@ class Merged:
         return {key: self._one(key, numbers) for key, numbers in found.items()}
 
     def _one(self, key: str, numbers: list[float]) -> float:
-        rule = self._rules[key]
+        rule = self._rules[key_of(key)]
         if rule.counter:
             return float(self._gone.get(key, Fraction(0)) + _exact(numbers))
         if rule.across == "sum":

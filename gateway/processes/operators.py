@@ -50,6 +50,7 @@ def readiness(children: Children, ending: str, predecessor: int) -> tuple[bool, 
     lacking = [place for place in children.workers if not place.well]
     if len(lacking) == len(children.workers):
         return False, f"{lacking[0].name}: {lacking[0].words}"
+    lacking += [place for place in children.api if not place.well]  # clients are served without it
     words = "ok"
     if lacking:
         words += "; " + "; ".join(f"{place.name}: {place.words}" for place in lacking)

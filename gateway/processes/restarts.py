@@ -2,9 +2,10 @@
 
 Asked by children.py, once for each place (the sequencer, worker 1, worker 2 …). Per place and not for all workers
 together: the kernel may kill half of many workers in one second for want of memory, and that is no loop. A cause that
-kills whatever is started (a bad file, a poisoned event) brings every place to its limit by itself.
+kills whatever is started (a bad file, a poisoned event) brings every place to its limit by itself. What a limit means
+is the caller's: it ends everything, or lets the place rest.
 
-Invariants: a first death costs no wait; a place that dies in a loop ends the loop, loudly, within a few seconds.
+Invariants: a first death costs no wait; a place that dies in a loop is told from others within a few seconds.
 """
 
 from __future__ import annotations

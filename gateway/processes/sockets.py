@@ -19,22 +19,31 @@ from engine import Config, split_address
 from gateway.listener import StartError, address_of, bind
 
 FIRST_DESCRIPTOR: Final = 3  # sd_listen_fds(3)
-NAMES: Final = ("clients", "admin")  # FileDescriptorName= of the units; without it the order counts
+NAMES: Final = ("clients", "admin", "api")  # FileDescriptorName= of the units; without it the order counts
 VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class Listening(NamedTuple):
-    """The clients' socket, and the operators' unless server.admin is empty."""
+    """The clients' socket; the operators' and the backends' unless server.admin, server.api is empty."""
 
     clients: socket.socket
     operators: socket.socket | None
+    api: socket.socket | None = None
     is_held: bool = False  # by systemd too: whoever connects while nobody accepts waits for the next one who does
 
     def close(self) -> None:
-        """Closes both."""
-        self.clients.close()
-        if self.operators is not None:
-            self.operators.close()
+        """Closes all."""
+        for opened in (self.clients, self.operators, self.api):
+            if opened is not None:
+                opened.close()
+
+    def named(self) -> dict[str, socket.socket]:
+        """Those that there are, by the names of NAMES."""
+        return {
+            name: opened
+            for name, opened in zip(NAMES, (self.clients, self.operators, self.api), strict=True)
+            if opened is not None
+        }
 
 
 def open_sockets(config: Config, environment: MutableMapping[str, str] | None = None) -> Listening:
@@ -44,11 +53,12 @@ def open_sockets(config: Config, environment: MutableMapping[str, str] | None = 
         for found in passed.values():
             undo.callback(found.close)
         clients = passed.get("clients") or undo.enter_context(bind("server.listen", config.server.listen))
-        operators = passed.get("admin")
-        if operators is None and config.server.admin:
-            operators = bind("server.admin", config.server.admin)
+        others = {"admin": passed.get("admin"), "api": passed.get("api")}
+        for name, address in (("admin", config.server.admin), ("api", config.server.api)):
+            if others[name] is None and address:
+                others[name] = undo.enter_context(bind(f"server.{name}", address))
         undo.pop_all()
-    return Listening(clients, operators, "clients" in passed)
+    return Listening(clients, others["admin"], others["api"], "clients" in passed)
 
 
 def activated(environment: MutableMapping[str, str]) -> dict[str, socket.socket]:
@@ -57,7 +67,9 @@ def activated(environment: MutableMapping[str, str]) -> dict[str, socket.socket]
     if not count or pid != str(os.getpid()):  # another process's, inherited through a shell
         return {}
     if not count.isdigit() or not 1 <= int(count) <= len(NAMES):
-        raise StartError(f"LISTEN_FDS = {count!r}: must be 1 or {len(NAMES)}: the clients' socket, then the admin's")
+        raise StartError(
+            f"LISTEN_FDS = {count!r}: must be 1 to {len(NAMES)}: the clients' socket, the admin's, the api's"
+        )
     found: dict[str, socket.socket] = {}
     try:
         for place, name in enumerate(_names(names, int(count))):
@@ -76,7 +88,7 @@ def _names(given: str, count: int) -> list[str]:
         return list(NAMES[:count])
     if len(names) != count or not set(names) <= set(NAMES) or len(set(names)) < count:
         raise StartError(
-            f"LISTEN_FDNAMES = {given!r} with LISTEN_FDS = {count}: name each socket once, clients or admin"
+            f"LISTEN_FDNAMES = {given!r} with LISTEN_FDS = {count}: name each socket once, clients, admin or api"
             " (FileDescriptorName=), or none"
         )
     return names
@@ -113,22 +125,26 @@ def agrees(address: str, bound: socket.socket) -> bool:
     return any(place[0] == name[0] and port in (0, name[1]) for *_, place in places)
 
 
-def taken_over(config: Config, clients: int, operators: int | None) -> Listening:
-    """The sockets of the predecessor, checked against the configuration; closes all of them with a StartError."""
+def taken_over(config: Config, given: dict[str, int]) -> Listening:
+    """The sockets of the predecessor by name, checked against the configuration; all closed with a StartError."""
     for passed in activated(os.environ).values():  # by systemd, to one who takes over: it has better ones
         passed.close()
     with ExitStack() as undo:
-        taken = undo.enter_context(socket.socket(fileno=clients))
-        admin = undo.enter_context(socket.socket(fileno=operators)) if operators is not None else None
-        if not agrees(config.server.listen, taken):
+        taken = {name: undo.enter_context(socket.socket(fileno=descriptor)) for name, descriptor in given.items()}
+        clients = taken["clients"]
+        if not agrees(config.server.listen, clients):
             raise StartError(
                 f"server.listen = {config.server.listen!r}: a take-over keeps the clients' port, which is"
-                f" {address_of(taken)}; write that, or stop the running server first"
+                f" {address_of(clients)}; write that, or stop the running server first"
             )
-        if admin is not None and not (config.server.admin and agrees(config.server.admin, admin)):
-            admin.close()
-            admin = None
-        if admin is None and config.server.admin:
-            admin = bind("server.admin", config.server.admin)
+        others: dict[str, socket.socket | None] = {}
+        for name, address in (("admin", config.server.admin), ("api", config.server.api)):
+            found = taken.get(name)
+            if found is not None and not (address and agrees(address, found)):
+                found.close()
+                found = None
+            if found is None and address:
+                found = undo.enter_context(bind(f"server.{name}", address))
+            others[name] = found
         undo.pop_all()
-    return Listening(taken, admin)
+    return Listening(clients, others["admin"], others["api"])

@@ -159,13 +159,18 @@ class Supervisor:
             raise data_refused(self._config.server.data, error) from None
         children = self.children
         assert self._listening is not None
-        children.lock, children.clients = self._lock.descriptor, self._listening.clients.fileno()
+        children.lock = self._lock.descriptor
+        children.listening["worker"] = self._listening.clients.fileno()
+        if self._listening.api is not None:
+            children.listening["api"] = self._listening.api.fileno()
         if self._predecessor is None:
             children.start([children.sequencer])
             if not await self._until(lambda: children.sequencer.ready):
                 return
-        children.start(children.workers)
-        await self._until(lambda: all(worker.ready for worker in children.workers))
+        # A predecessor's api keeps subscriptions until it ends: ours begins when that has gone.
+        wanted = children.workers if self._predecessor is not None else children.readers
+        children.start(wanted)
+        await self._until(lambda: all(place.ready for place in wanted))
 
     async def _meet_holder(self) -> None:
         """Somebody has the lock: a supervisor, or what is left of one."""
@@ -188,9 +193,9 @@ class Supervisor:
                 " --take-over takes its place"
             )
         self._predecessor = takeover.Successor(channel, pid)
-        lock, clients, *more = await self._predecessor.ask()
-        self._lock.adopt(lock)
-        self._listening = sockets.taken_over(self._config, clients, more[0] if more else None)
+        given = await self._predecessor.ask()
+        self._lock.adopt(given.pop("lock"))
+        self._listening = sockets.taken_over(self._config, given)
         self._predecessor.link_ready = self.children.link_all
         self.children.predecessor = self._predecessor
 
@@ -219,6 +224,7 @@ class Supervisor:
         addresses = {
             "url": f"{scheme}://{address_of(self._listening.clients)}/v1",
             "admin": f"http://{address_of(admin)}" if admin is not None else "",
+            "api": f"http://{address_of(self._listening.api)}" if self._listening.api is not None else "",
             "data": str(self._data.resolve()),
             "durability": durability,
             "workers": len(self.children.workers),
@@ -247,8 +253,10 @@ class Supervisor:
             log.info("the predecessor has gone", predecessor=predecessor.pid)
             self.children.predecessor = None
             self.children.start([self.children.sequencer])
-            if await self._until(lambda: self.children.sequencer.ready) and not is_announced:
-                self._announce(ready)
+            if await self._until(lambda: self.children.sequencer.ready):
+                self.children.start(self.children.api)
+                if not is_announced:
+                    self._announce(ready)
         gone.cancel()
 
     # ---- what a successor asks (takeover.Holder) -------------------------------------------------------------------
@@ -263,11 +271,11 @@ class Supervisor:
             return f"it is still taking the place of process {self._predecessor.pid}; try again when that has gone"
         return ""
 
-    def handed_out(self) -> tuple[int, ...]:
-        """Lock, clients' socket, operators'."""
+    def handed_out(self) -> dict[str, int]:
+        """Lock, and the sockets that listen."""
         assert self._lock is not None and self._listening is not None
-        clients, admin, _ = self._listening
-        return (self._lock.descriptor, clients.fileno(), *(() if admin is None else (admin.fileno(),)))
+        named = self._listening.named()
+        return {"lock": self._lock.descriptor, **{name: opened.fileno() for name, opened in named.items()}}
 
     def link_end(self) -> socket.socket | None:
         """One end of a new link."""
@@ -316,6 +324,8 @@ class Supervisor:
         log.info("ends", successor=self._successor or None)
         await self._end_workers()
         patience = self._patience
+        # After the workers, so that backends hear of what clients said last; before who answers its publishes.
+        await self.children.end(self.children.api, control.Stop(), patience.api_end_s, asyncio.Event())
         await self.children.end([self.children.sequencer], control.Stop(), patience.sequencer_end_s, asyncio.Event())
         await self._close_admin()
 

@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from gateway.listener import StartError
-from gateway.processes import control
+from gateway.processes import control, sockets
 from gateway.processes.control import VERSION, Channel, ControlError, Message
 from gateway.session import log
 
 SOCKET_NAME: Final = "supervisor.sock"
 BACKLOG: Final = 8
 ANSWER_S: Final = 10.0
+UNNAMED: Final = ("lock", "clients", "admin")  # what `Sockets` without names brings
+NAMED_SINCE: Final = 2  # version of control.py
 CREDENTIALS: Final = struct.Struct("@iII")  # pid, uid, gid: struct ucred
 
 
@@ -77,8 +79,8 @@ class Holder(Protocol):
     def why_not(self) -> str:
         """Why it can't be taken over now, in one line; empty if it can."""
 
-    def handed_out(self) -> tuple[int, ...]:
-        """Descriptors: the lock, the clients' socket, the operators' if there is one."""
+    def handed_out(self) -> dict[str, int]:
+        """Descriptors: the lock, and the sockets that listen, by the names of sockets.NAMES."""
 
     def link_end(self) -> socket.socket | None:
         """One end of a new link to the sequencer; None while there is none."""
@@ -231,7 +233,13 @@ class Incumbent:
             return
         log.info("a successor takes over", successor=pid, version=version)
         self._successor = channel
-        channel.send(control.Sockets(pid=os.getpid(), version=VERSION), self._holder.handed_out())
+        given = self._holder.handed_out()
+        if version < NAMED_SINCE:
+            given = {name: given[name] for name in UNNAMED if name in given}
+            channel.send(control.Sockets(pid=os.getpid(), version=VERSION), tuple(given.values()))
+        else:
+            message = control.Sockets(pid=os.getpid(), version=VERSION, names=tuple(given))
+            channel.send(message, tuple(given.values()))
         if self._holder.durability():
             self.sequencer_ready()
 
@@ -247,12 +255,12 @@ class Successor:
         self._channel = channel
         self._loop = asyncio.get_running_loop()
         self._same_version = False
-        self._answer: asyncio.Future[list[int]] = self._loop.create_future()
+        self._answer: asyncio.Future[dict[str, int]] = self._loop.create_future()
         self._wanted: deque[Callable[[int], bool]] = deque()
         self._loop.add_reader(channel.fileno(), self._hear)
 
-    async def ask(self) -> list[int]:
-        """Descriptors: lock, clients' socket, operators'. Raises StartError."""
+    async def ask(self) -> dict[str, int]:
+        """Descriptors by name: lock, and the sockets that listen. Raises StartError."""
         self._channel.send(control.TakeOver(pid=os.getpid(), version=VERSION))
         try:
             return await asyncio.wait_for(self._answer, ANSWER_S)
@@ -296,11 +304,11 @@ class Successor:
 
     def _take(self, message: Message, descriptors: list[int]) -> None:
         match message:
-            case control.Sockets() if not self._answer.done() and len(descriptors) in (2, 3):
+            case control.Sockets() if not self._answer.done() and (found := _named(message.names, descriptors)):
                 self._same_version = message.version == VERSION
                 if not self._same_version:
                     log.warning("another version: no publishes until it is gone", theirs=message.version, ours=VERSION)
-                self._answer.set_result(descriptors)
+                self._answer.set_result(found)
                 return
             case control.Failed():
                 self._refused(f"process {self.pid} can't be taken over: {message.reason}")
@@ -315,3 +323,16 @@ class Successor:
             case _:
                 log.error("the predecessor says what it should not", pid=self.pid, kind=type(message).__name__)
         control.close_all(descriptors)
+
+
+def _named(names: tuple[str, ...], descriptors: list[int]) -> dict[str, int]:
+    """The descriptors of a `Sockets` by name, those of a name that this version doesn't know closed; {} if it lacks
+    what there must be."""
+    if not names:
+        names = UNNAMED[: len(descriptors)]
+    if len(names) != len(descriptors) or not {"lock", "clients"} <= set(names) or len(set(names)) < len(names):
+        return {}
+    found = dict(zip(names, descriptors, strict=True))
+    known = ("lock", *sockets.NAMES)
+    control.close_all([descriptor for name, descriptor in found.items() if name not in known])
+    return {name: descriptor for name, descriptor in found.items() if name in known}

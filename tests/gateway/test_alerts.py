@@ -18,6 +18,10 @@ RULES = Path(__file__).resolve().parents[2] / "gateway" / "operating" / "gonets.
 MEMORY_BYTES = figures_of(Config()).memory_bytes_max
 
 Series = dict[str, str]  # metric, without gonets_, → values, one each 30 s
+# Of another subscription of the same node, which is well.
+WELL_AGE = {'subscription_oldest_unacked_seconds{subscription="push"}': "1x400"}
+WELL_LAG = {'subscription_lag_events{subscription="push"}': "5x400"}
+NONE_PARKED = {'subscription_parked_events{subscription="push"}': "0x400"}
 # alert → when; series over which it fires; over which it does not
 CASES: dict[str, tuple[str, Series, Series]] = {
     "GonetsDown": ("3m", {"up": "0x10"}, {"up": "0x2 1x10"}),
@@ -146,6 +150,21 @@ CASES: dict[str, tuple[str, Series, Series]] = {
         "20m",
         {"untrusted_connections_total": "0+20x60", "bad_proxy_headers_total": "0+20x60"},
         {"untrusted_connections_total": "0+14x60", "bad_proxy_headers_total": "0+14x60"},
+    ),
+    "GonetsSubscriptionStuck": (
+        "14m",
+        {'subscription_oldest_unacked_seconds{subscription="mail"}': "901x40", **WELL_AGE},
+        {'subscription_oldest_unacked_seconds{subscription="mail"}': "900x40", **WELL_AGE},
+    ),
+    "GonetsSubscriptionBehind": (
+        "130m",
+        {'subscription_lag_events{subscription="mail"}': "1000000+10x300", **WELL_LAG},
+        {'subscription_lag_events{subscription="mail"}': "2000000-10x300", **WELL_LAG},
+    ),
+    "GonetsEventsParked": (
+        "34m",
+        {'subscription_parked_events{subscription="mail"}': "1x80", **NONE_PARKED},
+        {'subscription_parked_events{subscription="mail"}': "1x20 0x60", **NONE_PARKED},
     ),
 }
 

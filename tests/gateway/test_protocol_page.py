@@ -58,8 +58,10 @@ def test_every_command_key_and_push_is_on_the_page() -> None:
             assert field == "id" or re.search(rf"\b{field}\b", line), (tag, field, line)
     numbers = {int(row[0]): row[1] for row in rows(section("Pushes")) if row[0].isdigit()}
     assert numbers == pushes.NAMES
-    for name in schema.SCHEMA:
+    for name in schema.SCHEMA.keys() - schema.SYSTEM:  # those no client gets
         assert f"`{name}`" in section("Pushes")
+    for prefix in schema.RESERVED:
+        assert f"`{prefix}`" in section("Commands")
     for name in hello.limits(load(None, {}).config):
         assert f"`{name}`" in section("Limits") or f"limits.{name}" in PAGE, name
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine import link
+from engine import link, schema
 from engine.answers import Answer, pack_proposal, unpack_answers
-from engine.errors import APPENDED, OVERLOADED, REPEAT, UNAVAILABLE
+from engine.errors import APPENDED, BAD_TYPE, OVERLOADED, REPEAT, UNAVAILABLE
 from engine.follower import Follower, SequencerAway, Status
 from engine.link import ANSWERS, COMMITTED, COMMITTED_BODY, HEADER, NOTE, PROPOSALS, SIGNAL, STATUS
 from tests.support.processes import Peer, SequencerProcess, config_of
@@ -211,6 +211,34 @@ def test_the_end_is_in_order(sequencer: SequencerProcess) -> None:
     assert len(peer.answers(59)) == 59
     assert sequencer.stop() == 0
     assert peer.is_over()
+
+
+def test_a_follower_tells_the_engines_own_events(sequencer: SequencerProcess, tmp_path: Path) -> None:
+    """K4: none has a counter, so that each answer is found by its origin; the last one is refused."""
+    answers: list[Answer] = []
+    payload = schema.pack(schema.SubscriptionPaused("mail"))
+
+    def tell(origin: int, type_name: str = schema.SUBSCRIPTION_PAUSED) -> bytes:
+        return pack_proposal(7, 0, 0, 0, type_name, payload, origin=origin, system=True)
+
+    async def story() -> None:
+        follower = Follower.open(tmp_path, shard=0, wake=lambda data: answers.extend(unpack_answers(data or b"")))
+        assert follower.submit(tell(1) + tell(2))
+        assert [(one.origin, one.status) for one in answers] == [(1, UNAVAILABLE), (2, UNAVAILABLE)]
+        answers.clear()
+        follower.join(asyncio.get_running_loop(), sequencer.link())
+        follower.submit(b"".join(tell(origin) for origin in range(1, 40)) + tell(40, "message"))
+        async with asyncio.timeout(20):
+            while len(answers) < 40:
+                await asyncio.sleep(0.005)
+        assert follower.stats()["unanswered_publishes"] == 0
+        follower.close()
+
+    asyncio.run(story())
+    found = sorted(answers)
+    assert [one.origin for one in found] == list(range(1, 41))
+    assert [one.status for one in found] == [APPENDED] * 39 + [BAD_TYPE]
+    assert [one.conversation_sequence for one in found[:39]] == list(range(2, 41))
 
 
 def test_a_follower_answers_everything_once(sequencer: SequencerProcess, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.metrics import TABLE
+from gateway.metrics import TABLE, exposition, labelled
 from gateway.processes.merged import Merged, Rule
 from gateway.processes.operators import metrics_of, rules
 
@@ -93,3 +93,18 @@ def test_what_is_no_number_is_left_out() -> None:
     merged = Merged(RULES)
     merged.take("worker 1", {"counted": float("nan"), "sessions": float("inf")})
     assert merged.read() == {}
+
+
+def test_values_of_subscriptions_are_shown_by_name_and_go_with_their_process() -> None:
+    merged = Merged(rules())
+    merged.take("api", {"subscriptions": 2, labelled("subscription_lag_events", "mail"): 7})
+
+    def printed() -> str:
+        return exposition(merged.read)().decode()
+
+    assert '\ngonets_subscription_lag_events{subscription="mail"} 7.0\n' in printed()
+    assert "\ngonets_subscriptions 2.0\n" in printed()
+    merged.take("api", {"subscriptions": 1, labelled("subscription_lag_events", "push"): 3})
+    assert '"mail"' not in printed() and '{subscription="push"} 3.0' in printed()
+    merged.ended("api")
+    assert "subscription_lag_events{" not in printed()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.processes import child, children, lock, restarts, takeover
+from gateway.processes import api, child, children, lock, restarts, takeover
 from tests.support.tree import ROOT
 
 PAGE = (ROOT / "gateway" / "PROCESSES.md").read_text()
@@ -24,9 +24,11 @@ def test_figures_are_those_of_the_code() -> None:
         [restarts.DEATHS_MAX, restarts.WINDOW_S],
         [patience.silence_s],
         [patience.worker_end_s],
+        [patience.api_end_s],
         [patience.sequencer_end_s],
         [patience.give_up_drain_s],
         [patience.in_use_s],
+        [children.API_REST_S],
         [patience.lock_s],
     ]
     assert list(figures().values()) == expected
@@ -36,6 +38,7 @@ def test_names_are_those_of_the_code() -> None:
     assert f"gone within {child.ORPHAN_S:.0f} s" in PAGE
     assert patience_covers_orphans()
     assert f"data/{lock.LOCK_NAME}" in PAGE and f"data/{takeover.SOCKET_NAME}" in PAGE
+    assert f"data/{api.LOCK_NAME}" in PAGE
 
 
 def patience_covers_orphans() -> bool:

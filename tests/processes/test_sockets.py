@@ -67,6 +67,7 @@ os._exit(0)  # without closing what it holds twice
         ("", {"clients": 0, "admin": 1}),
         ("gonets.socket:gonets.socket", {"clients": 0, "admin": 1}),
         ("admin:clients", {"admin": 0, "clients": 1}),
+        ("api:clients", {"api": 0, "clients": 1}),
     ],
 )
 def test_names_or_the_order_say_what_is_whose(names: str, expected: dict[str, int]) -> None:
@@ -86,7 +87,7 @@ def test_sockets_of_another_process_are_not_ours() -> None:
         (["file"], "1", "", "descriptor 3 (clients) of LISTEN_FDS: Socket operation on non-socket"),
         (["tcp"], "2", "admin:admin", "name each socket once"),
         (["tcp"], "1", "clients:admin", "name each socket once"),
-        (["tcp"], "3", "", "LISTEN_FDS = '3': must be 1 or 2"),
+        (["tcp"], "4", "", "LISTEN_FDS = '4': must be 1 to 3"),
         (["tcp"], "x", "", "LISTEN_FDS = 'x'"),
     ],
 )
@@ -103,7 +104,11 @@ def test_what_systemd_doesnt_pass_is_bound() -> None:
     found.close()
     config = load(None, {}, {"server.listen": "127.0.0.1:0", "server.admin": ""}).config
     found = sockets.open_sockets(config, {})
-    assert found.operators is None
+    assert found.operators is None and found.api is None
+    found.close()
+    config = load(None, {}, {"server.listen": "127.0.0.1:0", "server.admin": "", "server.api": "127.0.0.1:0"}).config
+    found = sockets.open_sockets(config, {})
+    assert found.api is not None and found.api.getsockname()[1]
     found.close()
 
 
@@ -114,8 +119,19 @@ def test_a_taken_over_socket_must_be_where_the_configuration_says() -> None:
     assert not sockets.agrees(f"127.0.0.1:{port + 1}", bound) and not sockets.agrees(f"0.0.0.0:{port}", bound)
     config = load(None, {}, {"server.listen": "0.0.0.0:0"}).config
     with pytest.raises(StartError, match="a take-over keeps the clients' port"):
-        sockets.taken_over(config, os.dup(bound.fileno()), None)
+        sockets.taken_over(config, {"clients": os.dup(bound.fileno())})
     bound.close()
+
+
+def test_the_backends_socket_is_taken_over_where_the_address_is_the_same() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as clients, socket.create_server(("127.0.0.1", 0)) as api:
+        for address, is_kept in ((f"127.0.0.1:{api.getsockname()[1]}", True), ("127.0.0.1:0", True), ("", False)):
+            flags = {"server.listen": "127.0.0.1:0", "server.admin": "", "server.api": address}
+            given = {"clients": os.dup(clients.fileno()), "api": os.dup(api.fileno())}
+            found = sockets.taken_over(load(None, {}, flags).config, given)
+            assert (found.api is not None and found.api.getsockname() == api.getsockname()) is is_kept
+            assert found.operators is None and set(found.named()) == {"clients"} | ({"api"} if is_kept else set())
+            found.close()
 
 
 def test_systemd_passes_the_sockets_of_a_whole_life(tmp_path: Path) -> None:

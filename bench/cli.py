@@ -164,6 +164,12 @@ def resume(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = No
 
 
 @app.command
+def subscribe(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
+    """One consumer that reads a log through the socket, and a hundred subscriptions that share the reading."""
+    _measure(("subscribe",), SMOKE if smoke else FULL, folder, as_json)
+
+
+@app.command
 def short(*, smoke: Smoke = False, as_json: AsJson = False, folder: Folder = None) -> None:
     """All of them with fewer and shorter runs: a look in a few minutes, no verdict."""
     _measure(NAMES, SMOKE if smoke else SHORT, folder, as_json)

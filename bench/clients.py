@@ -64,6 +64,11 @@ class Issuer:
         claims = {"sub": str(user), "aud": "gonets", "exp": int(time.time()) + TOKEN_S}
         return jwt.encode(claims, self._private, algorithm="EdDSA", headers={"kid": "bench"})
 
+    def service(self, user: int, team: str, scope: str) -> str:
+        """A token of a service that lasts a day."""
+        claims = {"sub": str(user), "aud": "gonets", "exp": int(time.time()) + TOKEN_S, "team": team, "scope": scope}
+        return jwt.encode(claims, self._private, algorithm="EdDSA", headers={"kid": "bench"})
+
     def hello(self, user: int, device: int = DEVICE, sequence: int | None = None) -> bytes:
         """The body of a first command; with a sequence of shard 0 it resumes from there."""
         body: dict[str, Any] = {"op": "hello", "token": self.token(user), "device": device, "protocol": 1}

@@ -42,6 +42,15 @@ LIMITS = {
     "log.intake_bytes_max": "publishes that wait for admission",
     "log.free_bytes_min": "disk space that is kept free",
     "fanout.ring_bytes": "frames kept for live sessions",
+    "api.connections_max": "connections of backends; the next is answered 503",
+    "api.body_bytes_max": "the body of a backend's request",
+    "api.streams_max": "open streams of a team",
+    "api.consumers_max": "consumers of a team that pull over HTTP",
+    "api.subscriptions_max": "subscriptions of a team",
+    "api.publishes_per_s_max": "events that a team publishes",
+    "api.publish_bytes_per_s_max": "their payloads",
+    "api.reads_per_s_max": "events that a team is given",
+    "api.read_bytes_per_s_max": "the same in bytes",
 }
 
 

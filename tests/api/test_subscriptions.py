@@ -97,7 +97,13 @@ def test_each_answer_does_what_it_says(site: ApiSite) -> None:
 def test_one_pull_at_a_time(site: ApiSite) -> None:
     site.subscribe()
     puller = Puller(site)
-    waiting = threading.Thread(target=puller.pull, kwargs={"wait_s": 2})
+
+    def wait() -> None:
+        """Until it is the one that waits: the look below may be in its way."""
+        while problem_or_none(puller.say("pull", wait_s=2)) == "busy":
+            time.sleep(0.05)
+
+    waiting = threading.Thread(target=wait)
     waiting.start()
     while problem_or_none(busy := puller.say("pull")) is None:
         time.sleep(0.01)
@@ -124,6 +130,7 @@ def test_a_pull_whose_client_goes_takes_nothing(site: ApiSite) -> None:
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
             % (AT.encode(), site.token().encode(), len(body), body)
         )
+        time.sleep(0.5)  # it shall wait before anybody looks: a look is a pull too, and would be in its way
         while problem_or_none(puller.say("pull")) != "busy":
             time.sleep(0.01)
     deadline = time.monotonic() + 5

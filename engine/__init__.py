@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         UnknownSubscription,
     )
     from engine.subscriptions.publishing import Publishing
-    from engine.subscriptions.refusals import NotAllowed, NotNow, Refused, error_of, refusal
+    from engine.subscriptions.refusals import NotAllowed, NotNow, Refused, check_target, error_of, refusal
     from engine.tail import Tail
 
 __all__ = [
@@ -112,6 +112,7 @@ __all__ = [
     "UnknownSubscription",
     "View",
     "ViewConversations",
+    "check_target",
     "config_changes",
     "console",
     "error_of",
@@ -191,6 +192,7 @@ _HOMES = {
     "UnknownSubscription": "engine.subscriptions.ports",
     "View": "engine.state.view",
     "ViewConversations": "engine.subscriptions.known",
+    "check_target": "engine.subscriptions.refusals",
     "config_changes": "engine.config",
     "error_of": "engine.subscriptions.refusals",
     "lmdb_projection": "engine.projections",

@@ -1,21 +1,25 @@
 """What LMDB 0.9 doesn't do: make a file that is whole or not there, and look at one before it believes it.
 
-Asked by everything that opens an environment: segments of the log, the saved state, cursors.
+Asked by everything that opens an environment: segments of the log, the saved state, cursors, subscriptions.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import lmdb
 
+from engine import private
+from engine.errors import LogVersion, StateDamaged
 from engine.private import FILE_MODE
 
 # Pages that were taken and given back in one transaction may never have been written: a few may lack for good.
 UNWRITTEN_PAGES_MAX: Final = 16
+FORMAT_KEY: Final = b"format"  # of what is kept beside the log; no other key there is like it
 
 
 def cut_off(env: lmdb.Environment, path: Path) -> str:
@@ -42,6 +46,33 @@ def make_whole(path: Path, engine: int) -> None:
     sync_path(making)
     os.rename(making, path)
     sync_path(path.parent)
+
+
+def open_beside(
+    path: Path, open_env: Callable[[], lmdb.Environment], *, engine: int, version: int, what: str, hint: str
+) -> lmdb.Environment:
+    """Opens or makes what is kept beside the log (cursors, subscriptions) in a directory; its format lies under
+    FORMAT_KEY. `what` and `hint` are the words of a refusal. Raises LogVersion, StateDamaged."""
+    private.make_folder(path)
+    env = None
+    try:
+        make_whole(path / "data.mdb", engine)
+        env = open_env()
+        if words := cut_off(env, path / "data.mdb"):
+            raise lmdb.CorruptedError(words)
+        env.reader_check()
+        with env.begin(write=True) as txn:
+            found = txn.get(FORMAT_KEY)
+            if found is None:
+                txn.put(FORMAT_KEY, bytes([version]))
+    except lmdb.Error as error:
+        if env is not None:
+            env.close()
+        raise StateDamaged(f"the {what} in {path} can't be opened: {error}", hint=hint) from error
+    if found not in (None, bytes([version])):
+        env.close()
+        raise LogVersion(f"the {what} in {path} have format {found.hex()}, not {version:02x}")
+    return env
 
 
 def system_error(error: lmdb.Error) -> OSError | None:

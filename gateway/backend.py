@@ -36,6 +36,7 @@ from engine import (
     Standing,
     Start,
     StoredEvent,
+    check_target,
     errors,
     refusal,
     schema,
@@ -182,8 +183,7 @@ class BackendClient:
         expected: int | None = None,
     ) -> Receipt:
         """One event; without a key a broken connection is the caller's to judge."""
-        if bool(conversation) == bool(person):
-            raise refusal(errors.BAD_ID, f"conversation {conversation}, person {person}: name one of the two")
+        check_target(conversation, person)
         if not TYPE.fullmatch(type) or len(type) > schema.TYPE_BYTES_MAX:
             raise refusal(errors.BAD_TYPE, f"type {type[:80]!r}")
         body: dict[str, Any] = {"type": type, "data_base64": base64.b64encode(payload).decode(), "key": key}

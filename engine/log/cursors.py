@@ -21,15 +21,14 @@ from typing import Any, Final
 import lmdb
 
 from engine import private
-from engine.errors import LogVersion, StateDamaged
-from engine.lmdbfile import cut_off, make_whole
+from engine.errors import StateDamaged
+from engine.lmdbfile import open_beside
 
 FORMAT_VERSION: Final = 1
 MARKS_MAX: Final = 250_000  # that are not written yet: only a disk that takes none lets so many gather
 LMDB_ENGINE: Final = 0
 MAP_BYTES: Final = 1 << 38
 HEARD_MAX: Final = 100_000  # marks of other workers in an interval; those beyond are seen once they are written
-FORMAT_KEY: Final = b"format"  # shorter than any key of two numbers
 _KEY = struct.Struct(">QQ")  # conversation, user
 _VALUE = struct.Struct("<QQ")  # delivered, read: conversation sequences
 
@@ -57,28 +56,14 @@ class CursorStore:
     @classmethod
     def open(cls, path: Path, *, interval_s: float) -> CursorStore:
         """Opens or makes the environment in a directory, and begins to write. Raises LogVersion, StateDamaged."""
-        private.make_folder(path)
-        env = None
-        try:
-            make_whole(path / "data.mdb", LMDB_ENGINE)
-            env = _open(path, write=True)
-            if words := cut_off(env, path / "data.mdb"):
-                raise lmdb.CorruptedError(words)
-            env.reader_check()
-            with env.begin(write=True) as txn:
-                found = txn.get(FORMAT_KEY)
-                if found is None:
-                    txn.put(FORMAT_KEY, bytes([FORMAT_VERSION]))
-        except lmdb.Error as error:
-            if env is not None:
-                env.close()
-            raise StateDamaged(
-                f"the cursors in {path} can't be opened: {error}",
-                hint="move the directory away: clients say their marks again",
-            ) from error
-        if found not in (None, bytes([FORMAT_VERSION])):
-            env.close()
-            raise LogVersion(f"the cursors in {path} have format {found.hex()}, not {FORMAT_VERSION:02x}")
+        env = open_beside(
+            path,
+            lambda: _open(path, write=True),
+            engine=LMDB_ENGINE,
+            version=FORMAT_VERSION,
+            what="cursors",
+            hint="move the directory away: clients say their marks again",
+        )
         store = cls(env, path, interval_s)
         store._thread.start()
         return store

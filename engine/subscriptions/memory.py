@@ -47,7 +47,7 @@ from engine.subscriptions.ports import (
     SubscriptionExists,
     UnknownSubscription,
 )
-from engine.subscriptions.refusals import refusal
+from engine.subscriptions.refusals import check_plain, check_target, refusal
 from ext.record import encode
 
 EVENTS_MAX: Final = 100_000  # of one take
@@ -362,10 +362,8 @@ class _Publisher:
         expected: int | None = None,
     ) -> Receipt:
         """One event."""
-        if bool(conversation) == bool(person):
-            raise refusal(errors.BAD_ID, f"conversation {conversation}, person {person}: name one of the two")
-        if type in schema.CONTROL:
-            raise refusal(errors.BAD_TYPE, f"type {type!r} is the engine's own: send it as a command, with its fields")
+        check_target(conversation, person)
+        check_plain(type)
         await asyncio.sleep(0)
         return self._log.publish(self._user, type, payload, conversation, person, key, expected)
 

@@ -34,7 +34,7 @@ from engine.errors import (
 )
 from engine.schema import BadPayload
 from engine.subscriptions.ports import Receipt
-from engine.subscriptions.refusals import refusal
+from engine.subscriptions.refusals import check_plain, check_target, refusal
 
 WAITING_MAX: Final = 65_536  # publishes without an answer
 WAITING_BYTES_MAX: Final = 64 << 20  # of their proposals
@@ -158,10 +158,8 @@ class ServicePublisher:
         expected: int | None = None,
     ) -> Receipt:
         """One event, in a conversation or to a person."""
-        if bool(conversation) == bool(person):
-            raise refusal(BAD_ID, f"conversation {conversation}, person {person}: name one of the two")
-        if type in schema.CONTROL:
-            raise refusal(BAD_TYPE, f"type {type!r} is the engine's own: send it as a command, with its fields")
+        check_target(conversation, person)
+        check_plain(type)
         return await self._send(type, payload, conversation or person, bool(person), key, expected)
 
     async def command(self, type: str, conversation: int, fields: dict[str, Any], *, key: str = "") -> Receipt:

@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine.errors import STATUS_BY_NAME, STATUSES, BadArgument, CallerError, EngineError, EngineUnable, Trimmed
+from engine import schema
+from engine.errors import (
+    BAD_ID,
+    BAD_TYPE,
+    STATUS_BY_NAME,
+    STATUSES,
+    BadArgument,
+    CallerError,
+    EngineError,
+    EngineUnable,
+    Trimmed,
+)
 from engine.subscriptions.ports import (
     Fenced,
     LimitReached,
@@ -82,3 +93,15 @@ def error_of(code: str, words: str, *, hint: str = "", retryable: bool = False, 
     unknown: EngineError = EngineUnable(words, hint=hint) if retryable else CallerError(words, hint=hint)
     unknown.code = code
     return unknown
+
+
+def check_target(conversation: int, person: int) -> None:
+    """What every Publisher asks first: one of the two. Raises Refused."""
+    if bool(conversation) == bool(person):
+        raise refusal(BAD_ID, f"conversation {conversation}, person {person}: name one of the two")
+
+
+def check_plain(type_name: str) -> None:
+    """Control events go another way, with their fields. Raises Refused."""
+    if type_name in schema.CONTROL:
+        raise refusal(BAD_TYPE, f"type {type_name!r} is the engine's own: send it as a command, with its fields")

@@ -23,15 +23,14 @@ import msgspec
 from msgspec import Struct
 
 from engine import private
-from engine.errors import EngineUnable, LogVersion, StateDamaged
-from engine.lmdbfile import cut_off, make_whole
+from engine.errors import EngineUnable, StateDamaged
+from engine.lmdbfile import open_beside
 from engine.subscriptions.definition import Definition
 from engine.subscriptions.ports import ParkedEvent
 
 FORMAT_VERSION: Final = 1
 LMDB_ENGINE: Final = 0
 MAP_BYTES: Final = 1 << 38
-FORMAT_KEY: Final = b"format"
 APPLIED_KEY: Final = b"applied"
 GENERATION_KEY: Final = b"generation"
 EPOCH_KEY: Final = b"epoch"
@@ -103,30 +102,16 @@ class Store:
     @classmethod
     def open(cls, path: Path) -> Store:
         """Opens or makes the environment in a directory. Raises LogVersion, StateDamaged."""
-        private.make_folder(path)
-        env = None
-        try:
-            make_whole(path / "data.mdb", LMDB_ENGINE)
-            env = lmdb.open(
+        env = open_beside(
+            path,
+            lambda: lmdb.open(
                 str(path), map_size=MAP_BYTES, max_spare_txns=2, mode=private.FILE_MODE, lib_version=LMDB_ENGINE
-            )
-            if words := cut_off(env, path / "data.mdb"):
-                raise lmdb.CorruptedError(words)
-            env.reader_check()
-            with env.begin(write=True) as txn:
-                found = txn.get(FORMAT_KEY)
-                if found is None:
-                    txn.put(FORMAT_KEY, bytes([FORMAT_VERSION]))
-        except lmdb.Error as error:
-            if env is not None:
-                env.close()
-            raise StateDamaged(
-                f"the subscriptions in {path} can't be opened: {error}",
-                hint="move the directory away: definitions are folded from the log again, and begin where they began",
-            ) from error
-        if found not in (None, bytes([FORMAT_VERSION])):
-            env.close()
-            raise LogVersion(f"the subscriptions in {path} have format {found.hex()}, not {FORMAT_VERSION:02x}")
+            ),
+            engine=LMDB_ENGINE,
+            version=FORMAT_VERSION,
+            what="subscriptions",
+            hint="move the directory away: definitions are folded from the log again, and begin where they began",
+        )
         return cls(env)
 
     def value(self, key: bytes) -> bytes | None:

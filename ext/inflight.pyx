@@ -388,36 +388,3 @@ cdef class InFlight:
                 found.append(self.entries[i].sequence)
             i += 1
         return array("Q", found)
-
-    def release(self, uint32_t consumer):
-        """All in flight with a consumer is READY; how many these were."""
-        cdef Py_ssize_t i, released = 0
-        for i in range(self.head, self.tail):
-            if self.entries[i].state == F_IN_FLIGHT and self.entries[i].consumer == consumer:
-                self.turn(&self.entries[i], F_READY)
-                released += 1
-        return released
-
-    def drop_share(self, uint8_t share):
-        """Forgets a share, acked ones too: it goes elsewhere. The sequences that weren't acked."""
-        cdef Py_ssize_t i, to = self.head
-        cdef list found = []
-        for i in range(self.head, self.tail):
-            if self.entries[i].share != share:
-                self.entries[to] = self.entries[i]
-                to += 1
-                continue
-            if self.entries[i].state != F_ACKED:
-                found.append(self.entries[i].sequence)
-            self.counts[self.entries[i].state] -= 1
-        self.tail, self.shares[share] = to, 0
-        self.trim()
-        return array("Q", found)
-
-    def clear(self):
-        """As new: the subscription begins elsewhere."""
-        self.head = self.tail = 0
-        memset(self.counts, 0, sizeof(self.counts))
-        memset(self.shares, 0, sizeof(self.shares))
-        self.position = 0
-        self.trim()

@@ -50,5 +50,4 @@ cdef class Selection:
     cdef bint type_wanted(self, const uint8_t *record) noexcept nogil
     cdef bint _matches(self, const uint8_t *type, uint32_t length) noexcept nogil
     cdef uint32_t scan(self, const uint8_t *data, uint32_t i, uint32_t end, const uint8_t *shares,
-                       const uint64_t *floors, Picks picks, Py_ssize_t events_max, uint64_t bytes_max,
-                       uint64_t *missing) except? 0
+                       Picks picks, Py_ssize_t events_max, uint64_t bytes_max, uint64_t *missing) except? 0

@@ -1,4 +1,3 @@
-from array import array
 from collections.abc import Iterable
 
 from ext.picks import Picks
@@ -31,7 +30,6 @@ class Selection:
         picks: Picks,
         *,
         shares: bytes | None = None,
-        floors: array[int] | None = None,
         events_max: int = 4_294_967_295,
         bytes_max: int = 9_223_372_036_854_775_807,
     ) -> tuple[int, int]: ...

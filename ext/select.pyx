@@ -175,8 +175,7 @@ cdef class Selection:
         return self.prefix_count == 0 or self.type_wanted(record)
 
     cdef uint32_t scan(self, const uint8_t *data, uint32_t i, uint32_t end, const uint8_t *shares,
-                       const uint64_t *floors, Picks picks, Py_ssize_t events_max, uint64_t bytes_max,
-                       uint64_t *missing) except? 0:
+                       Picks picks, Py_ssize_t events_max, uint64_t bytes_max, uint64_t *missing) except? 0:
         """Picks from record i on; the index of the first that was not looked at."""
         cdef const uint8_t *record
         cdef uint64_t conversation, first = blk_first(data)
@@ -187,10 +186,9 @@ cdef class Selection:
                 flat_prefetch(self.kinds.groups, _group(rec_u64(blk_record(data, i + AHEAD, &size), F_CONVERSATION)), 0)
             record = blk_record(data, i, &size)
             conversation = rec_u64(record, F_CONVERSATION)
-            if shares != NULL or floors != NULL:
+            if shares != NULL:
                 share = share_number(conversation)
-                if (shares != NULL and not shares[share >> 3] >> (share & 7) & 1) or (
-                        floors != NULL and first + i <= floors[share]):
+                if not shares[share >> 3] >> (share & 7) & 1:
                     i += 1
                     continue
             if self.wants(record, conversation):
@@ -207,32 +205,26 @@ cdef class Selection:
         return i
 
     def pick(self, bytes block not None, uint64_t after, uint64_t upto, Picks picks not None, *, bytes shares=None,
-             const uint64_t[::1] floors=None, Py_ssize_t events_max=0xFFFFFFFF,
-             uint64_t bytes_max=0x7FFFFFFFFFFFFFFF):
+             Py_ssize_t events_max=0xFFFFFFFF, uint64_t bytes_max=0x7FFFFFFFFFFFFFFF):
         """Picks what is wanted of the records in (after, upto].
 
         (reached, missing): the last sequence that was looked at, and the conversation of the next one if its kind
-        isn't known. `shares`: bits of the wanted ones; `floors`: of each share only what lies beyond. Ends early once
+        isn't known. `shares`: bits of the wanted ones. Ends early once
         `picks` holds `events_max` events or `bytes_max` bytes, what was in it before counted.
         """
         cdef uint32_t i, end
         cdef uint64_t missing = 0
         cdef const uint8_t *data = _range(block, after, upto, &i, &end)
         cdef const uint8_t *shares_at = NULL
-        cdef const uint64_t *floors_at = NULL
         cdef Py_ssize_t before = picks.count
         if shares is not None:
             if len(shares) * 8 != SHARE_COUNT:
                 raise ValueError(f"{len(shares)} bytes of shares: {SHARE_COUNT} bits are wanted")
             shares_at = <const uint8_t *>PyBytes_AS_STRING(shares)
-        if floors is not None:
-            if floors.shape[0] != SHARE_COUNT:
-                raise ValueError(f"{floors.shape[0]} floors: one for each of {SHARE_COUNT} shares is wanted")
-            floors_at = &floors[0]
         if i == end:
             return after, 0
         try:
-            i = self.scan(data, i, end, shares_at, floors_at, picks, events_max, bytes_max, &missing)
+            i = self.scan(data, i, end, shares_at, picks, events_max, bytes_max, &missing)
             picks.hold(block, before)
         except BaseException:
             picks.cut(before)  # nothing may point into what isn't held

@@ -141,7 +141,6 @@ def bench_in_flight_in_order(benchmark: BenchmarkFixture) -> None:
 
     def run() -> int:
         acked = 0
-        flights.clear()
         for _ in range(10):
             flights.deliver(picks, 1, 1_000)
             acked += flights.ack_up_to(RECORDS, 1)

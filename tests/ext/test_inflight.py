@@ -118,19 +118,10 @@ class Machine(RuleBasedStateMachine):
         self.due(1_000)
         assert self.native.next_us > self.now_us
 
-    @rule(consumer=consumers)
-    def release(self, consumer: int) -> None:
-        assert self.native.release(consumer) == self.naive.release(consumer)
-
-    @rule(share=st.sampled_from(SHARES))
-    def drop_share(self, share: int) -> None:
-        assert list(self.native.drop_share(share)) == self.naive.drop_share(share)
-
     @precondition(lambda self: self.naive.position > LAST // 2)
     @rule()
-    def clear(self) -> None:
-        self.native.clear()
-        self.naive = NaiveInFlight()
+    def begin_anew(self) -> None:
+        self.native, self.naive = InFlight(), NaiveInFlight()
 
     @invariant()
     def says_what_the_model_says(self) -> None:
@@ -204,14 +195,13 @@ def test_a_share_waits_for_its_first_at_least() -> None:
 
 
 def test_counts_of_deliveries_end_at_what_two_bytes_hold() -> None:
-    flights = InFlight()
     for known, count in ((65_533, 65_534), (65_534, 65_535), (65_535, 65_535), (1 << 40, 65_535)):
-        picks = picked([1])
+        flights, picks = InFlight(), picked([1])
         flights.deliver(picks, 1, 10, {1: known})
         assert sent(picks) == [(1, count)]
-        flights.clear()
+    flights = InFlight()
     flights.deliver(picked([1]), 1, 10, {1: 65_534})
-    flights.release(1)
+    assert len(flights.expire(10, 1)) == 1
     picks = picked([1])
     flights.deliver(picks, 1, 10)
     assert sent(picks) == [(1, 65_535)]
@@ -244,7 +234,7 @@ def test_bad_input_is_named() -> None:
         flights.floors(array("Q", [1, 2, 3]))
     with pytest.raises(OverflowError):
         flights.deliver(picked([1]), 1, 1, {1: -1})
-    for call in (lambda: flights.of_share(256), lambda: flights.drop_share(-1), lambda: flights.release(1 << 32)):
+    for call in (lambda: flights.of_share(256), lambda: flights.floor_of(-1, 0), lambda: flights.of_consumer(1 << 32)):
         with pytest.raises(OverflowError):
             call()
     assert len(flights) == 0 and flights.next_us == NEVER

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +53,7 @@ def test_a_pick_is_what_the_naive_one_wants(
     known: dict[int, int],
     data: st.DataObject,
 ) -> None:
-    """With shares, floors and a limit; over and over until all is read, kinds being learnt when they are missing."""
+    """With shares and a limit; over and over until all is read, kinds being learnt when they are missing."""
     fields, block = written(events)
     kinds = KindTable()
     for conversation, kind in known.items():
@@ -67,11 +65,6 @@ def test_a_pick_is_what_the_naive_one_wants(
     upto = data.draw(st.integers(FIRST - 3, FIRST + 22))
     places = sorted({share_of(one.conversation) for one in fields})
     shares = data.draw(st.none() | st.sets(st.sampled_from(places)))
-    floors = None
-    if data.draw(st.booleans()):
-        floors = [0] * 256
-        for share in places:
-            floors[share] = data.draw(st.integers(FIRST - 2, FIRST + 20))
     events_max = data.draw(st.integers(0, 25))
     assert native.unknown(block, after, upto) == naive.unknown(fields, after, upto)
     picks, held = Picks(), list[Record]()
@@ -82,10 +75,9 @@ def test_a_pick_is_what_the_naive_one_wants(
             upto,
             picks,
             shares=None if shares is None else mask_of(shares),
-            floors=None if floors is None else array("Q", floors),
             events_max=events_max,
         )
-        expected = naive.pick(fields, after, upto, held, shares=shares, floors=floors, events_max=events_max)
+        expected = naive.pick(fields, after, upto, held, shares=shares, events_max=events_max)
         assert (reached, missing) == expected
         assert list(map(decode, picks.records())) == held
         if not missing:
@@ -201,7 +193,6 @@ def test_bad_input_is_named() -> None:
         (lambda: everything.pick(bytes(79), 0, 1, picks), "79 bytes are no block"),
         (lambda: everything.unknown(bytes(79), 0, 1), "79 bytes are no block"),
         (lambda: everything.pick(block, 0, 99, picks, shares=bytes(31)), "31 bytes of shares: 256 bits"),
-        (lambda: everything.pick(block, 0, 99, picks, floors=array("Q", [0])), "1 floors: one for each of 256"),
     ):
         with pytest.raises(ValueError, match=words):
             call()

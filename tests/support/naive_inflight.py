@@ -146,13 +146,6 @@ class NaiveInFlight:
                 self.entries[sequence].state = "ready"
         return self.in_state("ready")[:limit]
 
-    def release(self, consumer: int) -> int:
-        """How many are ready now."""
-        theirs = self.of_consumer(consumer)
-        for sequence in theirs:
-            self.entries[sequence].state = "ready"
-        return len(theirs)
-
     def of_consumer(self, consumer: int) -> list[int]:
         """Ascending."""
         return [sequence for sequence in self.in_state("in flight") if self.entries[sequence].consumer == consumer]
@@ -160,13 +153,6 @@ class NaiveInFlight:
     def of_share(self, share: int) -> list[int]:
         """Those not acked, ascending."""
         return [sequence for sequence in self.unacked() if self.entries[sequence].share == share]
-
-    def drop_share(self, share: int) -> list[int]:
-        """Those not acked."""
-        dropped = self.of_share(share)
-        self.entries = {sequence: one for sequence, one in self.entries.items() if one.share != share}
-        self.tidy()
-        return dropped
 
     def find(self, sequence: int) -> tuple[int, int, int, int, int] | None:
         """As ext/inflight shows it."""

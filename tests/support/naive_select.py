@@ -53,7 +53,6 @@ class Wanted:
         held: list[Record],
         *,
         shares: set[int] | None = None,
-        floors: Sequence[int] | None = None,
         events_max: int = MASK,
     ) -> tuple[int, int]:
         """(reached, missing); appends to `held`."""
@@ -64,8 +63,7 @@ class Wanted:
             if len(held) >= events_max:
                 return record.sequence - 1, 0
             share = share_of(record.conversation)
-            ours = (shares is None or share in shares) and (floors is None or record.sequence > floors[share])
-            if ours and self.but_for_kind(record):
+            if (shares is None or share in shares) and self.but_for_kind(record):
                 kind = self.kinds.get(record.conversation, 0)
                 if self.kinds_mask and not kind:
                     return record.sequence - 1, record.conversation

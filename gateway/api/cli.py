@@ -7,15 +7,13 @@ stdout, for people or as JSON.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from cyclopts import App, Parameter
 
 from engine import console
 from gateway.api.caller import Caller
-from gateway.api.cli_common import Many, Name, Team, Token, Url, run, start_of
-from gateway.development import TEAM
+from gateway.api.cli_common import HERE, Many, Name, Where, run, start_of
 
 PARKED_PAGE: Final = 1_000
 
@@ -25,15 +23,11 @@ app = App(name="subscriptions", help="Durable subscriptions to the event stream.
 @app.command(name="list")
 def list_all(
     *,
-    url: Url = None,
-    token: Token = None,
-    team: Team = TEAM,
-    data: console.DataDirectory = None,
-    config: console.ConfigFile = None,
+    where: Where = HERE,
     as_json: console.AsJson = False,
 ) -> None:
     """All subscriptions of the team: where they stand and how they do."""
-    found = run(lambda caller: caller.call("GET", "subscriptions"), url, token, data, config, team)
+    found = run(lambda caller: caller.call("GET", "subscriptions"), where)
     if as_json:
         console.print_json(found)
         return
@@ -52,18 +46,18 @@ def list_all(
         )
         for row in found["subscriptions"]
     ]
-    console.print_table(f"Subscriptions of {team if token is None else 'the team'}", columns, rows)
+    console.print_table(f"Subscriptions of {where.team if where.token is None else 'the team'}", columns, rows)
 
 
 def _verb(
     method: str,
     path: tuple[str, ...],
-    given: dict[str, Any],
+    where: Where,
     body: Any = None,
     query: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """One request, with what all verbs share (url, token, team, data, config)."""
-    return run(lambda caller: caller.call(method, "subscriptions", *path, body=body, query=query), **given)
+    """One request, with what all verbs share."""
+    return run(lambda caller: caller.call(method, "subscriptions", *path, body=body, query=query), where)
 
 
 def _show(found: dict[str, Any], as_json: bool, words: str = "") -> None:
@@ -82,30 +76,22 @@ def _show(found: dict[str, Any], as_json: bool, words: str = "") -> None:
 def show(
     name: Name,
     *,
-    url: Url = None,
-    token: Token = None,
-    team: Team = TEAM,
-    data: console.DataDirectory = None,
-    config: console.ConfigFile = None,
+    where: Where = HERE,
     as_json: console.AsJson = False,
 ) -> None:
     """One subscription: definition, cursor, lag, consumers."""
-    _show(_verb("GET", (name,), _given(url, token, team, data, config)), as_json)
+    _show(_verb("GET", (name,), where), as_json)
 
 
 @app.command
 def pause(
     name: Name,
     *,
-    url: Url = None,
-    token: Token = None,
-    team: Team = TEAM,
-    data: console.DataDirectory = None,
-    config: console.ConfigFile = None,
+    where: Where = HERE,
     as_json: console.AsJson = False,
 ) -> None:
     """Hands nothing out until `resume`; what is in flight may be acked."""
-    found = _verb("POST", (name, "pause"), _given(url, token, team, data, config))
+    found = _verb("POST", (name, "pause"), where)
     _show(found, as_json, f"{name} is paused at {found['cursor']}")
 
 
@@ -113,15 +99,11 @@ def pause(
 def resume(
     name: Name,
     *,
-    url: Url = None,
-    token: Token = None,
-    team: Team = TEAM,
-    data: console.DataDirectory = None,
-    config: console.ConfigFile = None,
+    where: Where = HERE,
     as_json: console.AsJson = False,
 ) -> None:
     """Goes on where it was paused."""
-    found = _verb("POST", (name, "resume"), _given(url, token, team, data, config))
+    found = _verb("POST", (name, "resume"), where)
     _show(found, as_json, f"{name} goes on behind {found['cursor']}, {found['lag_events']} events behind the log")
 
 
@@ -130,15 +112,11 @@ def reset(
     name: Name,
     *,
     to: Annotated[str, Parameter(help="first, last, a sequence, or a time such as 2026-11-25T10:00Z")],
-    url: Url = None,
-    token: Token = None,
-    team: Team = TEAM,
-    data: console.DataDirectory = None,
-    config: console.ConfigFile = None,
+    where: Where = HERE,
     as_json: console.AsJson = False,
 ) -> None:
     """Moves the cursor, forward or back; what is in flight is fenced."""
-    found = _verb("POST", (name, "reset"), _given(url, token, team, data, config), {"start": start_of(to)})
+    found = _verb("POST", (name, "reset"), where, {"start": start_of(to)})
     _show(found, as_json, f"{name} goes on behind {found['cursor']}, {found['lag_events']} events behind the log")
 
 
@@ -146,15 +124,11 @@ def reset(
 def delete(
     name: Name,
     *,
-    url: Url = None,
-    token: Token = None,
-    team: Team = TEAM,
-    data: console.DataDirectory = None,
-    config: console.ConfigFile = None,
+    where: Where = HERE,
     as_json: console.AsJson = False,
 ) -> None:
     """Ends a subscription: its cursor and its parked events are gone, and trimming waits for it no more."""
-    _verb("DELETE", (name,), _given(url, token, team, data, config))
+    _verb("DELETE", (name,), where)
     _show({"name": name, "deleted": True}, as_json, f"{name} is deleted")
 
 
@@ -167,24 +141,19 @@ def parked(
     everything: Annotated[
         Literal["replay", "drop"] | None, Parameter(name="--all", help="replay or drop all of them")
     ] = None,
-    url: Url = None,
-    token: Token = None,
-    team: Team = TEAM,
-    data: console.DataDirectory = None,
-    config: console.ConfigFile = None,
+    where: Where = HERE,
     as_json: console.AsJson = False,
 ) -> None:
     """Lists what was put aside; with --replay or --drop lets it go on, or forgets it."""
     if sum((bool(replay), bool(drop), everything is not None)) > 1:
         console.fail("say one of --replay, --drop and --all")
-    given = _given(url, token, team, data, config)
     if replay or drop or everything:
         verb = everything or ("replay" if replay else "drop")
-        count = run(lambda caller: _answered(caller, name, verb, replay or drop), **given)
+        count = run(lambda caller: _answered(caller, name, verb, replay or drop), where)
         word = "replayed" if verb == "replay" else "dropped"
         _show({"name": name, word: count}, as_json, f"{count} parked events of {name} {word}")
         return
-    found = run(lambda caller: _parked(caller, name), **given)
+    found = run(lambda caller: _parked(caller, name), where)
     if as_json:
         console.print_json({"parked": found})
         return
@@ -216,7 +185,3 @@ async def _answered(caller: Caller, name: str, verb: str, sequences: list[int]) 
         body = {"sequences": wanted[first : first + PARKED_PAGE]}
         count += int((await caller.call("POST", "subscriptions", name, "parked", verb, body=body))["count"])
     return count
-
-
-def _given(url: str | None, token: str | None, team: str, data: str | None, config: Path | None) -> dict[str, Any]:
-    return {"url": url, "token": token, "team": team, "data": data, "config": config}

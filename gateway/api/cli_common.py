@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -46,20 +47,37 @@ def _door(config: Config, url: str | None) -> str:
         console.fail(str(error))
 
 
-def run(
-    work: Callable[[Caller], Coroutine[Any, Any, T]],
-    url: str | None,
-    token: str | None,
-    data: str | None,
-    config: Path | None,
-    team: str = TEAM,
-    service: int = SERVICE,
-) -> T:
+@Parameter(name="*")  # its fields are options of the verb
+@dataclass(frozen=True)
+class Where:
+    """The door, and who knocks: what all verbs share."""
+
+    url: Url = None
+    token: Token = None
+    team: Team = TEAM
+    data: console.DataDirectory = None
+    config: console.ConfigFile = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class AsService(Where):
+    """The same of verbs that publish or consume: as whom."""
+
+    service: Service = SERVICE
+
+
+HERE: Final = Where()
+HERE_AS_SERVICE: Final = AsService()
+
+
+def run(work: Callable[[Caller], Coroutine[Any, Any, T]], where: Where) -> T:
     """One piece of work with a caller; trouble that a person can mend is one line."""
-    loaded = console.load(config, server__data=data)
-    door = _door(loaded.config, url)
+    loaded = console.load(where.config, server__data=where.data)
+    door = _door(loaded.config, where.url)
+    service = where.service if isinstance(where, AsService) else SERVICE
     try:
-        text = token or services_token(loaded.config, service, team, otherwise=", or give --token")
+        text = where.token or services_token(loaded.config, service, where.team, otherwise=", or give --token")
     except NoToken as error:
         console.fail(str(error))
     except OSError as error:

@@ -19,8 +19,7 @@ from cyclopts import Parameter
 
 from engine import console
 from gateway.api.caller import Away, Caller, Refused
-from gateway.api.cli_common import Many, Name, Service, Team, Token, Url, run, start_of
-from gateway.development import SERVICE, TEAM
+from gateway.api.cli_common import HERE_AS_SERVICE, AsService, Many, Name, run, start_of
 
 PULL_EVENTS: Final = 500
 PULL_WAIT_S: Final = 20
@@ -40,12 +39,7 @@ def publish(
     type: Annotated[str, Parameter(help="a dotted lower-case name")] = "message",
     key: Annotated[str, Parameter(help="makes a repeat harmless for at least 24 hours")] = "",
     expected: Annotated[int | None, Parameter(help="only if this is the conversation's last sequence")] = None,
-    url: Url = None,
-    token: Token = None,
-    service: Service = SERVICE,
-    team: Team = TEAM,
-    data: console.DataDirectory = None,
-    config: console.ConfigFile = None,
+    where: AsService = HERE_AS_SERVICE,
     as_json: console.AsJson = False,
 ) -> None:
     """Publishes one event as a service, and prints its receipt, which comes after the sync."""
@@ -60,7 +54,7 @@ def publish(
     async def work(caller: Caller) -> dict[str, Any]:
         return await caller.call("POST", "events", body=body)
 
-    receipt = run(work, url, token, data, config, team, service)
+    receipt = run(work, where)
     if as_json:
         console.print_json(receipt)
     else:
@@ -92,12 +86,7 @@ def subscribe(
     ] = False,
     consumer: Annotated[str, Parameter(help="name of this consumer; empty = a fresh one")] = "",
     count: Annotated[int | None, Parameter(help="end after so many events")] = None,
-    url: Url = None,
-    token: Token = None,
-    service: Service = SERVICE,
-    team: Team = TEAM,
-    data: console.DataDirectory = None,
-    config: console.ConfigFile = None,
+    where: AsService = HERE_AS_SERVICE,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="one CloudEvent a line")] = False,
 ) -> None:
     """Prints the events of a subscription, made if there is none of the name, and acks what it has printed.
@@ -116,7 +105,7 @@ def subscribe(
     created = {"name": name, "kind": kind, "start": start_of(start), "filter": wanted}
     consuming = _Consuming(name, consumer, created, any(wanted.values()), count, as_json)
     try:
-        run(consuming.run, url, token, data, config, team, service)
+        run(consuming.run, where)
     except KeyboardInterrupt:  # the way to end it
         raise SystemExit(0) from None
 

@@ -6,12 +6,14 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from ext.flat cimport Flat
 from ext.picks cimport Picks
+from ext.summary cimport Summary
 
 cdef enum:
     KIND_MAX = 15  # a kind takes half a byte, 0 = not known
     GROUP_SHIFT = 5  # of the 32 conversations of an entry of the table
     KIND_BYTES_MIN = 4194304  # the kinds of a block's conversations fit, however far apart the ids are
     VERDICTS = 16
+    SKIPPED_MAX = 10000  # blocks in one go: less than a millisecond
     AHEAD = 24  # records: so far ahead the line of the table is asked for
 
 cdef struct Prefix:
@@ -25,7 +27,7 @@ cdef struct Verdict:  # of a type that was looked at before
 
 cdef struct Ids:  # a set: open addressing, at most half full; 0 marks a free slot
     uint64_t *slots  # NULL = empty
-    uint64_t mask, seed
+    uint64_t mask, seed, count
 
 @cython.final
 cdef class KindTable:
@@ -49,5 +51,6 @@ cdef class Selection:
     cdef bint wants(self, const uint8_t *record, uint64_t conversation) noexcept nogil  # by all but its kind
     cdef bint type_wanted(self, const uint8_t *record) noexcept nogil
     cdef bint _matches(self, const uint8_t *type, uint32_t length) noexcept nogil
+    cdef bint may_want(self, Summary summary) noexcept nogil  # False: nothing of its block
     cdef uint32_t scan(self, const uint8_t *data, uint32_t i, uint32_t end, const uint8_t *shares,
                        Picks picks, Py_ssize_t events_max, uint64_t bytes_max, uint64_t *missing) except? 0

@@ -1,6 +1,7 @@
 from collections.abc import Iterable
 
 from ext.picks import Picks
+from ext.summary import Summary
 
 class KindTable:
     clears: int
@@ -34,3 +35,9 @@ class Selection:
         bytes_max: int = 9_223_372_036_854_775_807,
     ) -> tuple[int, int]: ...
     def unknown(self, block: bytes, after: int, upto: int) -> list[int]: ...
+    def wants_of(self, summary: Summary) -> bool: ...
+    def skip(
+        self, summaries: list[Summary], start: int, after: int, upto: int, most: int = 10_000
+    ) -> tuple[int, int]: ...
+
+def wanting(selections: list[Selection], summary: Summary) -> list[int]: ...

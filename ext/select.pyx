@@ -4,6 +4,8 @@
 Between the log's blocks and ext/picks. One copy of a block serves all subscriptions: each makes a pass over it that
 reads two cache lines a record and copies nothing, so that what isn't wanted costs no transfer and no Python object.
 
+What a whole block may be asked first is its summary (ext/summary): a few ns instead of a pass.
+
 Invariants: picks ascend; what lies in (after, reached] and is wanted has been picked; a kind that isn't known stops
 the pass before its record, it is never guessed. Cost: 4 to 10 ns a record, some 40 where kinds are asked for.
 
@@ -22,6 +24,7 @@ from ext.c_prefetch cimport load_u16
 from ext.flat cimport Flat, flat_get, flat_prefetch
 from ext.picks cimport SHARE_COUNT, Picks, share_number, splitmix64
 from ext.record cimport F_CONVERSATION, F_SENDER, TYPE_LENGTH_MAX, rec_type, rec_type_len, rec_u64
+from ext.summary cimport SMALL, TYPES_KEPT, Summary, Tags, tags_have
 
 
 cdef enum:
@@ -88,6 +91,7 @@ cdef int _fill(Ids *ids, object numbers) except -1:
         at = splitmix64(number ^ ids.seed) & ids.mask
         while ids.slots[at] != 0 and ids.slots[at] != number:
             at = (at + 1) & ids.mask
+        ids.count += ids.slots[at] == 0
         ids.slots[at] = number
     return 0
 
@@ -98,6 +102,21 @@ cdef inline bint _has(const Ids *ids, uint64_t number) noexcept nogil:
         if ids.slots[at] == number:
             return True
         at = (at + 1) & ids.mask
+    return False
+
+
+cdef bint _any_of(const Ids *ids, const Tags *tags, const uint8_t *data, int field) noexcept nogil:
+    """Whether one of the ids is among the tags; of more ids than the block has records, whether a record's is one."""
+    cdef uint64_t at
+    cdef uint32_t i, size, count = blk_count(data)
+    if ids.count > count:
+        for i in range(count):
+            if _has(ids, rec_u64(blk_record(data, i, &size), field)):
+                return True
+        return False
+    for at in range(ids.mask + 1):
+        if ids.slots[at] != 0 and tags_have(tags, ids.slots[at]):
+            return True
     return False
 
 
@@ -174,6 +193,52 @@ cdef class Selection:
             return False
         return self.prefix_count == 0 or self.type_wanted(record)
 
+    cdef bint may_want(self, Summary summary) noexcept nogil:
+        """Kinds are not asked: what isn't known of them must not be guessed."""
+        cdef uint32_t i
+        if self.conversations.slots != NULL and not _any_of(
+                &self.conversations, &summary.conversations, summary.data, F_CONVERSATION):
+            return False
+        if self.senders.slots != NULL and not _any_of(&self.senders, &summary.senders, summary.data, F_SENDER):
+            return False
+        if self.prefix_count == 0 or summary.type_count > TYPES_KEPT:
+            return True
+        for i in range(summary.type_count):
+            if self.type_wanted(summary.types[i]):
+                return True
+        return False
+
+    def wants_of(self, Summary summary not None):
+        """False if nothing of its block is wanted; True: look."""
+        if not summary.is_built:
+            summary.build()
+        return self.may_want(summary)
+
+    def skip(self, list summaries not None, Py_ssize_t start, uint64_t after, uint64_t upto, Py_ssize_t most=SKIPPED_MAX):
+        """(index, reached): the first block of `summaries` from `start` on that may have something of what lies in
+        (after, upto], and up to where there is nothing. Ends where a block doesn't follow the one before, and after
+        `most`. The first who asks for a large block makes the pass that its summary would cost."""
+        cdef Py_ssize_t i = start, end = min(len(summaries), start + most)
+        cdef Summary one
+        if start < 0:
+            raise ValueError(f"summaries from {start} on: 0 is the first")
+        while i < end and after < upto:
+            one = summaries[i]
+            if one is None:
+                raise TypeError(f"summary {i} is None")
+            if one.first > after + 1:
+                break
+            if not one.is_built:
+                if one.count > SMALL and not one.was_asked:
+                    one.was_asked = True
+                    break
+                one.build()
+            if self.may_want(one):
+                break
+            after = max(after, min(one.last, upto))
+            i += 1
+        return i, after
+
     cdef uint32_t scan(self, const uint8_t *data, uint32_t i, uint32_t end, const uint8_t *shares,
                        Picks picks, Py_ssize_t events_max, uint64_t bytes_max, uint64_t *missing) except? 0:
         """Picks from record i on; the index of the first that was not looked at."""
@@ -245,3 +310,19 @@ cdef class Selection:
                 found.add(conversation)
             i += 1
         return sorted(found)
+
+
+def wanting(list selections not None, Summary summary not None):
+    """Those of the selections that may want something of a block: their indices, ascending."""
+    cdef list found = []
+    cdef Py_ssize_t i
+    cdef Selection one
+    if not summary.is_built:
+        summary.build()
+    for i in range(len(selections)):
+        one = selections[i]
+        if one is None:
+            raise TypeError(f"selection {i} is None")
+        if one.may_want(summary):
+            found.append(i)
+    return found

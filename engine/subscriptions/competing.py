@@ -54,6 +54,11 @@ class Competing(Group):
         assert read.after == self._position
         self._position = max(self._position, reached)
 
+    def pass_over(self, after: int, upto: int) -> None:
+        """As group.py says."""
+        if self._position >= after:
+            self._position = max(self._position, upto)
+
     def retried_(self, consumer: GroupConsumer, run: Run, sequence: int, due_us: int) -> None:
         """It alone."""
         run.table.retry(sequence, consumer.generation, due_us)

@@ -6,22 +6,24 @@ those who are far behind share what they happen to read together. Level-triggere
 
 Invariants: nothing is given beyond `last`, which is what has been folded, so that the kind and the members of a
 conversation are known of each event that is given; a stretch that is damaged is passed over and counted.
-Cost: a look-up and a copy for each block read; memory up to `bytes_max`.
+Cost: a look-up and a copy for each block read; memory up to `bytes_max`, summaries included.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from engine.log.events import EventLog
 from engine.log.reader import Reader
+from ext.select import Selection
 from ext.sift import block_span
+from ext.summary import Summary
 
 CACHE_BYTES_MAX: Final = 32 << 20
 READ_BYTES: Final = 1 << 20
@@ -30,12 +32,8 @@ THREADS: Final = 2
 Answer = TypeVar("Answer")
 
 
-class Found(NamedTuple):
-    """A block, and the sequences that it stands for: more than it holds where damage lies before it."""
-
-    first: int
-    last: int
-    block: bytes
+Found = Summary
+"""A block, and the sequences that it stands for: more than it holds where damage lies before it."""
 
 
 class Feed:
@@ -51,6 +49,7 @@ class Feed:
         self._bytes = 0
         self._found: OrderedDict[int, Found] = OrderedDict()  # by first, the one used last at the end
         self._firsts: list[int] = []
+        self._blocks: list[Found] = []  # as `_firsts`
         self._fetching: dict[int, asyncio.Task[Found | None]] = {}
         self._local = threading.local()
         self._threads = ThreadPoolExecutor(threads, "gonets-feed")
@@ -72,6 +71,17 @@ class Feed:
                 self._found.move_to_end(found.first)
                 return found
         return None
+
+    def skip(self, selection: Selection, after: int, upto: int) -> tuple[Found | None, int]:
+        """The first block in memory that may have something in (after, upto] of what is wanted, and up to where there
+        is nothing; None: nothing up to there, and what follows has to be asked for."""
+        upto = min(upto, self.last)
+        at = max(0, bisect_right(self._firsts, after + 1) - 1)
+        if at >= len(self._blocks) or self._blocks[at].last <= after:
+            return None, after
+        at, reached = selection.skip(self._blocks, at, after, upto)
+        found = self._blocks[at] if at < len(self._blocks) and reached < upto else None
+        return (found if found is not None and found.first <= reached + 1 else None), reached
 
     async def fetch(self, after: int) -> Found | None:
         """The same, read from the log if need be, folded or not; None at the log's end. Raises Trimmed, and LogDamaged
@@ -124,12 +134,15 @@ class Feed:
         if found.first in self._found:
             return
         self._found[found.first] = found
-        insort(self._firsts, found.first)
-        self._bytes += len(found.block)
+        at = bisect_right(self._firsts, found.first)
+        self._firsts.insert(at, found.first)
+        self._blocks.insert(at, found)
+        self._bytes += len(found.block) + found.own_bytes
         while self._bytes > self._bytes_max and len(self._found) > 1:
             first, old = self._found.popitem(last=False)
-            self._bytes -= len(old.block)
-            del self._firsts[bisect_right(self._firsts, first) - 1]
+            self._bytes -= len(old.block) + old.own_bytes
+            at = bisect_right(self._firsts, first) - 1
+            del self._firsts[at], self._blocks[at]
 
     def close(self) -> None:
         """Waits for what is being read."""

@@ -123,6 +123,10 @@ class Group(ABC):
         """It was read up to there."""
 
     @abstractmethod
+    def pass_over(self, after: int, upto: int) -> None:
+        """Nothing in (after, upto] is wanted: what was read up to `after` or further is read up to `upto`."""
+
+    @abstractmethod
     def may_have_(self, consumer: GroupConsumer, share: int) -> bool:
         """Whether it may be handed an event of this share again."""
 

@@ -31,6 +31,7 @@ from engine.subscriptions.ordered import ordered_from
 from engine.subscriptions.ports import LimitReached, ParkedEvent, Paused
 from engine.subscriptions.store import COUNT, CURSORS, PARKED, Batch, ParkedRow, Store, encode, named, numbered
 from engine.subscriptions.turns import Turns
+from engine.subscriptions.watch import Watch
 from ext import block as blocks
 from ext.picks import Picks, share_of
 from ext.record import decode
@@ -54,9 +55,10 @@ class Handout(NamedTuple):
 
 
 class _Out:
-    """A handout that is being put together."""
+    """A handout that is being put together. `has_seen_all`: without an answer or more log nothing comes."""
 
     def __init__(self) -> None:
+        self.has_seen_all = False
         self.parts: list[bytes] = []
         self.events = self.bytes = self.first = self.last = 0
         self.away: dict[int, tuple[int, ...]] = {}
@@ -97,6 +99,7 @@ class Context(NamedTuple):
     """Since 1970."""
     tally: Tally
     turns: Turns
+    watch: Watch
 
 
 class Live:
@@ -116,7 +119,9 @@ class Live:
         self.due_us = 0  # before that a tick changes nothing
         self._taking: dict[int, int] = {}  # consumers that wait, and how often
         self._context = context
-        self._selection = selection_of(definition, context.kinds)
+        self.selection = selection_of(definition, context.kinds)
+        self._asks_away = definition.filter.recipient_away
+        self._is_narrow = bool(definition.filter.types or definition.filter.conversations or definition.filter.senders)
         self._picks = Picks()
         self._away_known: tuple[Read, dict[int, tuple[int, ...]]] | None = None
         self._stored = stored
@@ -152,10 +157,14 @@ class Live:
             self.machine.heard(generation, self._context.now_us())
             stirred = asyncio.get_running_loop().create_future()
             self._waiting.add(stirred)
+            self._context.watch.get_up(self)
             self._taking[generation] = self._taking.get(generation, 0) + 1
             try:
-                if (handout := await self._hand_out(generation, events_max, bytes_max)) is not None:
-                    return handout
+                out = await self._hand_out(generation, events_max, bytes_max)
+                if out.events:
+                    return out.handout()
+                if out.has_seen_all and not stirred.done():  # else there is more already
+                    self._context.watch.lie_down(self)
                 async with asyncio.timeout(max(0.0, until - time.monotonic())):
                     await stirred
             except TimeoutError:
@@ -176,32 +185,43 @@ class Live:
             self.stir()
         self.due_us = self.machine.next_us()
 
+    def pass_over(self, after: int, upto: int) -> None:
+        """As watch.py says."""
+        self.machine.pass_over(after, upto)
+
+    def cursor(self) -> int:
+        """All wanted events up to it are acked or parked."""
+        self._context.watch.catch_up(self)
+        return self.machine.cursor()
+
     def stir(self) -> None:
         """There may be something for those who wait: look again."""
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
 
-    async def _hand_out(self, generation: int, events_max: int, bytes_max: int) -> Handout | None:
+    async def _hand_out(self, generation: int, events_max: int, bytes_max: int) -> _Out:
         """Steps until there is enough, or nothing more, or a step's time is over with something in hand."""
         out = _Out()
-        until = time.monotonic() + SLICE_S
+        begin = time.monotonic()
         while out.events < events_max and out.bytes < bytes_max:
             await self._context.turns.take()
             if self.paused:
                 break
+            step = time.monotonic()
             read = self.machine.next_read(generation, self._context.now_us(), events_max - out.events)
-            if read is None:
+            if read is None or read.after >= self._context.feed.last:
+                out.has_seen_all = True
                 break
             found = self._context.feed.cached(read.after)
             if found is None:
                 if out.events or not await self._fetch(read):
                     break
                 continue
-            reached, lacking = self._pick(read, found, bytes_max - out.bytes)
+            found, reached, lacking = self._pick(read, found, bytes_max - out.bytes, step + SLICE_S)
             if lacking:
                 self._learn_kinds(read, found)
-            elif self.definition.filter.recipient_away and not self._keep_away(read, out.away):
+            elif self._asks_away and len(self._picks) and not self._keep_away(read, out.away):
                 if out.events:
                     break
                 await self._learn_away(read)
@@ -212,15 +232,13 @@ class Live:
                 self._context.tally.deliveries += len(self._picks)
                 if read.again is not None:
                     self._context.tally.doubles += len(self._picks)
-            if out.events and time.monotonic() >= until:
+            if out.events and time.monotonic() >= begin + SLICE_S:
                 break
         self._picks.clear()
-        return out.handout() if out.events else None
+        return out
 
     async def _fetch(self, read: Read) -> bool:
         """Whether there is something behind it now."""
-        if read.after >= self._context.feed.last:
-            return False
         try:
             return await self._context.feed.fetch(read.after) is not None
         except Trimmed as error:
@@ -233,31 +251,41 @@ class Live:
                 hint=f"reset it to a position of at least {first - 1}",
             ) from error
 
-    def _pick(self, read: Read, found: Found, bytes_max: int) -> tuple[int, int]:
-        """What the read wants of a block, into `_picks`: how far that reaches, and a conversation whose kind lacks."""
+    def _pick(self, read: Read, found: Found, bytes_max: int, until: float) -> tuple[Found, int, int]:
+        """What the read wants of a block, into `_picks`, or of a later one that is in memory if it has nothing: which,
+        how far that reaches, and a conversation whose kind lacks."""
         picks = self._picks
         picks.clear()
         if read.again is not None:
             picks.add(found.block, read.again)
-            return found.last, 0
-        upto = min(read.upto, found.last)
-        reached, lacking = self._selection.pick(
-            found.block,
-            read.after,
-            upto,
-            picks,
-            shares=read.shares,
-            events_max=read.events_max,
-            bytes_max=bytes_max,
-        )
+            return found, found.last, 0
+        after = read.after
+        while True:
+            if self._is_narrow:
+                wanted, after = self._context.feed.skip(self.selection, after, read.upto)
+                if wanted is None:
+                    return found, after, 0
+                found = wanted
+            upto = min(read.upto, found.last)
+            limits = {"events_max": read.events_max, "bytes_max": bytes_max}
+            reached, lacking = self.selection.pick(found.block, after, upto, picks, shares=read.shares, **limits)
+            if lacking and not len(picks) and reached > read.after:
+                return found, reached, 0  # so far nothing lacks
+            if lacking or len(picks):
+                break
+            after = upto
+            following = self._context.feed.cached(after) if after < read.upto else None
+            if following is None or time.monotonic() >= until:
+                return found, after, 0
+            found = following
         if not lacking and len(picks) < read.events_max and picks.bytes < bytes_max:
             reached = upto  # where damage lies before the block too
-        return max(reached, read.after), lacking
+        return found, max(reached, after), lacking
 
     def _learn_kinds(self, read: Read, found: Found) -> None:
         """Of a block's conversations, for about a step; then everything is asked again."""
         until = time.monotonic() + SLICE_S
-        for conversation in self._selection.unknown(found.block, read.after, min(read.upto, found.last)):
+        for conversation in self.selection.unknown(found.block, read.after, min(read.upto, found.last)):
             self._context.kinds.put(conversation, self._context.conversations.kind_of(conversation) or NO_KIND)
             if time.monotonic() >= until:
                 break
@@ -388,6 +416,7 @@ class Live:
         for key, row in self._parked.items():
             batch.rows[key] = None if row is None else encode(row)
         self._parked.clear()
+        self._context.watch.catch_up(self)
         stored = self.machine.stored()
         if stored != self._stored:
             self._stored = batch.rows[named(CURSORS, self.name)] = stored

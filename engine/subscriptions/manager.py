@@ -26,6 +26,7 @@ from engine.conversations import system_conversation
 from engine.errors import BadArgument, EngineError, EngineUnable, LogDamaged
 from engine.log.reader import Reader
 from engine.log.readers import forget_reader, note_reader
+from engine.subscriptions.clock import SystemClock
 from engine.subscriptions.definition import (
     AT_LAST,
     DEFAULTS,
@@ -55,6 +56,7 @@ from engine.subscriptions.reading import read_on
 from engine.subscriptions.registry import Change, Registry
 from engine.subscriptions.store import APPLIED_KEY, GENERATION_KEY, Batch, Commits, DefinitionRow, Store
 from engine.subscriptions.turns import Turns
+from engine.subscriptions.watch import Watch
 from ext.picks import Picks
 from ext.record import decode
 from ext.select import KindTable, Selection
@@ -66,6 +68,7 @@ SLICE_S: Final = 0.001
 IDLE_US: Final = 60_000_000  # without consumers, after which a subscription is let go of
 READER_NAME: Final = "subscriptions"
 FOLDER: Final = "subscriptions"
+CLOCK: Final = SystemClock()
 
 _log = logging.getLogger(__name__)
 
@@ -81,10 +84,10 @@ class Subscriptions:
         self.lives: dict[str, Live] = {}
         self.random: Callable[[], float] = random.random
         self._data, self._store, self._post = data, store, post
+        self._watch = Watch(feed.last)
         self._conversations = conversations
-        self._context = Context(
-            feed, store, self.kinds, conversations, away, monotonic_us, clock_us, Tally(), Turns(SLICE_S)
-        )
+        shared = feed, store, self.kinds, conversations, away
+        self._context = Context(*shared, CLOCK.monotonic_us, CLOCK.time_us, Tally(), Turns(SLICE_S), self._watch)
         self._registry = Registry(store.definitions(), store.number(APPLIED_KEY))
         self._batch = Batch()
         self._dirty: set[Live] = set()
@@ -182,8 +185,7 @@ class Subscriptions:
                     until = time.monotonic() + SLICE_S
             self._fold_system(found)
             self.feed.last = found.last
-            for live in self.lives.values():
-                live.stir()
+            self._watch.came(found)
             _resolve(self._moved)
 
     def _fold_system(self, found: Found) -> None:
@@ -202,6 +204,7 @@ class Subscriptions:
         name, row = change.name, change.row
         if row is None:
             if (gone := self.lives.pop(name, None)) is not None:
+                self._watch.forget(gone)
                 gone.machine.clear()
                 gone.stir()
             self._floors.pop(name, None)
@@ -231,6 +234,7 @@ class Subscriptions:
         if live is None:
             row = self._row(name)
             live = self.lives[name] = Live(self._context, row.definition, paused=row.paused)
+            self._watch.follow(live)
         return live
 
     def changed(self, live: Live) -> None:
@@ -260,7 +264,7 @@ class Subscriptions:
             await asyncio.sleep(TICK_S)
             ticks += 1
             try:
-                now_us = monotonic_us()
+                now_us = CLOCK.monotonic_us()
                 lives = list(self.lives.values())
                 for live in lives:
                     if live.due_us <= now_us:
@@ -294,6 +298,7 @@ class Subscriptions:
             is_idle = not live.machine.consumers() and live not in self._dirty and not live.untold
             if is_idle and live.machine.is_at_rest() and now_us - live.used_us > IDLE_US:
                 del self.lives[live.name]
+                self._watch.forget(live)
 
     async def _note_reader(self, floors: dict[str, int] | None = None) -> None:
         """Keeps trimming away from what some subscription has still to read. `floors`: stored cursors, of those that
@@ -367,7 +372,14 @@ class Subscriptions:
 
     async def subscriptions(self) -> list[Standing]:
         """As ports.py says."""
-        return [self.standing(name) for name in sorted(self._registry.rows)]
+        found, until = list[Standing](), time.monotonic() + SLICE_S
+        for name in sorted(self._registry.rows):
+            if name in self._registry.rows:  # it may have been deleted since
+                found.append(self.standing(name))
+            if time.monotonic() >= until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + SLICE_S
+        return found
 
     async def delete(self, name: str) -> None:
         """As ports.py says."""
@@ -406,7 +418,7 @@ class Subscriptions:
     def standing(self, name: str) -> Standing:
         """As ports.py says. Raises UnknownSubscription."""
         row, live = self._row(name), self.lives.get(name)
-        cursor = self._floors[name] if live is None else live.machine.cursor()
+        cursor = self._floors[name] if live is None else live.cursor()
         return Standing(
             definition=row.definition,
             paused=row.paused,
@@ -430,6 +442,7 @@ class Subscriptions:
         return {
             "subscriptions": len(self._registry.rows),
             "subscriptions_live": len(self.lives),
+            "subscriptions_asleep": self._watch.asleep,
             "subscriptions_deliveries": self._context.tally.deliveries,
             "subscriptions_doubles": self._context.tally.doubles,
             "subscriptions_lost_events": sum(live.lost_events for live in self.lives.values()),
@@ -471,16 +484,6 @@ class Subscriptions:
                     await moved
             self._moved.discard(moved)
         await self.commits.synced()
-
-
-def monotonic_us() -> int:
-    """Never jumps."""
-    return time.monotonic_ns() // 1_000
-
-
-def clock_us() -> int:
-    """Since 1970, UTC."""
-    return time.time_ns() // 1_000
 
 
 def _resolve(futures: set[asyncio.Future[None]]) -> None:

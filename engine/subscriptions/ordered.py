@@ -157,6 +157,21 @@ class Ordered(Group):
         if plan.after >= plan.upto:
             self._unplan(consumer)
 
+    def pass_over(self, after: int, upto: int) -> None:
+        """As group.py says, of each share."""
+        for consumer in self._consumers.values():
+            plan = self._plans.get(consumer.generation)
+            if plan is None or plan.after < after:
+                continue
+            plan.after = max(plan.after, min(upto, plan.upto))
+            if plan.after >= plan.upto:
+                self._unplan(consumer)
+        planned = {share for plan in self._plans.values() for share in plan.shares}
+        if len(planned) < SHARES:
+            for share in range(SHARES):
+                if share not in planned and after <= self._read[share] < upto:
+                    self._read[share] = upto
+
     # ---- what comes again ------------------------------------------------------------------------------------------
 
     def retried_(self, consumer: GroupConsumer, run: Run, sequence: int, due_us: int) -> None:

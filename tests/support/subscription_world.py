@@ -18,9 +18,10 @@ from engine.subscriptions.live import Context, Live, Tally
 from engine.subscriptions.ports import Fenced, StoredEvent
 from engine.subscriptions.store import Batch, Store
 from engine.subscriptions.turns import Turns
+from engine.subscriptions.watch import Watch
 from ext.block import find
 from ext.picks import unpack
-from ext.select import KindTable
+from ext.select import KindTable, Selection
 from tests.support.naive_block import mended
 from tests.support.naive_log import NaiveLog
 from tests.support.naive_select import share_of
@@ -34,11 +35,21 @@ class NaiveFeed:
 
     def __init__(self, log: NaiveLog) -> None:
         self.log = log
+        self._found: dict[int, Found] = {}
 
     @property
     def last(self) -> int:
         """Of the log."""
         return len(self.log.events)
+
+    def skip(self, selection: Selection, after: int, upto: int) -> tuple[Found | None, int]:
+        """As feed.py's."""
+        upto = min(upto, self.last)
+        while after < upto and (found := self.cached(after)) is not None:
+            if selection.wants_of(found):
+                return found, after
+            after = min(found.last, upto)
+        return None, after
 
     def cached(self, after: int) -> Found | None:
         """As feed.py's."""
@@ -47,7 +58,7 @@ class NaiveFeed:
         first, following = self.log.stretch(after + 1)
         block = next(block for begins, block in self.log.blocks if begins == first)
         assert following is not None
-        return Found(first, following - 1, block)
+        return self._found.setdefault(first, Found(first, following - 1, block))
 
 
 @dataclass
@@ -87,7 +98,7 @@ class World:
         self.acked: set[int] = set()
         self.unsynced: set[int] = set()
         self.may_repeat: set[int] = set()
-        self.doubles = self.kills = self.fenced = 0
+        self.doubles = self.kills = self.fenced = self.slept = 0
         self.open()
 
     # ---- the server ------------------------------------------------------------------------------------------------
@@ -97,8 +108,9 @@ class World:
         if self.store is not None:
             self.store.close()
         self.store = Store.open(self.path)
+        self.feed, self.watch = NaiveFeed(self.log), Watch(len(self.log.events))
         context = Context(
-            feed=NaiveFeed(self.log),  # type: ignore[arg-type]  # as much of it as live.py asks
+            feed=self.feed,  # type: ignore[arg-type]  # as much of it as live.py asks
             store=self.store,
             kinds=KindTable(),
             conversations=None,  # type: ignore[arg-type]  # the filter doesn't ask
@@ -107,8 +119,10 @@ class World:
             time_us=lambda: self.random.randrange(1 << 50),  # the wall clock jumps as it likes
             tally=Tally(),
             turns=Turns(0.001),
+            watch=self.watch,
         )
         self.live = Live(context, self.definition, paused=False)
+        self.watch.follow(self.live)
 
     def kill(self) -> None:
         """kill -9: what was not written is gone."""
@@ -207,6 +221,11 @@ class World:
         )
         first, block = self.log.blocks[-1]
         self.log.blocks[-1] = first, mended(block)  # with the checksums that one record is found by
+        found = self.feed.cached(first - 1)
+        assert found is not None
+        was_asleep = self.watch.asleep
+        self.watch.came(found)
+        self.slept += was_asleep and self.watch.asleep
 
     def join(self) -> None:
         """Sometimes under a name that somebody has."""
@@ -304,7 +323,7 @@ class World:
         deliveries = self.live.machine.deliveries_of(taker.generation, sequence)
         assert deliveries > 0
         assert not self.live.machine.ack(taker.generation, array("Q", [sequence]))
-        record, _ = find(NaiveFeed(self.log).cached(sequence - 1).block, sequence)  # type: ignore[union-attr]
+        record, _ = find(self.feed.cached(sequence - 1).block, sequence)  # type: ignore[union-attr]
         assert record is not None
         self.live.park(record, deliveries, "by hand")
         self._done(taker, [sequence])
@@ -353,7 +372,7 @@ class World:
                 self.now_us += 2 * SECOND_US
                 self.live.machine.tick(self.now_us)
                 self.live.machine.heard(taker.generation, self.now_us)
-                if self.live.machine.cursor() == len(self.log.events):
+                if self.live.cursor() == len(self.log.events):
                     break
             self.live.machine.ack(taker.generation, array("Q", taker.has))
             self._done(taker, list(taker.has))

@@ -130,6 +130,9 @@ def identify(door: Door, session: int, token: str, device: int, id: str | int | 
             door.poller.failed_hello(session)
         door.refuse(session, "token_expired" if refusal.expired else "bad_token", refusal.message, id=id)
         return None
+    if identity.team:  # its scope would bind nobody here
+        door.refuse(session, "bad_token", "the token is a service's, for the backends' door, not a person's", id=id)
+        return None
     if identity.device not in (None, device):
         door.refuse(session, "bad_token", "the token is for another device", id=id)
         return None

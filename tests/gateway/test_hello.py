@@ -295,3 +295,11 @@ def test_no_positions_in_a_list_are_none_and_the_version_in_force_is_told(
     welcome = device.expect("welcome")
     assert welcome["protocol"] == 1
     assert device.expect("live")["positions"] == welcome["shards"]
+
+
+def test_a_service_s_token_opens_no_session(gateway: GatewayProcess) -> None:
+    """What its scope allows, only the backends' door asks: here it would be its user, who may everything."""
+    device = Device(gateway.url)
+    device.send("hello", token=gateway.service_token("read:order"), device=1, protocol=1)
+    code, reason = device.closed()
+    assert code == 4501 and "bad_token" in reason

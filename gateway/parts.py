@@ -118,7 +118,17 @@ def sessions_room(config: Config) -> int:
     the door must not take the descriptors that the log needs for its next segment."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = config.gateway.sessions_max if soft == resource.RLIM_INFINITY else soft - SPARE_DESCRIPTORS
-    return max(1, min(config.gateway.sessions_max, room))
+    return max(1, min(config.gateway.sessions_max, room - backends_room(config)))
+
+
+def backends_room(config: Config) -> int:
+    """Connections of backends that this process takes beside its sessions: what is configured, at most a quarter of
+    its descriptors. None where they come to a process of their own."""
+    if not config.server.api or config.server.gateway_workers:
+        return 0
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = config.api.connections_max if soft == resource.RLIM_INFINITY else (soft - SPARE_DESCRIPTORS) // 4
+    return max(1, min(config.api.connections_max, room))
 
 
 def make_poller(sessions: SessionTable, config: Config) -> Poller:

@@ -41,7 +41,7 @@ def serve(config: Config, ready: Callable[[dict[str, Any]], None], reload: Calla
     is_new = begins_log(config)
     if reason := limits.shortage(config):
         log.warning("memory", reason=reason)
-    wanted = config.gateway.sessions_max + SPARE_DESCRIPTORS
+    wanted = config.gateway.sessions_max + (config.api.connections_max if config.server.api else 0) + SPARE_DESCRIPTORS
     allowed = raise_descriptor_limit(wanted)
     surroundings = Alone(config)
     gateway = Gateway(config, surroundings)

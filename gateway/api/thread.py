@@ -18,6 +18,7 @@ from collections.abc import Callable
 from socket import socket
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import uvloop
 
 from engine import EngineError
@@ -27,6 +28,7 @@ from gateway.api.presence import OneGateway
 from gateway.api.tokens import Tokens
 from gateway.issuer import IssuerKeys
 from gateway.listener import StartError
+from gateway.parts import backends_room
 from gateway.session import log
 
 if TYPE_CHECKING:
@@ -111,7 +113,9 @@ class ApiThread:
     async def _run(self) -> None:
         self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
         gateway = self._gateway
-        part = Part(gateway.config, gateway.engine, self._submit, self._who_may())
+        options = msgspec.structs.replace(gateway.config.api, connections_max=backends_room(gateway.config))
+        config = msgspec.structs.replace(gateway.config, api=options)
+        part = Part(config, gateway.engine, self._submit, self._who_may())
         self._fork.part = part
         try:
             await part.open(OneGateway(self._gateway_loop, gateway.sessions))

@@ -45,6 +45,9 @@ ISSUER_DOCUMENT_BYTES_MAX: Final = 256 << 10
 REVOKED_DOCUMENT_BYTES_MAX: Final = 4 << 20
 TYPING_SEEN_MAX: Final = 100_000  # of one second
 BODIES_BYTES_MAX: Final = 128 << 20  # of requests to the backends' door that are being read and answered
+HEAD_BYTES_MAX: Final = 32 << 10  # of a request to it
+HEAD_FIELDS_MAX: Final = 100
+SPARE_CONNECTIONS: Final = 64  # beyond api.connections_max, for those who are answered 503; the next is cut
 
 # Tables of the engine.
 TABLES_BYTES_MAX: Final = 256 << 20  # of what admission knows
@@ -177,7 +180,7 @@ def _backends(config: Config) -> list[Row]:
         Row(
             "backends: subscriptions, and what they have in flight", SUBSCRIPTIONS_MAX, SUBSCRIPTION_BYTES, "server.api"
         ),
-        Row("backends: connections", api.connections_max, CONNECTION_BYTES, "api.connections_max"),
+        Row("backends: connections", api.connections_max + SPARE_CONNECTIONS, CONNECTION_BYTES, "api.connections_max"),
         Row("backends: a frame on its way to each", api.connections_max, api.frame_bytes_max, "api.frame_bytes_max"),
         Row("backends: bodies of requests, with what is made of them", 2, BODIES_BYTES_MAX, "server.api"),
     ]

@@ -80,6 +80,7 @@ ROWS: Final[dict[str, Row]] = {
     "payload_too_large": Row(413, "The payload is too large"),
     "unsupported_media_type": Row(415, "Not a media type that is read here"),
     "upgrade_required": Row(426, "This address speaks WebSocket"),
+    "head_too_large": Row(431, "The request's head is too large"),
     "limit_reached": Row(429, "A limit is reached"),
     "rate_limited": Row(429, "Too fast"),
     "too_many_unanswered": Row(429, "Too many publishes without an answer"),

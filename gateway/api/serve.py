@@ -21,7 +21,7 @@ from litestar import Litestar
 from engine import Api
 from gateway.api.bodies import BoundedBodies
 from gateway.api.door import Door
-from gateway.api.patience import PatientProtocol
+from gateway.api.patience import PatientProtocol, end_stalled
 
 STOP_S: Final = 5
 LOOK_S: Final = 0.005
@@ -44,6 +44,7 @@ class ApiServer:
                 ws="websockets-sansio",
                 lifespan="on",
                 log_config=None,
+                log_level="error",  # what is warned of are requests that are none, and anybody can send those
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -58,6 +59,7 @@ class ApiServer:
             )
         )
         self._running: asyncio.Task[None] | None = None
+        self._stalls: asyncio.Task[None] | None = None
 
     async def start(self, sockets: list[socket]) -> None:
         """Returns when it takes connections. Raises if it could not begin."""
@@ -67,6 +69,7 @@ class ApiServer:
                 self._running.result()
                 raise RuntimeError("the door for backends ended while it began; its log says why")
             await asyncio.sleep(LOOK_S)
+        self._stalls = asyncio.get_running_loop().create_task(end_stalled(self._server.server_state.connections))
 
     async def stop(self) -> None:
         """Streams end with a reason, consumers leave; then the server ends."""
@@ -74,6 +77,8 @@ class ApiServer:
         self._server.should_exit = True
         if self._running is not None:
             await self._running
+        if self._stalls is not None:
+            self._stalls.cancel()
 
 
 class _Quiet(uvicorn.Server):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import Api
+from engine import Api, limits
 from gateway.api import operation
 from gateway.api.bodies import BoundedBodies
-from gateway.api.patience import PatientProtocol
+from gateway.api.patience import PatientProtocol, end_stalled
 from gateway.api.problems import Refusal
 from gateway.api.quotas import TEAMS_MAX, Bucket, Quotas
 from tests.api.test_publishing import problem
@@ -138,3 +140,99 @@ def test_streams_are_counted_while_they_last() -> None:
             quotas.check_streams("a")
         quotas.check_streams("b")
     quotas.check_streams("a")
+
+
+def answered(site: ApiSite, *pieces: bytes) -> bytes:
+    """What comes back until the other side closes."""
+    with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
+        found = b""
+        with suppress(ConnectionError):
+            for piece in pieces:
+                connection.sendall(piece)
+            while data := connection.recv(65_536):
+                found += data
+        return found
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"GET /", b"a" * 60_000],
+        [b"GET / HTTP/1.1\r\nx: ", b"a" * 60_000],
+        [b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 103],
+        [b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: ", b"a" * 60_000],
+        [b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a" * 60_000],
+    ],
+)
+def test_what_is_neither_head_nor_body_does_not_grow(site: ApiSite, pieces: list[bytes]) -> None:
+    """Nobody has shown a token yet: each connection could hold as much as it sends in ten seconds."""
+    found = answered(site, *pieces)
+    if pieces[0].startswith(b"GET"):
+        assert found.startswith(b"HTTP/1.1 431 ") and b'"code":"head_too_large"' in found
+    assert site.ask("GET", "/v1/subscriptions").status == 200
+
+
+def test_what_is_no_http_is_a_problem_too(site: ApiSite) -> None:
+    found = answered(site, b"\x16\x03\x01\x02\x00\x01\x00")
+    assert found.startswith(b"HTTP/1.1 400 ") and b"application/problem+json" in found
+
+
+def test_a_body_that_goes_on_behind_its_answer_does_not_keep_the_place(
+    site: ApiSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then: uvicorn would take each for a sign of life."""
+    monkeypatch.setattr(PatientProtocol, "head_s", 0.5)
+    with socket.create_connection(("127.0.0.1", site.port), timeout=0.1) as connection:
+        connection.sendall(b"POST /v1/events HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{")
+        found, until_s = b"", time.monotonic() + 10
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < until_s:
+                with suppress(TimeoutError):
+                    data = connection.recv(65_536)
+                    found += data
+                    if not data:
+                        raise ConnectionError
+                connection.sendall(b"x")
+        assert b"HTTP/1.1 401" in found
+
+
+def test_connections_beyond_those_that_are_told_so_are_cut(tmp_path: Path) -> None:
+    """Each has a descriptor of the process that writes the log."""
+    with ApiSite(tmp_path, Api(connections_max=8)) as site, ExitStack() as held:
+        for _ in range(8 + limits.SPARE_CONNECTIONS):
+            held.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=10))
+        assert answered(site) == b""
+        held.close()
+
+
+def test_who_takes_nothing_is_cut_off(tmp_path: Path) -> None:
+    """An answer that nobody reads, on a connection that has been closed on this side."""
+
+    async def play() -> None:
+        lost = asyncio.get_running_loop().create_future()
+
+        class Sending(asyncio.Protocol):
+            transport: asyncio.Transport
+
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                assert isinstance(transport, asyncio.Transport)
+                self.transport = transport
+                transport.write(b"x" * (32 << 20))
+                transport.close()
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                lost.set_result(None)
+
+        path = tmp_path / "socket"
+        sending = Sending()
+        server = await asyncio.get_running_loop().create_unix_server(lambda: sending, path)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            while not hasattr(sending, "transport"):
+                await asyncio.sleep(0.001)
+            looking = asyncio.create_task(end_stalled([sending], 0.05))
+            await asyncio.wait_for(lost, 10)
+            looking.cancel()
+        server.close()
+
+    asyncio.run(play())

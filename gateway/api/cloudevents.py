@@ -58,7 +58,7 @@ class NewCloudEvent(Struct, kw_only=True):
 
     specversion: Literal["1.0"]
     id: Annotated[str, Meta(min_length=1, max_length=127)]
-    source: Annotated[str, Meta(min_length=1, max_length=127)]
+    source: Annotated[str, Meta(min_length=1, max_length=127, pattern=r"^[^|]*$", description="a URI: without |")]
     type: shapes.EventType
     subject: Annotated[str, Meta(pattern=r"^(user/)?[1-9][0-9]{0,15}$", max_length=32)]
     datacontenttype: Annotated[str, Meta(max_length=256)] = "application/json"

@@ -146,6 +146,8 @@ async def _publish(call: Call, event: shapes.NewEvent, payload: bytes, key: str)
     forbidden(may_publish(call.service.scope, event.type, event.conversation or 0))
     publisher = call.door.backend.publisher(call.service)
     if event.type in schema.CONTROL:  # its payload is of the engine's schema, here as JSON
+        if event.expected is not None or event.person is not None:
+            raise bad(f"{event.type} takes neither expected nor person: the engine would not look at them")
         fields = decode(payload or b"{}", dict[str, Any])
         return published(
             call, await publisher.command(event.type, event.conversation or 0, fields, key=event.key or key)

@@ -165,3 +165,24 @@ def test_whatever_goes_wrong_is_a_problem(site: ApiSite, method: str, path: str,
     assert (answer.status, problem(answer)) == (status, code), answer.body
     if status == 405:
         assert "POST" in answer.headers["allow"]
+
+
+def test_what_would_not_be_looked_at_is_refused(site: ApiSite) -> None:
+    """A condition that is passed over in silence is worse than none."""
+    conversation = site.group(7)
+    added = {"type": "member.added", "conversation": conversation, "data": {"user": 8, "role": ""}, "expected": 99}
+    created = {"type": "conversation.created", "person": 5, "data": {"kind": "group", "title": "x", "members": []}}
+    for body in (added, created):
+        answer = site.ask("POST", "/v1/events", body)
+        assert answer.status == 400 and problem(answer) == "bad_argument"
+    assert site.memory.log.last == 1
+
+
+def test_source_and_id_of_a_cloudevent_can_t_be_taken_for_those_of_another(site: ApiSite) -> None:
+    """Its key is `source|id`."""
+    conversation = site.group(7)
+    event = {"specversion": "1.0", "type": "order.paid", "subject": str(conversation), "data": 1}
+    headers = {"Content-Type": "application/cloudevents+json"}
+    for source, id, status in (("a|b", "c", 400), ("a", "b|c", 201)):
+        body = json.dumps({**event, "source": source, "id": id}).encode()
+        assert site.ask("POST", "/v1/events", body, headers=headers).status == status

@@ -83,9 +83,11 @@ class Door:
             forbidden(may_read(service.scope, filter))
         return self.backend.source(service)
 
-    def administers(self, service: Service) -> None:
-        """Raises if the service may not change subscriptions."""
+    def administers(self, service: Service, size_bytes: int = 0) -> None:
+        """Raises if the service may not change subscriptions, or its team has published too much: each change is an
+        event, of about so many bytes."""
         forbidden("" if service.scope.subscriptions else "the token's scope has no `subscriptions`")
+        self.quotas.charge_publishes(service.team, 1, size_bytes)
 
     # ---- names of places -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -48,11 +48,12 @@ class Team:
         self.reads = Bucket(options.reads_per_s_max, now)
         self.read_bytes = Bucket(options.read_bytes_per_s_max, now)
         self.streams = self.consumers = 0
+        self.creating: list[str] = []  # names of subscriptions that may be there in a moment
 
     @property
     def is_idle(self) -> bool:
         """Nothing of it is open."""
-        return not self.streams and not self.consumers
+        return not self.streams and not self.consumers and not self.creating
 
 
 class Quotas:
@@ -131,10 +132,18 @@ class Quotas:
         """Undoes consumer_joins."""
         self.team(name).consumers -= 1
 
-    def check_subscriptions(self, there_are: int) -> None:
-        """Raises if the team may not have one more."""
-        if there_are >= self._options.subscriptions_max:
+    @contextmanager
+    def creation(self, team_name: str, name: str, known: Collection[str]) -> Iterator[None]:
+        """While a subscription is created beside those that are `known`: others that are being created count too.
+        Raises if the team may not have one more."""
+        team = self.team(team_name)
+        if name not in known and len({name, *known, *team.creating}) > self._options.subscriptions_max:
             raise _full("subscriptions_max", self._options.subscriptions_max)
+        team.creating.append(name)
+        try:
+            yield
+        finally:
+            team.creating.remove(name)
 
 
 def _refuse(pause_s: float, option: str, value: int) -> None:

@@ -1,7 +1,8 @@
 """Operations on subscriptions: made, looked at, paused, resumed, reset, deleted, and what of them is parked.
 
-They are a team's: another team's don't exist here. Looking at one, and whatever hands out its events, needs a scope
-that covers its filter; changing one needs the word `subscriptions` besides. Each change is an event of the engine.
+They are a team's: another team's don't exist here. Creating one, what of it is parked, and whatever hands out its
+events needs a scope that covers its filter; changing one needs the word `subscriptions`. Each change is an event of the
+engine, and counts for the team's rate of publishing.
 """
 
 from __future__ import annotations
@@ -43,15 +44,14 @@ async def create_subscription(call: Call, body: shapes.NewSubscription) -> shape
     Creating it again with the same definition changes nothing and is answered alike; with another one it is 409.
     """
     door = call.door
-    door.administers(call.service)
+    door.administers(call.service, len(await call.body()))
     filter = filter_of(body.filter)
     source = door.source(call.service, filter)
-    known = await source.subscriptions()
-    if all(standing.definition.name != body.name for standing in known):
-        door.quotas.check_subscriptions(len(known))
-    subscription = await source.create(
-        body.name, body.kind, start=start_of(body.start), filter=filter, settings=settings_of(body.settings)
-    )
+    known = {standing.definition.name for standing in await source.subscriptions()}
+    with door.quotas.creation(call.service.team, body.name, known):
+        subscription = await source.create(
+            body.name, body.kind, start=start_of(body.start), filter=filter, settings=settings_of(body.settings)
+        )
     return view(await subscription.standing())
 
 
@@ -124,14 +124,14 @@ async def list_parked(call: Call, path: SubscriptionPath, query: ParkedQuery) ->
 @operation("POST", "/v1/subscriptions/{name}/parked/replay", tag=TAG, problems=(404, 409))
 async def replay_parked(call: Call, path: SubscriptionPath, body: shapes.SequenceList) -> shapes.Counted:
     """Deliver parked events again."""
-    subscription = await _administered(call, path.name)
+    subscription = await _administered(call, path.name, len(await call.body()))
     return shapes.Counted(count=await subscription.replay(body.sequences))
 
 
 @operation("POST", "/v1/subscriptions/{name}/parked/drop", tag=TAG, problems=(404, 409))
 async def drop_parked(call: Call, path: SubscriptionPath, body: shapes.SequenceList) -> shapes.Counted:
     """Forget parked events."""
-    subscription = await _administered(call, path.name)
+    subscription = await _administered(call, path.name, len(await call.body()))
     return shapes.Counted(count=await subscription.drop(body.sequences))
 
 
@@ -143,8 +143,8 @@ async def opened(door: Door, service: Service, name: str) -> tuple[Subscription,
     return subscription, filter
 
 
-async def _administered(call: Call, name: str) -> Subscription:
-    call.door.administers(call.service)
+async def _administered(call: Call, name: str, size_bytes: int = 0) -> Subscription:
+    call.door.administers(call.service, size_bytes)
     return await call.door.source(call.service).subscription(name)
 
 

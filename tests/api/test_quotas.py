@@ -75,6 +75,27 @@ def test_what_lasts_is_counted(tmp_path: Path) -> None:
         assert site.ask("POST", "/v1/subscriptions", body).status == 201
 
 
+def test_subscriptions_that_are_being_created_count_too() -> None:
+    quotas = Quotas(Api(subscriptions_max=2), now=lambda: 0.0)
+    with quotas.creation("a", "two", {"one"}), quotas.creation("a", "two", {"one"}), quotas.creation("b", "x", set()):
+        with quotas.creation("a", "one", {"one"}):
+            pass
+        with pytest.raises(Refusal, match="subscriptions_max"), quotas.creation("a", "three", {"one"}):
+            pass
+    with quotas.creation("a", "three", {"one"}):
+        pass
+
+
+def test_what_is_done_to_subscriptions_counts_for_the_rate_of_publishing(tmp_path: Path) -> None:
+    """Each is an event in the log."""
+    with ApiSite(tmp_path, Api(publishes_per_s_max=5)) as site:
+        site.subscribe()
+        answers = [site.ask("POST", "/v1/subscriptions/mail/pause") for _ in range(30)]
+        refused = answers[-1]
+        assert answers[0].status == 200 and refused.status == 429
+        assert refused.json["limit"] == "api.publishes_per_s_max"
+
+
 def test_teams_that_are_quiet_are_forgotten_and_open_ones_are_not() -> None:
     quotas = Quotas(Api(), now=lambda: 0.0)
     with quotas.stream("busy"):
@@ -95,7 +116,7 @@ def test_bodies_of_all_requests_share_their_room() -> None:
         except Refusal as refusal:
             refused.append(refusal.problem.code)
 
-    async def bring(bounded: BoundedBodies, pieces: list[int]) -> None:
+    async def bring(bounded: BoundedBodies, pieces: list[int], method: str = "POST") -> None:
         messages = iter([{"type": "http.request", "body": b"x" * size, "more_body": True} for size in pieces])
 
         async def receive() -> Any:
@@ -104,7 +125,7 @@ def test_bodies_of_all_requests_share_their_room() -> None:
         async def send(_message: Any) -> None:
             pass
 
-        await bounded({"type": "http"}, receive, send)
+        await bounded({"type": "http", "method": method}, receive, send)
 
     async def play() -> None:
         bounded = BoundedBodies(app, 100)
@@ -112,6 +133,9 @@ def test_bodies_of_all_requests_share_their_room() -> None:
         assert not refused and bounded.held_bytes == 0
         await asyncio.gather(bring(bounded, [60, 1]), bring(bounded, [40, 1]))
         assert refused and bounded.held_bytes == 0
+        refused.clear()
+        await bring(bounded, [60, 60], "GET")
+        assert not refused, "nobody reads it"
 
     asyncio.run(play())
 

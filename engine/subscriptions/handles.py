@@ -16,7 +16,15 @@ from engine.errors import BadArgument
 from engine.subscriptions.definition import ID_MAX, Start, check_name
 from engine.subscriptions.live import BATCH_BYTES_MAX, Handout, Live
 from engine.subscriptions.machine import SECOND_US, backoff_us
-from engine.subscriptions.ports import Fenced, NotInFlight, Packed, ParkedEvent, Standing, StoredEvent
+from engine.subscriptions.ports import (
+    Fenced,
+    NotInFlight,
+    Packed,
+    ParkedEvent,
+    Standing,
+    StoredEvent,
+    UnknownSubscription,
+)
 from ext.block import find
 from ext.picks import unpack
 
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from engine.subscriptions.manager import Subscriptions
 
 EXTEND_S_MAX: Final = 43_200
+DELAY_S_MAX: Final = 86_400
 EVENTS_MAX: Final = 100_000  # of one take
 PARKED_LIMIT_MAX: Final = 10_000
 NOTHING: Final = Packed(0, 0, 0, b"")
@@ -44,11 +53,14 @@ class LocalSubscription:
     async def join(self, consumer: str = "", *, in_flight_max: int | None = None) -> LocalConsumer:
         """As ports.py says."""
         name = check_name(consumer or f"c-{secrets.token_hex(8)}")
-        limit = self._subscriptions.live(self.name).definition.settings.in_flight_max
+        wanted = self._subscriptions.live(self.name).definition
+        limit = wanted.settings.in_flight_max
         if in_flight_max is not None and not 1 <= in_flight_max <= limit:
             raise BadArgument(f"in_flight_max {in_flight_max}: must be 1 to {limit}, the subscription's own")
         generation = await self._subscriptions.next_generation()
         live = self._subscriptions.live(self.name)
+        if live.definition != wanted:  # deleted meanwhile, and another took its name: perhaps another team's
+            raise UnknownSubscription(f"there is no subscription {self.name!r} as it was")
         live.join(generation, name, in_flight_max or limit)
         self._subscriptions.changed(live)
         return LocalConsumer(self._subscriptions, live, name, generation)
@@ -157,8 +169,8 @@ class LocalConsumer:
     async def retry(self, sequence: int, *, delay_s: float | None = None) -> None:
         """As ports.py says."""
         machine, settings = self._live.machine, self._live.definition.settings
-        if delay_s is not None and not 0 <= delay_s <= EXTEND_S_MAX:
-            raise BadArgument(f"delay_s {delay_s:g}: must be 0 to {EXTEND_S_MAX:,}")
+        if delay_s is not None and not 0 <= delay_s <= DELAY_S_MAX:
+            raise BadArgument(f"delay_s {delay_s:g}: must be 0 to {DELAY_S_MAX:,}")
         deliveries = machine.deliveries_of(self.generation, _sequence(sequence))
         jitter = self._subscriptions.random()
         delay_us = backoff_us(settings, deliveries, jitter) if delay_s is None else int(delay_s * SECOND_US)

@@ -93,6 +93,7 @@ class Subscriptions:
         self._dirty: set[Live] = set()
         self._generation = store.number(GENERATION_KEY)
         self.commits = Commits(store, self._gather)
+        store.coming = lambda: (self.commits.kept, self._batch)
         self._floors = {name: cursor_of(store, row.definition) for name, row in self._registry.rows.items()}
         self._parked = dict.fromkeys(self._registry.rows, 0)
         self._system = system_conversation(shard)
@@ -171,6 +172,10 @@ class Subscriptions:
                 if self.failure is None:
                     _log.error("subscriptions stop at %d: %s", self.feed.last, error)
                 self.failure = error
+            except Exception as error:  # a file can't be opened, memory lacks: what passes must not end it for good
+                if self.failure is None:
+                    _log.exception("subscriptions stop at %d", self.feed.last)
+                self.failure = EngineUnable(f"subscriptions stop at {self.feed.last}: {type(error).__name__}")
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._woken.wait()
@@ -283,6 +288,10 @@ class Subscriptions:
                 self._say(str(error))
             except OSError as error:
                 self._say(f"the registry of readers can't be written: {error}")
+            except Exception as error:
+                if self._trouble != (trouble := f"a tick failed: {type(error).__name__}"):
+                    _log.exception("a tick failed, time goes on")
+                    self._trouble = trouble
 
     def _say(self, trouble: str) -> None:
         """To the operator, once a change."""

@@ -325,8 +325,8 @@ class _Consumer:
 
     async def extend(self, sequences: Sequence[int], extend_s: float) -> None:
         """They need longer."""
-        if not 0 < extend_s <= DAY_S:
-            raise BadArgument(f"extend_s {extend_s}: must be above 0, to {DAY_S:,.0f}")
+        if not 0 < extend_s <= DAY_S / 2:
+            raise BadArgument(f"extend_s {extend_s}: must be above 0, to {DAY_S / 2:,.0f}")
         await asyncio.sleep(0)
         self._group.extend(self._member, sequences, extend_s, self._now_us())
 

@@ -5,7 +5,8 @@ thread is free goes into one transaction, and `synced` returns once everything t
 on the disk. Keys and values with their bytes: engine/SUBSCRIPTIONS.md.
 
 Invariants: a commit holds the cursor, the counts and the parked events of one moment, and how far the log was folded
-with what that changed; what could not be written is kept and tried again with the next commit.
+with what that changed; what could not be written is kept and tried again with the next commit; what is still to be
+written is read as if it were: who takes a deleted one's name does not get its cursor.
 Cost: a sync a commit, shared by all that wait; a read is a look-up.
 """
 
@@ -94,10 +95,12 @@ class Batch:
 
 
 class Store:
-    """`write` from one thread, reads from another. Use `Store.open`."""
+    """`write` from one thread, reads from another. Use `Store.open`. `coming`: what is still to be written, oldest
+    first."""
 
     def __init__(self, env: lmdb.Environment) -> None:
         self._env = env
+        self.coming: Callable[[], tuple[Batch, ...]] = lambda: ()
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -116,6 +119,11 @@ class Store:
 
     def value(self, key: bytes) -> bytes | None:
         """One row."""
+        for batch in reversed(self.coming()):
+            if key in batch.rows:
+                return batch.rows[key]
+            if _name_of(key) in batch.erased:
+                return None
         with self._env.begin() as txn:
             found = txn.get(key)
             return None if found is None else bytes(found)
@@ -151,6 +159,9 @@ class Store:
 
     def _rows(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """(key behind the prefix, value) in order."""
+        coming, name = self.coming(), _name_of(prefix)
+        if any(name in batch.erased for batch in coming):
+            return iter(_rows_since(coming, name, prefix, start))
         found = []
         with self._env.begin() as txn, txn.cursor() as cursor:
             more = cursor.set_range(start or prefix)
@@ -174,6 +185,21 @@ class Store:
     def close(self) -> None:
         """Once nobody writes or reads."""
         self._env.close()
+
+
+def _name_of(key: bytes) -> str:
+    """Whose row it is; "" for those that are nobody's."""
+    return key[2:].partition(b"\0")[0].decode() if key[1:2] == b":" else ""
+
+
+def _rows_since(coming: tuple[Batch, ...], name: str, prefix: bytes, start: bytes) -> list[tuple[bytes, bytes]]:
+    """Of a subscription that is being erased: what was put for the next one of its name."""
+    rows: dict[bytes, bytes | None] = {}
+    for batch in coming:
+        if name in batch.erased:
+            rows.clear()
+        rows.update((key, value) for key, value in batch.rows.items() if key.startswith(prefix) and key >= start)
+    return [(key[len(prefix) :], value) for key, value in sorted(rows.items()) if value is not None]
 
 
 def _erase(txn: Any, name: str) -> None:
@@ -200,7 +226,7 @@ class Commits:
     def __init__(self, store: Store, gather: Callable[[], Batch]) -> None:
         self._store = store
         self._gather = gather
-        self._kept = Batch()  # gathered, and not written: the last commit failed
+        self.kept = Batch()  # gathered, and not written: it is being, or the last commit failed
         self._waiting: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "gonets-subscriptions")
@@ -221,11 +247,11 @@ class Commits:
             waiting, self._waiting = self._waiting, []
             error: BaseException | None = None
             try:
-                self._kept.follow(self._gather())
-                if self._kept.rows or self._kept.erased:
-                    await loop.run_in_executor(self._thread, self._store.write, self._kept)
+                self.kept.follow(self._gather())
+                if self.kept.rows or self.kept.erased:
+                    await loop.run_in_executor(self._thread, self._store.write, self.kept)
                     self.commits += 1
-                    self._kept = Batch()
+                    self.kept = Batch()
             except lmdb.Error as failed:
                 self.failures += 1
                 error = EngineUnable(f"what subscriptions keep can't be written: {failed}", hint="look at the disk")

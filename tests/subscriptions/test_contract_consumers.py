@@ -172,6 +172,8 @@ async def test_extending_gives_time(world: World, kind: Kind) -> None:
         await consumer.extend(published, 30.0)
     with pytest.raises(BadArgument):
         await consumer.extend(published, -1.0)
+    with pytest.raises(BadArgument):
+        await consumer.extend(published, 43_201.0)
 
 
 @for_both_kinds
@@ -186,8 +188,10 @@ async def test_retried_after_a_delay(world: World, kind: Kind) -> None:
     assert (event.sequence, event.deliveries) == (published[0], 2)
     await consumer.retry(published[0], delay_s=0.0)
     assert (await taken(consumer, 1))[0].deliveries == 3
-    with pytest.raises(BadArgument):
-        await consumer.retry(published[0], delay_s=-1.0)
+    for delay_s in (-1.0, 86_401.0):
+        with pytest.raises(BadArgument):
+            await consumer.retry(published[0], delay_s=delay_s)
+    await consumer.retry(published[0], delay_s=86_400.0)
 
 
 @for_both_kinds

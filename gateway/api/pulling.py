@@ -8,6 +8,7 @@ Invariants: an answer is synced when its response comes; a batch of retries or p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
@@ -117,7 +118,7 @@ async def ack(call: Call, path: ConsumerPath, body: shapes.Ack) -> None:
 async def retry(call: Call, path: ConsumerPath, body: shapes.Retry) -> None:
     """Give events back, to be delivered again after a delay."""
     async with _use(call, path, body.generation) as held:
-        for sequence in body.sequences:
+        for sequence in latest_first(body.sequences):
             await held.consumer.retry(sequence, delay_s=body.delay_s)
 
 
@@ -138,3 +139,9 @@ async def park(call: Call, path: ConsumerPath, body: shapes.Park) -> None:
 
 def _use(call: Call, path: ConsumerPath, generation: int) -> AbstractAsyncContextManager[Held]:
     return call.door.consumers.use(call.service, path.name, path.consumer, generation)
+
+
+def latest_first(sequences: Sequence[int]) -> list[int]:
+    """As several are retried: of an ordered subscription a retry takes what came behind it along, which then is not in
+    flight any more."""
+    return sorted(set(sequences), reverse=True)

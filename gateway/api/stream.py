@@ -27,6 +27,7 @@ from gateway.api.cloudevents import source_of
 from gateway.api.door import CHECK_S, Door
 from gateway.api.ports import Service
 from gateway.api.problems import Refusal, bad, encode, problem_of
+from gateway.api.pulling import latest_first
 from gateway.api.sse import ended
 from gateway.api.subscriptions import opened
 from gateway.api.wire import (
@@ -259,7 +260,7 @@ class PushStream:
         elif isinstance(asked, Extend):
             await consumer.extend(asked.sequences, asked.extend_s)
         elif isinstance(asked, Retry):
-            for sequence in asked.sequences:
+            for sequence in latest_first(asked.sequences):
                 await consumer.retry(sequence, delay_s=asked.delay_s)
         elif isinstance(asked, Park):
             for sequence in asked.sequences:

@@ -167,6 +167,20 @@ def test_who_leaves_or_falls_silent_gives_back_what_it_has(tmp_path: Path) -> No
         assert {sequence for sequence, _ in Puller(site, "three").pull(wait_s=5)} >= given
 
 
+@pytest.mark.parametrize("kind", ["ordered", "competing"])
+def test_events_of_one_conversation_are_retried_together(site: ApiSite, kind: str) -> None:
+    """Where order counts, the first one's retry takes the others along."""
+    sequences = site.publish(site.group(7), 4)
+    site.subscribe(kind=kind)
+    puller = Puller(site)
+    assert [sequence for sequence, _ in puller.pull()] == sequences
+    assert puller.say("retry", sequences=[*sequences, sequences[0]], delay_s=0).status == 204
+    again: list[tuple[int, int]] = []
+    while len(again) < 4:
+        again += puller.pull(wait_s=5)
+    assert again == [(sequence, 2) for sequence in sequences]
+
+
 @pytest.mark.parametrize(
     ("what", "fields"),
     [

@@ -32,6 +32,14 @@ def cut_off(env: lmdb.Environment, path: Path) -> str:
     return f"{path} was cut off: it has {size} bytes, LMDB has written at least {needed}" if size < needed else ""
 
 
+def fill_up(env: lmdb.Environment, path: Path) -> None:
+    """Gives a file the few pages at its end that `cut_off` lets it lack, as zeros: if they were written and have been
+    cut off after all, LMDB finds no page there, and nothing ends by SIGBUS."""
+    needed = (int(env.info()["last_pgno"]) + 1) * int(env.stat()["psize"])
+    if path.stat().st_size < needed:
+        os.truncate(path, needed)
+
+
 def make_whole(path: Path, engine: int) -> None:
     """An empty environment with this name, if there is none: synced before it is named.
 
@@ -60,6 +68,7 @@ def open_beside(
         env = open_env()
         if words := cut_off(env, path / "data.mdb"):
             raise lmdb.CorruptedError(words)
+        fill_up(env, path / "data.mdb")
         env.reader_check()
         with env.begin(write=True) as txn:
             found = txn.get(FORMAT_KEY)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -37,6 +38,7 @@ GENERATION_KEY: Final = b"generation"
 EPOCH_KEY: Final = b"epoch"
 DEFINITION, CURSORS, COUNT, PARKED = b"d:", b"c:", b"n:", b"p:"
 SEQUENCE_BYTES: Final = 8
+MOVE_AWAY: Final = "move data/subscriptions away: definitions are folded from the log again, and begin where they began"
 
 Row = TypeVar("Row")
 
@@ -113,7 +115,7 @@ class Store:
             engine=LMDB_ENGINE,
             version=FORMAT_VERSION,
             what="subscriptions",
-            hint="move the directory away: definitions are folded from the log again, and begin where they began",
+            hint=MOVE_AWAY,
         )
         return cls(env)
 
@@ -124,7 +126,7 @@ class Store:
                 return batch.rows[key]
             if _name_of(key) in batch.erased:
                 return None
-        with self._env.begin() as txn:
+        with _believed(), self._env.begin() as txn:
             found = txn.get(key)
             return None if found is None else bytes(found)
 
@@ -163,7 +165,7 @@ class Store:
         if any(name in batch.erased for batch in coming):
             return iter(_rows_since(coming, name, prefix, start))
         found = []
-        with self._env.begin() as txn, txn.cursor() as cursor:
+        with _believed(), self._env.begin() as txn, txn.cursor() as cursor:
             more = cursor.set_range(start or prefix)
             while more and (key := bytes(cursor.key())).startswith(prefix):
                 found.append((key[len(prefix) :], bytes(cursor.value())))
@@ -213,11 +215,20 @@ def _erase(txn: Any, name: str) -> None:
                 more = cursor.delete()
 
 
+@contextmanager
+def _believed() -> Iterator[None]:
+    """While something is read."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise StateDamaged(f"what subscriptions keep can't be read: {error}", hint=MOVE_AWAY) from error
+
+
 def _decoded(value: bytes, kind: type[Row]) -> Row:
     try:
         return msgspec.msgpack.decode(value, type=kind)
     except msgspec.DecodeError as error:
-        raise StateDamaged(f"a row of the subscriptions can't be read: {error}") from error
+        raise StateDamaged(f"a row of the subscriptions can't be read: {error}", hint=MOVE_AWAY) from error
 
 
 class Commits:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from array import array
 from pathlib import Path
 
@@ -163,6 +165,33 @@ def test_foreign_and_damaged(tmp_path: Path) -> None:
     (tmp_path / "text" / "data.mdb").write_bytes(b"not LMDB at all" * 1_000)
     with pytest.raises(StateDamaged, match="can't be opened"):
         Store.open(tmp_path / "text")
+
+
+def test_a_file_that_was_cut_off_is_refused_and_ends_nothing(tmp_path: Path) -> None:
+    """Wherever: a look beyond the end of a mapped file is a signal, not an error. In a process of its own for that."""
+    code = (
+        "import sys; from pathlib import Path; from engine.errors import StateDamaged;"
+        "from engine.subscriptions.store import Store\n"
+        "try:\n store = Store.open(Path(sys.argv[1])); store.definitions(); store.close()\n"
+        "except StateDamaged: print('damaged')"
+    )
+    store = Store.open(tmp_path / "whole")
+    for number in range(3):
+        store.write(Batch(rows={b"d:%d" % at: encode(DefinitionRow(definition=definition(), created=number))
+                                for at in range(40)}))  # fmt: skip
+    store.close()
+    whole = (tmp_path / "whole" / "data.mdb").read_bytes()
+    found = []
+    for size in range(4_096, len(whole), 4_096):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        (folder / "data.mdb").write_bytes(whole[:size])
+        process = subprocess.run(
+            [sys.executable, "-c", code, str(folder)], capture_output=True, check=False, text=True, cwd=ROOT
+        )
+        assert process.returncode == 0, (size, process.returncode, process.stderr)
+        found.append(process.stdout)
+    assert "damaged\n" in found
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ what comes meanwhile waits in `_frames`. Answers go out as they are said and ret
 number at a time. A filter with `recipient_away` needs the JSON form of the stream, all others take packed records.
 
     joined ─ leave(), close 4409 or 4404 ─► over: Fenced      joined ─ lost, any other close ─► over: ConnectionError
+    joined ─ close 4400 or 4410 ─► over: what the problem says
 
 Invariants: once over, every call raises what it is over for; events that came and were not taken are forgotten then,
 and come again to whoever joins. Cost: packed, some 400 ns an event; no task but the one that reads.
@@ -37,7 +38,7 @@ EXTEND_S_MAX: Final = 43_200.0
 REASON_CHARACTERS_MAX: Final = 256
 LEAVE_S: Final = 5.0
 OVER_CODES: Final = (4404, 4409)
-MENDING_CODE: Final = 4400
+MENDING_CODES: Final = (4400, 4410)  # coming back would end the same way
 EMPTY: Final = Frame(0, b"", [])
 
 
@@ -281,7 +282,7 @@ class RemoteConsumer:
         said = error_of_problem(self._reason) if self._reason is not None else None
         if code in OVER_CODES:
             return Fenced(words if said is None else said.detail)
-        if code == MENDING_CODE and said is not None:
+        if code in MENDING_CODES and said is not None:
             return said
         return ConnectionError(f"the stream has ended with {code}: {words if said is None else said.detail}")
 

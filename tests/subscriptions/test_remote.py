@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from engine.errors import BadArgument, EngineUnable
+from engine.errors import BadArgument, EngineUnable, Trimmed
 from engine.subscriptions.definition import Filter
 from engine.subscriptions.loop import ConsumerLoop
 from engine.subscriptions.ports import Fenced, StoredEvent
@@ -252,5 +252,24 @@ def test_what_can_not_be_said_remotely() -> None:
             fields = {"kind": "group", "title": "x", "members": [(5, "admin")]}
             with pytest.raises(BadArgument, match="ordinary role"):
                 await world.publisher.command("conversation.created", 0, fields)
+
+    asyncio.run(check())
+
+
+def test_what_is_not_kept_any_more_is_said_as_in_the_process() -> None:
+    """A loop ends with it: joining again, for ever, would mend nothing."""
+
+    async def check() -> None:
+        async with remote_world() as world:
+            subscription = await subscribe(world, "one", "ordered")
+            conversation = await group(world)
+            last = (await publish(world, conversation, 5))[-1]
+            world.memory.trim(last)
+
+            async def handle(_event: StoredEvent) -> None:
+                raise AssertionError("there is nothing to handle")
+
+            with pytest.raises(Trimmed):
+                await asyncio.wait_for(ConsumerLoop(subscription, handle).run(), 10)
 
     asyncio.run(check())

@@ -1,10 +1,10 @@
-"""`gonets log backup`: the log, its snapshots and marks in another directory, beside a running server; again and again.
+"""`gonets log backup`: the log and what lies beside it in another directory, beside a running server, again and again.
 
 Sealed segments are copied as they are, each once: the next backup into the same directory copies what is new. The
 newest segment is copied block by block up to the moment of the backup, in short transactions: a long one would keep
-the server's file growing, and this way every block is checked on its way. Marks are copied first, and the log's end
-is taken last, so that no mark is ahead of the log. The state isn't copied: the newest snapshots are, which were
-verified; restoring folds on from there. A manifest, written last, makes it a backup (engine/log/manifest.py).
+the server's file growing, and this way every block is checked on its way. Marks and the places of subscriptions are
+copied first, and the log's end is taken last, so that none is ahead of the log. The state isn't copied: the newest
+snapshots are, which were verified. A manifest, written last, makes it a backup (engine/log/manifest.py).
 
 Invariants: a file of an earlier backup is never changed, and removed only when no kept manifest names it; killed at
 any point, the directory holds the backups that it held, and the next run goes on with the segments that were copied.
@@ -39,11 +39,13 @@ from engine.log.files import (
 )
 from engine.log.format import MAKING_SUFFIX
 from engine.log.manifest import (
+    BESIDE,
     CURSORS,
     FORMAT_VERSION,
     LOCK_NAME,
     SEGMENTS,
     SNAPSHOTS,
+    SUBSCRIPTIONS,
     BackupManifest,
     FileEntry,
     SegmentEntry,
@@ -67,6 +69,10 @@ HASH_SUFFIX: Final = ".sha256"  # beside a sealed segment: what it was when it w
 PART_SPARE_BYTES: Final = 64 << 20
 PART_BLOCKS: Final = 16  # in one transaction: at most 16 MiB of ordinary blocks
 PROBLEMS_MAX: Final = 100
+WITHOUT: Final = {  # what it means that one isn't in the backup
+    CURSORS: "clients say theirs again",
+    SUBSCRIPTIONS: "restored without them, subscriptions begin again where each was made to begin",
+}
 
 
 class Options(NamedTuple):
@@ -126,14 +132,14 @@ def _make_target(target: Path) -> list[Path]:
     if target.exists() and not target.is_dir():
         raise BadArgument(f"{target} is no directory", hint="name an empty or new one, or one of earlier backups")
     made = make_directory(target)
-    ours = {LOCK_NAME, SEGMENTS, SNAPSHOTS, CURSORS, VERIFYING, "lost+found"}
+    ours = {LOCK_NAME, SEGMENTS, SNAPSHOTS, *BESIDE, VERIFYING, "lost+found"}
     strange = sorted(p.name for p in target.iterdir() if p.name not in ours and not p.name.startswith("backup-"))
     if strange:
         raise BadArgument(
             f"{target} holds {strange[0]!r}, which is no part of a backup",
             hint="name an empty or new directory, or one that a backup was made in",
         )
-    for name in (SEGMENTS, SNAPSHOTS, CURSORS):
+    for name in (SEGMENTS, SNAPSHOTS, *BESIDE):
         made = make_directory(target / name) + made
     return made
 
@@ -142,7 +148,7 @@ def _take_back(target: Path, made: list[Path]) -> None:
     """Of a backup that was refused before it had copied anything, nothing stays."""
     with suppress(OSError):
         known = {f"{number:08d}.mdb" for number in manifest_numbers(target)}
-        for path in (target / CURSORS).iterdir():
+        for path in (found for name in BESIDE for found in (target / name).iterdir()):
             if path.name not in known:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     remove_empty(made)
@@ -168,7 +174,7 @@ class _Backup:
     def run(self) -> BackupManifest:
         """Everything, the manifest last."""
         segments = self._segments
-        cursors = self._cursors()
+        beside = {name: self._beside(name) for name in BESIDE}
         last = Reader(segments).last_sequence()
         firsts = list(segments.firsts)
         header = segments.header(firsts[-1])
@@ -199,7 +205,8 @@ class _Backup:
             last_hash=last_hash.hex(),
             segments=[*entries, *part],
             snapshots=snapshots,
-            cursors=cursors,
+            cursors=beside[CURSORS],
+            subscriptions=beside[SUBSCRIPTIONS],
         )
         write_json(manifest_path(self._target, self._number), manifest)
         self._clear(manifest)
@@ -382,12 +389,12 @@ class _Backup:
             position=position,
         )
 
-    def _cursors(self) -> FileEntry | None:
-        """Delivered and read marks of one moment."""
-        source = self._data / "cursors" / DATA
+    def _beside(self, name: str) -> FileEntry | None:
+        """What lies beside the log, as of one moment: delivered and read marks, or the places of subscriptions."""
+        source = self._data / name / DATA
         if not source.exists():
             return None
-        target = self._target / CURSORS / f"{self._number:08d}.mdb"
+        target = self._target / name / f"{self._number:08d}.mdb"
         making = target.with_name(target.name + MAKING_SUFFIX)
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(private.DIRECTORY_MODE)
@@ -399,7 +406,7 @@ class _Backup:
                     raise lmdb.CorruptedError(words)
                 private.copy_environment(env, making, compact=True)
         except lmdb.Error as error:
-            self._problem(f"the marks in {source.parent} can't be copied: {error}; clients say theirs again")
+            self._problem(f"the {name} in {source.parent} can't be copied: {error}; {WITHOUT[name]}")
             shutil.rmtree(making, ignore_errors=True)
             return None
         sync_path(making / DATA)
@@ -407,7 +414,7 @@ class _Backup:
         shutil.rmtree(making)
         size_bytes = target.stat().st_size
         self._took(size_bytes)
-        return FileEntry(file=f"{CURSORS}/{target.name}", bytes=size_bytes, sha256=sha256_of(target))
+        return FileEntry(file=f"{name}/{target.name}", bytes=size_bytes, sha256=sha256_of(target))
 
     def _clear(self, newest: BackupManifest) -> None:
         """What no kept manifest names: of older backups, and of runs that were cut short."""
@@ -419,8 +426,8 @@ class _Backup:
         for path in sorted((self._target / SEGMENTS).iterdir()):
             if f"{SEGMENTS}/{path.name.removesuffix(HASH_SUFFIX)}" not in named:
                 path.unlink()
-        for path in sorted((self._target / CURSORS).iterdir()):
-            if f"{CURSORS}/{path.name}" not in named:
+        for path in (found for name in BESIDE for found in sorted((self._target / name).iterdir())):
+            if f"{path.parent.name}/{path.name}" not in named:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in sorted((self._target / SNAPSHOTS).iterdir()):
             if path.name.endswith(MAKING_SUFFIX):

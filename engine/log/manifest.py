@@ -22,7 +22,8 @@ from engine.log.place import not_a_directory
 
 FORMAT_VERSION: Final = 1
 LOCK_NAME: Final = "lock"
-SEGMENTS, SNAPSHOTS, CURSORS = "segments", "snapshots", "cursors"
+SEGMENTS, SNAPSHOTS, CURSORS, SUBSCRIPTIONS = "segments", "snapshots", "cursors", "subscriptions"
+BESIDE: Final = (CURSORS, SUBSCRIPTIONS)  # what is kept beside the log and copied with it
 NAME: Final = re.compile(r"backup-([0-9]{8})\.json")
 
 
@@ -69,10 +70,12 @@ class BackupManifest(Struct, frozen=True, kw_only=True):
     segments: list[SegmentEntry]
     snapshots: list[SnapshotEntry]
     cursors: FileEntry | None
+    subscriptions: FileEntry | None = None
 
     def files(self) -> list[FileEntry]:
         """All of them."""
-        return [*self.segments, *self.snapshots, *([] if self.cursors is None else [self.cursors])]
+        beside = (self.cursors, self.subscriptions)
+        return [*self.segments, *self.snapshots, *(entry for entry in beside if entry is not None)]
 
     def total_bytes(self) -> int:
         """Their sizes together."""

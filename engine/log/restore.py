@@ -3,7 +3,8 @@
 Everything is put together in `restoring.new/` inside the target and gets its place at the end, the log last: as long
 as that directory is there, no server opens the target. Each file is compared with its hash while it is copied. The new
 epoch is a new segment behind the last block, without a block, whose header lists it: that is how a log says it.
-The state is folded from the newest snapshot to the log's end, and marks that are ahead of it are taken back.
+The state is folded from the newest snapshot to the log's end, and marks that are ahead of it are taken back; places of
+subscriptions are cut back when they are next opened, if any is (engine/subscriptions/places.py).
 
 Invariants: nothing is written into a directory that holds anything else; killed at any point, the same command goes on
 with the files that are there; a restore of one backup has one epoch, however often it was cut short, and two restores
@@ -37,7 +38,7 @@ from engine.log.files import (
     write_json,
 )
 from engine.log.format import SegmentHeader
-from engine.log.manifest import CURSORS, SNAPSHOTS, BackupManifest, SnapshotEntry, read_manifest
+from engine.log.manifest import CURSORS, SNAPSHOTS, SUBSCRIPTIONS, BackupManifest, SnapshotEntry, read_manifest
 from engine.log.place import (
     RESTORING,
     data_directory_above,
@@ -120,6 +121,7 @@ def restore_log(
         "snapshots": [entry.position for entry in manifest.snapshots],
         "bytes": manifest.total_bytes(),
         "marks_taken_back": taken_back,
+        "subscriptions": manifest.subscriptions is not None,
     }
 
 
@@ -204,6 +206,9 @@ class _Restore:
             # Under another name until its marks have been looked at.
             if not (making / CURSORS / DATA).exists():
                 self._copy(entry_of.file, making / CURSORS / f"copy.{DATA}", entry_of.sha256, entry_of.bytes)
+        if (places := manifest.subscriptions) is not None and not (self._data / SUBSCRIPTIONS).exists():
+            make_directory(making / SUBSCRIPTIONS)
+            self._copy(places.file, making / SUBSCRIPTIONS / DATA, places.sha256, places.bytes)
 
     def _copy(self, file: str, target: Path, expected: str, size_bytes: int) -> None:
         if not target.exists():
@@ -288,7 +293,7 @@ class _Restore:
         for lock in self._making.rglob("*lock*"):
             if lock.is_file() and lock.parent != self._making:
                 lock.unlink()
-        for name in (SNAPSHOTS, CURSORS, STATE, fmt.FOLDER):
+        for name in (SNAPSHOTS, CURSORS, SUBSCRIPTIONS, STATE, fmt.FOLDER):
             source = self._making / name
             if source.exists():
                 sync_directory(source)

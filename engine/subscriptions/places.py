@@ -98,14 +98,16 @@ def after_restore(store: Store, epochs: list[tuple[int, int]]) -> int:
     replaced = [first for epoch, first in epochs if epoch > known]
     if known and replaced:
         last = replaced[0] - 1
-        batch.rows[APPLIED_KEY] = min(store.number(APPLIED_KEY), last).to_bytes(NUMBER_BYTES, "little")
+        if store.number(APPLIED_KEY) > last:
+            batch.rows[APPLIED_KEY] = last.to_bytes(NUMBER_BYTES, "little")
         for row in store.definitions():
             name, kind = row.definition.name, row.definition.kind
             if row.created > last:
                 batch.erase(name)
                 continue
-            if (stored := store.value(named(CURSORS, name))) is not None:
-                batch.rows[named(CURSORS, name)] = cut_back(stored, kind, last)
+            stored = store.value(named(CURSORS, name))
+            if stored is not None and (cut := cut_back(stored, kind, last)) != stored:
+                batch.rows[named(CURSORS, name)] = cut
             gone = [*store.counts(name), *(one.event.sequence for one in store.parked(name, after=last))]
             for sequence in gone:
                 if sequence > last:

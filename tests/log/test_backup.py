@@ -25,7 +25,7 @@ from engine.log.restore import restore_log
 from engine.log.trim import Wanted, trim_log
 from engine.log.verify import verify_log
 from tests.support.engine_child import EngineChild
-from tests.support.grown_log import SEGMENT_BYTES, firsts, grow, mark
+from tests.support.grown_log import SEGMENT_BYTES, firsts, grow, mark, subscribe
 from tests.support.held_syncs import wait_until
 from tests.support.killed import Killer, copy, quiet
 from tests.support.log_rig import hashes
@@ -37,6 +37,7 @@ def _log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = tmp_path_factory.mktemp("backup") / "data"
     grow(data, 250, snapshot=True)
     mark(data, 1, 1, 5, 4)
+    subscribe(data, 200)
     grow(data, 150)
     return data
 
@@ -264,7 +265,7 @@ def test_damage_in_the_backup_is_found(data: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     backup(data, whole)
     entries = read_manifest(whole).files()
-    assert {entry.file.split("/")[0] for entry in entries} == {"segments", "snapshots", "cursors"}
+    assert {entry.file.split("/")[0] for entry in entries} == {"segments", "snapshots", "cursors", "subscriptions"}
     for place, entry in enumerate(entries):
         target = copy(whole, tmp_path / "target")
         if place % 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -22,7 +23,7 @@ from engine.log.trim import Wanted, trim_log
 from engine.log.verify import verify_log
 from engine.log.writer import Log
 from tests.support.engine_rig import EngineRig
-from tests.support.grown_log import SEGMENT_BYTES, firsts, grow, mark, mark_of
+from tests.support.grown_log import SEGMENT_BYTES, firsts, grow, mark, mark_of, place_of, subscribe
 from tests.support.killed import Killer, copy, quiet
 from tests.support.log_rig import hashes
 
@@ -33,6 +34,7 @@ def _log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = tmp_path_factory.mktemp("restore") / "data"
     grow(data, 250, snapshot=True)
     mark(data, 1, 1, 5, 4)
+    subscribe(data, 200)
     grow(data, 150)
     backup(data, data.parent / "backup")
     return data
@@ -167,6 +169,18 @@ def test_an_older_backup_by_its_number(log: Path, tmp_path: Path) -> None:
         restore(tmp_path / "backup", tmp_path / "three", 3)
 
 
+def test_a_backup_from_before_there_were_subscriptions(log: Path, tmp_path: Path) -> None:
+    """Its manifest doesn't know the word."""
+    folder = copy(log.parent / "backup", tmp_path / "backup")
+    path = folder / "backup-00000001.json"
+    manifest = json.loads(path.read_text())
+    del manifest["subscriptions"]
+    path.write_text(json.dumps(manifest))
+    assert not restore(folder, tmp_path / "restored")["subscriptions"]
+    assert not (tmp_path / "restored" / "subscriptions").exists()
+    assert check_log(tmp_path / "restored")["problems"] == []
+
+
 def test_nothing_is_written_over(log: Path, tmp_path: Path) -> None:
     """A directory that holds anything else, a file, half a restore of another backup."""
     folder = log.parent / "backup"
@@ -201,7 +215,7 @@ def test_half_a_restore_is_opened_by_nobody(log: Path, tmp_path: Path, killer: K
 def test_killed_at_any_step_the_next_run_ends_it(log: Path, tmp_path: Path, killer: Killer) -> None:
     """One epoch, however often; no file is copied twice; what comes out is the log."""
     folder, expected = log.parent / "backup", blocks_of(log)
-    moments, ends = random.Random(5).sample(range(190), 40), 0
+    moments, ends = random.Random(5).sample(range(210), 40), 0
     for moment in moments:
         data = tmp_path / "data"
         shutil.rmtree(data, ignore_errors=True)
@@ -213,9 +227,10 @@ def test_killed_at_any_step_the_next_run_ends_it(log: Path, tmp_path: Path, kill
                 assert (data / "restoring.new" / "plan.json").read_text() == plan
         if not (data / "log").exists() or (data / "restoring.new").exists():
             restore(folder, data)
-        assert sorted(path.name for path in data.iterdir()) == ["cursors", "log", "snapshots", "state"]
+        assert sorted(path.name for path in data.iterdir()) == ["cursors", "log", "snapshots", "state", "subscriptions"]
         assert blocks_of(data) == expected, f"moment {moment}"
         assert mark_of(data, 1, 1) == (5, 4)
+        assert place_of(data) == 200
         if moment % 4 == 0:
             assert check_log(data)["problems"] == [], f"moment {moment}"
         with pytest.raises(BadArgument, match="is not empty"):

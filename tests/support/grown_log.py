@@ -8,6 +8,9 @@ from engine import errors
 from engine.answers import pack_proposal
 from engine.log import CursorStore
 from engine.log.snapshot import snapshot_log
+from engine.subscriptions.definition import Definition
+from engine.subscriptions.places import cursor_of
+from engine.subscriptions.store import CURSORS, DEFINITION, Batch, DefinitionRow, Store, encode, named
 from tests.support.engine_rig import EngineRig
 
 SEGMENT_BYTES = 64 << 10
@@ -41,6 +44,24 @@ def mark_of(data: Path, conversation: int, user: int) -> tuple[int, int]:
     store = CursorStore.open(data / "cursors", interval_s=60)
     try:
         return store.get(conversation, user)
+    finally:
+        store.close()
+
+
+def subscribe(data: Path, place: int) -> None:
+    """A subscription that stands at a place, as the engine writes it."""
+    row = DefinitionRow(definition=Definition(name="mail", kind="competing", team="", position=0), created=1)
+    store = Store.open(data / "subscriptions")
+    store.write(Batch({named(DEFINITION, "mail"): encode(row), named(CURSORS, "mail"): place.to_bytes(8, "little")}))
+    store.close()
+
+
+def place_of(data: Path) -> int:
+    """Where it stands."""
+    store = Store.open(data / "subscriptions")
+    try:
+        (row,) = store.definitions()
+        return cursor_of(store, row.definition)
     finally:
         store.close()
 

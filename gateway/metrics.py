@@ -170,6 +170,9 @@ TABLE: tuple[MetricRow, ...] = (
     _c("subscription_deliveries", "events", "Events handed to consumers, again or for the first time."),
     _c("subscription_doubles", "events", "Of them, those that had been handed out before."),
     _g("subscription_lost_events", "events", "Events that were to be delivered again and had been trimmed before."),
+    _c(
+        "subscription_damaged_events", "events", "Damaged events that subscriptions passed over, each time it was read."
+    ),
     _c("subscription_commit_failures", "failures", "Times that acks and cursors could not be written; tried again."),
     _c("subscription_read_bytes", "bytes", "Log read for subscriptions, once for all of them."),
     _c("service_publishes", "publishes", "Publishes of backends that are in the log, repeats too."),

@@ -28,6 +28,7 @@ class Figures:
             "subscription_deliveries": told["subscriptions_deliveries"],
             "subscription_doubles": told["subscriptions_doubles"],
             "subscription_lost_events": told["subscriptions_lost_events"],
+            "subscription_damaged_events": told["feed_damaged_events"],
             "subscription_commit_failures": told["subscriptions_commit_failures"],
             "subscription_read_bytes": told["feed_read_bytes"],
             "service_publishes": publishing.taken,

@@ -59,9 +59,10 @@ BACKENDS: Final = (
         "short",
         (
             Line("lost events", "gonets_subscription_lost_events"),
+            Line("damaged events", f"increase(gonets_subscription_damaged_events_total{RATE})"),
             Line("failed commits", f"increase(gonets_subscription_commit_failures_total{RATE})"),
         ),
-        "0. Lost: to be delivered again, but trimmed. Failed commits: the disk; acks wait.",
+        "0. Lost: to be delivered again, but trimmed. Damaged: passed over. Failed commits: the disk; acks wait.",
         BAD_ABOVE_0,
     ),
     Panel(

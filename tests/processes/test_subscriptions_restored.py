@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,3 +161,44 @@ def test_a_backup_under_load_has_no_place_ahead_of_its_log(tmp_path: Path) -> No
         wait_until_seen([again], left | set(feeding.sequences))
         assert min(again.seen()) > cursor
         assert again.stop() == 0, again.said()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_places_beyond_an_older_log_are_cut_back(tmp_path: Path, kind: str) -> None:
+    """Somebody restores the log and keeps the places of the lost one: the sequences they name are other events now."""
+    data, folder, restored = tmp_path / "data", tmp_path / "backup", tmp_path / "restored"
+
+    async def before(server: GatewayProcess) -> tuple[int, int]:
+        async with client(server) as gonets:
+            fields = {"kind": "group", "title": "a group", "members": []}
+            conversation = (await gonets.command("conversation.created", 0, fields)).conversation
+            acked = await say(gonets, conversation, ACKED, "acked")
+            await consume(gonets, kind, set(acked))
+            made = await asyncio.to_thread(gonets_log, "backup", folder, "--data", data)
+            lost = await say(gonets, conversation, LOST, "lost")
+            await consume(gonets, kind, set(lost), park=lost[5])
+            return conversation, made["last_sequence"]
+
+    async def after(server: GatewayProcess, conversation: int, last: int) -> None:
+        async with client(server) as gonets:
+            subscription = await gonets.subscription(kind)
+            assert (await subscription.standing()).cursor == last
+            assert await subscription.parked() == []
+            new = await say(gonets, conversation, LEFT, "new")
+            found = await consume(gonets, kind, set(new))
+            assert sorted(event.sequence for event in found) == new
+            assert {event.payload.split()[0] for event in found} == {b"new"}
+
+    with running(data, **ANY) as server:
+        conversation, last = asyncio.run(before(server))
+        assert server.terminate() == 0
+    gonets_log("restore", folder, "--data", restored)
+    shutil.rmtree(restored / "subscriptions")
+    shutil.copytree(data / "subscriptions", restored / "subscriptions")
+    with running(restored, **ANY) as server:
+        asyncio.run(after(server, conversation, last))
+        assert server.terminate() == 0
+        assert "rows of subscriptions were cut back" in server.log()
+    with running(restored, **ANY) as server:
+        assert server.terminate() == 0
+    assert server.log().count("rows of subscriptions were cut back") == 1

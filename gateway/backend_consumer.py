@@ -226,6 +226,7 @@ class RemoteConsumer:
                 raise errors.BadArgument(f"sequence {sequence}: must be 0 to {wire.ID_MAX} (2^53-1)")
         tag = next(self._tags)
         done = self._waiting[tag] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(lambda one: one.cancelled() or one.exception())  # the sending may fail by the same
         try:
             await self._send(self._form.answer(kind, tag, sequences, value, reason))
             await done

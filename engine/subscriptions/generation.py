@@ -215,8 +215,12 @@ class Generation:
         acks, self._acks = self._acks[:ACKS_MAX], self._acks[ACKS_MAX:]
         if not self._acks:
             self._to_ack.clear()
-        if acks and await self._say("ack", lambda: self._consumer.ack(acks)):
-            self._counters.acked_events += len(acks)
+        try:
+            if acks and await self._say("ack", lambda: self._consumer.ack(acks)):
+                self._counters.acked_events += len(acks)
+        except asyncio.CancelledError:
+            self._acks[:0] = acks  # nobody knows whether it was heard, and twice does no harm: said with the last words
+            raise
 
     async def _extend(self) -> None:
         """What is held at two looks in a row gets the whole time again: a third of it has passed, or two."""

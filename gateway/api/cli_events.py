@@ -2,7 +2,8 @@
 
 Mounted by gonets.py, loaded when one of them is typed. Results go to stdout, for people or as JSON.
 
-Invariants: `subscribe` acks what it has printed and flushed, nothing else; a server that is restarted is waited for.
+Invariants: `subscribe` acks what it has printed and flushed, nothing else; a server that is restarted is waited for,
+and a generation that is over is followed by another, unless a consumer of the same name has taken its place.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ PULL_EVENTS: Final = 500
 PULL_WAIT_S: Final = 20
 RETRY_MIN_S, RETRY_MAX_S = 0.2, 5.0
 LEAVE_S: Final = 2.0
-LEFT: Final = frozenset({"unknown_consumer", "fenced"})  # the server has begun anew, or took us for gone
+LEFT: Final = frozenset({"unknown_consumer", "fenced"})  # the server has begun anew, took us for gone, or knows another
 
 
 # ---- publish ---------------------------------------------------------------------------------------------------------
@@ -140,8 +141,9 @@ class _Consuming:
                 await self._consume(caller)
                 return
             except Refused as error:
-                if error.code not in LEFT or not self._generation or (error.code == "fenced" and self._consumer):
+                if error.code not in LEFT or not self._generation or await self._is_replaced(caller):
                     raise
+                _say(f"{error}; joining again …")
                 self._generation = 0
             except Away as error:
                 if not was_there:
@@ -151,6 +153,14 @@ class _Consuming:
                     _say(f"{error}; trying again …")
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, RETRY_MAX_S)
+
+    async def _is_replaced(self, caller: Caller) -> bool:
+        """Whether one of our name is there: after the end of our own generation, that is another process."""
+        try:
+            found = await caller.call("GET", "subscriptions", self._name)
+        except Away:  # joining waits until somebody answers
+            return False
+        return bool(self._consumer) and self._me in found["consumers"]
 
     async def _begin(self, caller: Caller) -> None:
         if not self._is_known:

@@ -4,7 +4,8 @@ Joined by POST …/consumers, found again by team, subscription, name and genera
 A consumer with a WebSocket is not here: its connection holds it (stream.py).
 
 Invariants: one pull of a consumer at a time; who is silent for `consumer_idle_s`, whose token has ended, or who was
-fenced, leaves, and what it had in flight goes to others; the number of a team's consumers is bounded (quotas.py).
+fenced, leaves, and what it had in flight goes to others; the number of a team's consumers is bounded (quotas.py). Once
+the server ends, a consumer hears that, and never that it was fenced: only another of its name does that.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from engine import Consumer, EngineError, Filter
+from engine import Consumer, EngineError, Fenced, Filter
 from gateway.api.ports import Service
 from gateway.api.problems import Refusal, forbidden
 from gateway.api.quotas import Quotas
 from gateway.api.scopes import may_read
 
 Key = tuple[str, str, str]
+COME_BACK_S = 1.0
 
 
 class Held:
@@ -50,6 +52,7 @@ class Consumers:
     def __init__(self, quotas: Quotas, idle_s: float) -> None:
         self._quotas, self._idle_s = quotas, idle_s
         self._held: dict[Key, Held] = {}
+        self._is_ending = False
 
     @property
     def idle_s(self) -> float:
@@ -67,6 +70,8 @@ class Consumers:
     async def use(self, service: Service, subscription: str, name: str, generation: int) -> AsyncIterator[Held]:
         """One of them, for a request: it lives while that lasts."""
         held = self._held.get((service.team, subscription, name))
+        if self._is_ending:
+            raise _ending()
         if held is None:
             raise Refusal(
                 "unknown_consumer",
@@ -86,6 +91,10 @@ class Consumers:
         held.service = service  # the newest token is the one that counts
         try:
             yield held
+        except Fenced:
+            if self._is_ending:
+                raise _ending() from None
+            raise
         finally:
             held.uses -= 1
             held.seen_s = time.monotonic()
@@ -112,10 +121,15 @@ class Consumers:
 
     async def close(self) -> None:
         """All leave."""
+        self._is_ending = True
         held = list(self._held.items())
         for key, one in held:
             self._drop(key, one)
         await asyncio.gather(*(_leave(one) for _, one in held))
+
+
+def _ending() -> Refusal:
+    return Refusal("unavailable", "this server is ending", hint="join again", retryable=True, retry_after_s=COME_BACK_S)
 
 
 async def _leave(held: Held) -> None:

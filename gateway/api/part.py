@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 OWN_WAIT_S: Final = 2.0  # until the state holds what its caller has a receipt of
 LOOK_S: Final = 0.005
 SECOND_S: Final = 1.0
+ANSWERS_S: Final = 3.0  # for publishes under way at the end; below the door's own patience, which ends in a failure
 CLOSING_RETRY_S: Final = 2.0
 ENGINE_ITSELF: Final = (
     2**53 - 1
@@ -99,7 +100,10 @@ class Part:
         if self._counting is not None:
             self._counting.cancel()
         if self._server is not None:
-            await self._server.stop()
+            stopping = asyncio.ensure_future(self._server.stop())
+            if not (await asyncio.wait((stopping,), timeout=ANSWERS_S))[0]:
+                self.publishing.close()  # its sequencer may be gone: whoever publishes hears so in time
+            await stopping
         if self.subscriptions is not None:
             await self.subscriptions.close()
         self.publishing.close()

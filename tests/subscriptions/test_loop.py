@@ -319,6 +319,41 @@ class CutSubscription:
         return self.consumers[-1]
 
 
+def test_an_ack_that_is_under_way_at_a_stop_is_said_again() -> None:
+    """What was handled is acked, though the first word of it never arrived."""
+
+    async def check() -> None:
+        world, inner, conversation = await made()
+        subscription = CutSubscription(inner, world)
+        published = await publish(world, conversation, 20)
+        seen: list[int] = []
+        acking = asyncio.Event()
+
+        async def handle(event: StoredEvent) -> None:
+            seen.append(event.sequence)
+
+        async def unheard(sequences: Sequence[int]) -> None:
+            vars(subscription.consumers[0]).pop("ack")
+            acking.set()
+            await asyncio.Event().wait()
+
+        rig = Rig(world, subscription, handle)
+        while not subscription.consumers:
+            await asyncio.sleep(0)
+        vars(subscription.consumers[0])["ack"] = unheard
+        while not acking.is_set():
+            await rig.settle()
+        rig.loop.stop()
+        while not rig.task.done():
+            await asyncio.sleep(0.01)
+            await rig.settle()
+        assert seen == published
+        assert (rig.loop.counters.acked_events, rig.loop.counters.dropped_events) == (20, 0)
+        assert (await inner.standing()).cursor >= published[-1]
+
+    run(check)
+
+
 def test_a_lost_connection_is_survived() -> None:
     """It joins again, and handles what nobody acked."""
 

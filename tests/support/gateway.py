@@ -81,6 +81,8 @@ ENCODINGS = ("msgpack", "json")
 class GatewayProcess:
     """`gonets serve` as a child; use as a context manager or through the fixture."""
 
+    flags: tuple[str, ...] = ()
+
     def __init__(self, data: Path, **options: object) -> None:
         self.data, self.options = data, options
         self.process: subprocess.Popen[str] | None = None
@@ -110,6 +112,7 @@ class GatewayProcess:
                     "127.0.0.1:0",
                     "--admin",
                     "127.0.0.1:0",
+                    *self.flags,
                 ],
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -198,6 +201,12 @@ class GatewayProcess:
             if line.startswith(name + " "):
                 return float(line.split()[1])
         raise AssertionError(f"no metric {name}")
+
+
+class Successor(GatewayProcess):
+    """`gonets serve --take-over`: takes the place of the one that runs on the same data."""
+
+    flags = ("--take-over",)
 
 
 class Device:

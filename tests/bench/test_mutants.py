@@ -6,30 +6,14 @@ process by `gonets bench simulate`. The copy without a change passes the same se
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from tests.support.sanitizers import sanitizers
+from tests.support.mutants import Mutant, apply, copy, run_in
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SEEDS, STEPS = "1..90", "2500"
-DIRECTIVES = ("boundscheck", "wraparound", "initializedcheck", "embedsignature")
-
-
-class Mutant(NamedTuple):
-    """A fault: in which file, which text, by what, and what it does."""
-
-    path: str
-    old: str
-    new: str
-    fault: str
-
 
 MUTANTS = (
     Mutant(
@@ -114,35 +98,19 @@ MUTANTS = (
 )
 
 
-def copy(to: Path) -> None:
-    """The packages as they are, with what was built."""
-    for package in ("bench", "engine", "ext", "gateway"):
-        shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "gonets.py", to)
-
-
-def build(place: Path, path: str) -> None:
-    """One native module, in place."""
-    source = place / path
-    directives = ",".join(f"{name}=False" for name in DIRECTIVES) + ",cdivision=True,language_level=3"
-    subprocess.run([sys.executable, "-m", "cython", "-X", directives, path], cwd=place, check=True, timeout=50)
-    binary = source.with_suffix(str(sysconfig.get_config_var("EXT_SUFFIX")))
-    binary.unlink()
-    include = sysconfig.get_paths()["include"]
-    command = ["gcc", "-shared", "-fPIC", "-O1", "-fno-strict-aliasing", "-w", f"-I{include}", f"-I{place}"]
-    subprocess.run([*command, str(source.with_suffix(".c")), "-o", str(binary)], check=True, timeout=50)
+def copied(to: Path) -> None:
+    """All that `gonets bench simulate` needs."""
+    copy(to, ("bench", "engine", "ext", "gateway"), ("gonets.py",))
 
 
 def simulate(place: Path) -> subprocess.CompletedProcess[str]:
     """The seeds over a copy."""
-    command = [sys.executable, "-m", "gonets", "bench", "simulate", "--seeds", SEEDS, "--steps", STEPS]
-    environment = {"PYTHONPATH": str(place), **sanitizers()}
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=50, check=False, env=environment)
+    return run_in(place, "gonets", "bench", "simulate", "--seeds", SEEDS, "--steps", STEPS)
 
 
 def test_the_copy_without_a_change_passes(tmp_path: Path) -> None:
     """What is caught below is the fault, not the copying."""
-    copy(tmp_path)
+    copied(tmp_path)
     done = simulate(tmp_path)
     assert done.returncode == 0, done.stderr[-3_000:]
 
@@ -150,14 +118,7 @@ def test_the_copy_without_a_change_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.path)
 def test_a_broken_engine_is_caught(mutant: Mutant, tmp_path: Path) -> None:
     """By a failure that names its seed."""
-    source = (ROOT / mutant.path).read_text()
-    assert source.count(mutant.old) == 1, f"{mutant.path} holds {mutant.old!r} {source.count(mutant.old)} times"
-    is_native = mutant.path.endswith(".pyx")
-    if is_native and shutil.which("gcc") is None:
-        pytest.skip("no gcc: native mutants can't be built")
-    copy(tmp_path)
-    (tmp_path / mutant.path).write_text(source.replace(mutant.old, mutant.new))
-    if is_native:
-        build(tmp_path, mutant.path)
+    copied(tmp_path)
+    apply(mutant, tmp_path)
     done = simulate(tmp_path)
     assert done.returncode == 1 and "gonets: simulate: seed " in done.stderr, f"not caught: {mutant.fault}"

@@ -134,7 +134,8 @@ def test_a_consumer_loop_goes_on_at_the_next_server(servers: Servers, kind: str)
     print(f"{kind}: {len(feeder.sequences)} events through {', '.join(ends)}: {again} doubles, {loop.stats}")
     assert again <= len(ends) * HELD_MAX
     assert loop.stats["joins"] == 1 + len(ends)
-    assert len(feeder.sequences) <= loop.stats["acked_events"] <= len(loop.seen)
+    unheard = len(feeder.sequences) - loop.stats["acked_events"]  # acks whose answer the server's end cut off
+    assert unheard <= len(ends) * HELD_MAX
 
 
 def test_subscribe_goes_on_at_the_next_server(servers: Servers, tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ class World:
         self.takers: list[Taker] = []
         self.ended: list[Taker] = []
         self.delivered: dict[int, int] = {}
-        self.acked: set[int] = set()
+        self.acked: set[int] = set()  # parked ones too
+        self.aside: set[int] = set()  # those that were parked
+        self.was_aside: set[int] = set()  # and came again since, as what is acked behind an unacked one may
         self.unsynced: set[int] = set()
         self.may_repeat: set[int] = set()
         self.doubles = self.kills = self.fenced = self.slept = 0
@@ -132,6 +134,7 @@ class World:
             self.ended.append(taker)
         self.takers.clear()
         self.acked -= self.unsynced
+        self.aside -= self.unsynced
         self.unsynced.clear()
         self.open()
 
@@ -196,6 +199,8 @@ class World:
                 self._check_order(taker, sequence)
             self.delivered[sequence] = self.delivered.get(sequence, 0) + 1
             self.acked.discard(sequence)
+            self.was_aside |= self.aside & {sequence}
+            self.aside.discard(sequence)
             taker.has.append(sequence)
             taker.got.append(sequence)
 
@@ -248,6 +253,7 @@ class World:
         handout = await self.live.take(taker.generation, events_max, 0)
         for sequence in self.parked() - parked_before:
             self.acked.add(sequence)
+            self.aside.add(sequence)
             self.unsynced.add(sequence)
         if handout is None:
             return 0
@@ -326,6 +332,7 @@ class World:
         record, _ = find(self.feed.cached(sequence - 1).block, sequence)  # type: ignore[union-attr]
         assert record is not None
         self.live.park(record, deliveries, "by hand")
+        self.aside.add(sequence)
         self._done(taker, [sequence])
 
     def leave(self) -> None:
@@ -363,8 +370,13 @@ class World:
                         self.may_repeat.add(one)
 
     async def drain(self) -> None:
-        """Everybody is gone but one, who acks all that it gets."""
-        self.kill()
+        """Everybody is gone but one, who acks all that it gets; with the server, or without, so that what it has in
+        memory alone must do."""
+        if self.random.random() < 0.5:
+            self.kill()
+        for taker in list(self.takers):
+            self.live.machine.leave(taker.generation)
+        self.sweep()
         self.join()
         taker = self.takers[0]
         for _ in range(10_000):

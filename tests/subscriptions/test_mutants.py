@@ -94,6 +94,24 @@ MUTANTS = (
         "cursors are never written",
     ),
     Mutant(
+        "engine/subscriptions/watch.py",
+        "            sleeper.pass_over(since, self.last)\n",
+        "            sleeper.pass_over(0, self.last)\n",
+        "who sleeps passes over what it had no room for",
+    ),
+    Mutant(
+        "engine/subscriptions/watch.py",
+        "for at in wanting([one.selection for one in sleepers], found):",
+        "for at in wanting([one.selection for one in sleepers], found)[1:]:",
+        "a block that is wanted wakes nobody",
+    ),
+    Mutant(
+        ORDERED,
+        "            if plan is None or plan.after < after:\n",
+        "            if plan is None:\n",
+        "shares pass over what a plan has still to read",
+    ),
+    Mutant(
         "ext/inflight.pyx",
         "seen[share], into[share] = 1, self.entries[i].sequence - 1",
         "seen[share], into[share] = 1, self.entries[i].sequence",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.subscription_seeds import SEEDS, tried
+from tests.support.subscription_seeds import FILTERS, SEEDS, tried
 
 
-@pytest.mark.parametrize("types", [(), ("poll.vote",)], ids=["all", "filtered"])
+@pytest.mark.parametrize("types", FILTERS, ids=["all", "filtered"])
 @pytest.mark.parametrize("kind", ["ordered", "competing"])
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_at_least_once_and_never_skipped(tmp_path: Path, kind: str, seed: int, types: tuple[str, ...]) -> None:

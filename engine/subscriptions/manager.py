@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -191,7 +191,9 @@ class Subscriptions:
             self._fold_system(found)
             self.feed.last = found.last
             self._watch.came(found)
-            _resolve(self._moved)
+            for future in self._moved:
+                if not future.done():
+                    future.set_result(None)
 
     def _fold_system(self, found: Found) -> None:
         self._picks.clear()
@@ -379,10 +381,14 @@ class Subscriptions:
         self._row(check_name(name))
         return LocalSubscription(self, name)
 
-    async def subscriptions(self) -> list[Standing]:
-        """As ports.py says."""
+    def names_of(self, team: str) -> Set[str]:
+        """Of a team's subscriptions."""
+        return self._registry.teams.get(team, frozenset())
+
+    async def subscriptions(self, team: str | None = None) -> list[Standing]:
+        """As ports.py says; of all teams or of one."""
         found, until = list[Standing](), time.monotonic() + SLICE_S
-        for name in sorted(self._registry.rows):
+        for name in sorted(self._registry.rows if team is None else self.names_of(team)):
             if name in self._registry.rows:  # it may have been deleted since
                 found.append(self.standing(name))
             if time.monotonic() >= until:
@@ -493,9 +499,3 @@ class Subscriptions:
                     await moved
             self._moved.discard(moved)
         await self.commits.synced()
-
-
-def _resolve(futures: set[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)

@@ -83,6 +83,10 @@ class EngineInMemory:
             raise UnknownSubscription(f"subscription {name!r}")
         return group
 
+    def names_of(self, team: str) -> set[str]:
+        """Of a team's subscriptions."""
+        return {name for name, group in self.groups.items() if group.definition.team == team}
+
     def position(self, start: Start) -> int:
         """The sequence behind which a start begins. Raises BadArgument, Trimmed."""
         given = (start.first, start.sequence is not None, start.time is not None)

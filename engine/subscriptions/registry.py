@@ -37,7 +37,10 @@ class Registry:
 
     def __init__(self, rows: Iterable[DefinitionRow], applied: int) -> None:
         """As saved when everything up to `applied` was folded."""
-        self.rows = {row.definition.name: row for row in rows}
+        self.rows: dict[str, DefinitionRow] = {}
+        self.teams: dict[str, set[str]] = {}
+        for row in rows:
+            self._enter(row)
         self.applied = applied
 
     def fold(self, record: Record, batch: Batch) -> Change | None:
@@ -57,6 +60,7 @@ class Registry:
         match payload:
             case schema.SubscriptionDeleted():
                 del self.rows[name]
+                self.teams[row.definition.team].discard(name)
                 batch.erase(name)
                 return Change(name, None)
             case schema.SubscriptionPaused() | schema.SubscriptionResumed():
@@ -87,6 +91,10 @@ class Registry:
         self._put(row, batch)
         return Change(payload.name, row, is_new=True)
 
-    def _put(self, row: DefinitionRow, batch: Batch) -> None:
+    def _enter(self, row: DefinitionRow) -> None:
         self.rows[row.definition.name] = row
+        self.teams.setdefault(row.definition.team, set()).add(row.definition.name)
+
+    def _put(self, row: DefinitionRow, batch: Batch) -> None:
+        self._enter(row)
         batch.rows[named(DEFINITION, row.definition.name)] = encode(row)

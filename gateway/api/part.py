@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -138,6 +138,12 @@ class Part:
         assert self.subscriptions is not None
         _acting.set(service.user)
         return TeamSource(self.subscriptions, service.team)
+
+    def subscription_names(self, service: Service) -> Set[str]:
+        """Of the team's subscriptions, as of now."""
+        self._refuse_if_closing()
+        assert self.subscriptions is not None
+        return self.subscriptions.names_of(service.team)
 
     def publisher(self, service: Service) -> Publisher:
         """Writes as the service's user."""

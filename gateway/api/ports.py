@@ -9,6 +9,7 @@ subscriptions there are is the engine's to say.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import NamedTuple, Protocol
 
 from engine import Conversation, EventSource, Publisher
@@ -51,6 +52,10 @@ class Backend(Protocol):
 
     def source(self, service: Service) -> EventSource:
         """The event stream with the subscriptions of the service's team."""
+        ...
+
+    def subscription_names(self, service: Service) -> Set[str]:
+        """Of the team's subscriptions, as of now."""
         ...
 
     def publisher(self, service: Service) -> Publisher:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import Final
 
@@ -133,11 +133,12 @@ class Quotas:
         self.team(name).consumers -= 1
 
     @contextmanager
-    def creation(self, team_name: str, name: str, known: Collection[str]) -> Iterator[None]:
+    def creation(self, team_name: str, name: str, known: Set[str]) -> Iterator[None]:
         """While a subscription is created beside those that are `known`: others that are being created count too.
         Raises if the team may not have one more."""
         team = self.team(team_name)
-        if name not in known and len({name, *known, *team.creating}) > self._options.subscriptions_max:
+        coming = len({name, *team.creating} - known)
+        if name not in known and len(known) + coming > self._options.subscriptions_max:
             raise _full("subscriptions_max", self._options.subscriptions_max)
         team.creating.append(name)
         try:

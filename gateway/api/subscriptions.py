@@ -47,8 +47,7 @@ async def create_subscription(call: Call, body: shapes.NewSubscription) -> shape
     door.administers(call.service, len(await call.body()))
     filter = filter_of(body.filter)
     source = door.source(call.service, filter)
-    known = {standing.definition.name for standing in await source.subscriptions()}
-    with door.quotas.creation(call.service.team, body.name, known):
+    with door.quotas.creation(call.service.team, body.name, door.backend.subscription_names(call.service)):
         subscription = await source.create(
             body.name, body.kind, start=start_of(body.start), filter=filter, settings=settings_of(body.settings)
         )

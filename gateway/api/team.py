@@ -51,14 +51,13 @@ class TeamSource:
     async def subscription(self, name: str) -> Subscription:
         """As the port says."""
         found = await self._subscriptions.subscription(name)
-        if (await found.standing()).definition.team != self._team:
+        if name not in self._subscriptions.names_of(self._team):
             raise UnknownSubscription(f"there is no subscription {name!r}")
         return found
 
     async def subscriptions(self) -> list[Standing]:
         """As the port says."""
-        every = await self._subscriptions.subscriptions()
-        return [standing for standing in every if standing.definition.team == self._team]
+        return await self._subscriptions.subscriptions(self._team)
 
     async def delete(self, name: str) -> None:
         """As the port says."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 
 from engine.conversations import KIND_NAMES, ROLE_NAMES
@@ -68,6 +68,10 @@ class MemoryBackend:
     def source(self, service: Service) -> EventSource:
         """As the service's team sees it."""
         return self._memory.source(team=service.team, user=service.user)
+
+    def subscription_names(self, service: Service) -> Set[str]:
+        """Of the team's."""
+        return self._memory.names_of(service.team)
 
     def publisher(self, service: Service) -> Publisher:
         """As the service."""

@@ -11,7 +11,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
@@ -57,6 +57,10 @@ class MemoryBackend:
     def source(self, service: Service) -> EventSource:
         """The event stream as the team sees it."""
         return self.memory.source(team=service.team, user=service.user)
+
+    def subscription_names(self, service: Service) -> Set[str]:
+        """Of the team's."""
+        return self.memory.names_of(service.team)
 
     def publisher(self, service: Service) -> Publisher:
         """Writes as the service."""

@@ -8,6 +8,8 @@ connection, received and unpacked, nothing else; the two take turns.
 *A hundred*: competing subscriptions that want one conversation each, all from the first event at once, against one
 alone on a fresh start of the server: bytes that the server has read of the log, and its CPU time. Work that is shared
 makes the first factor one; the second is the choosing.
+
+*Ten thousand*: bench/subscribe_many.py.
 """
 
 from __future__ import annotations
@@ -19,17 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from bench import report, subscribe_bare
+from bench import report, subscribe_bare, subscribe_many
+from bench.backends import backend_of, backends_server
 from bench.clients import Issuer
-from bench.harness import BenchError, Child, Size, alternated, gateway, workplace
+from bench.harness import BenchError, Child, Size, alternated, workplace
 from bench.open import fill
 from bench.proposals import record_bytes_of
 from engine import Consumer, Filter, Settings, Start, Subscription
-from gateway import BackendClient
 
-USER: Final = 1 << 40
-TEAM: Final = "bench"
-SCOPE: Final = "read:* publish:* subscriptions audit"
 PAYLOAD_BYTES: Final = 213  # records of 300 bytes
 TARGET_PER_S: Final = 1_000_000
 TAKE_EVENTS: Final = 50_000
@@ -41,14 +40,6 @@ DRAIN_S: Final = 120.0
 METRIC_S: Final = 1.5  # the server counts for its metrics once a second
 COMMIT_EVENTS: Final = 1_000
 MANY: Final = 100
-SETTINGS: Final[dict[str, Any]] = {
-    "GONETS_SERVER_API": "127.0.0.1:0",
-    "GONETS_SERVER_ADMIN": "127.0.0.1:0",
-    "GONETS_API_SUBSCRIPTIONS_MAX": "10000",
-    "GONETS_API_STREAMS_MAX": "10000",
-    "GONETS_API_READS_PER_S_MAX": "1000000000",
-    "GONETS_API_READ_BYTES_PER_S_MAX": "1000000000000",
-}
 READ_BYTES: Final = "gonets_subscription_read_bytes"
 
 
@@ -76,7 +67,8 @@ def run(size: Size, folder: Path | None = None) -> list[report.Case]:
             "record_bytes": record_bytes_of(PAYLOAD_BYTES),
         }
         one = _one(size, place, issuer, last, more)
-        return [one, *_shared(size, place, issuer, conversations[: scale.many], last, more)]
+        shared = _shared(size, place, issuer, conversations[: scale.many], last, more)
+        return [one, *shared, *subscribe_many.cases(size, place, issuer, durability)]
 
 
 def _fill(data: Path, scale: Scale) -> tuple[list[int], int, str]:
@@ -94,7 +86,7 @@ def _fill(data: Path, scale: Scale) -> tuple[list[int], int, str]:
 def _one(size: Size, folder: Path, issuer: Issuer, last: int, more: dict[str, Any]) -> report.Case:
     frames = -(-last // FRAME_EVENTS)
     arguments = [str(number) for number in (frames, FRAME_EVENTS, PAYLOAD_BYTES)]
-    with _server(folder, issuer) as server, Child("bench.subscribe_bare", arguments, {}, folder) as bare:
+    with backends_server(folder, issuer) as server, Child("bench.subscribe_bare", arguments, {}, folder) as bare:
         names = iter(f"one-{number}" for number in range(100))
 
         def ours() -> float:
@@ -118,7 +110,7 @@ def _one(size: Size, folder: Path, issuer: Issuer, last: int, more: dict[str, An
 
 async def _read(server: Child, issuer: Issuer, name: str, last: int) -> None:
     """All of the log but the records of subscriptions themselves. Raises BenchError if it isn't."""
-    async with _client(server, issuer) as client:
+    async with backend_of(server, issuer) as client:
         filter = Filter(kinds=("dialog",))
         settings = Settings(in_flight_max=IN_FLIGHT_MAX)
         subscription = await client.create(name, "ordered", start=Start(first=True), filter=filter, settings=settings)
@@ -186,12 +178,12 @@ def _shared(
 
 def _cost(folder: Path, issuer: Issuer, conversations: Sequence[int], last: int) -> Cost:
     """On a server that has just started, so that nothing is known yet."""
-    with _server(folder, issuer) as server:
+    with backends_server(folder, issuer) as server:
         return asyncio.run(_through(server, issuer, conversations, last))
 
 
 async def _through(server: Child, issuer: Issuer, conversations: Sequence[int], last: int) -> Cost:
-    async with _client(server, issuer) as client:
+    async with backend_of(server, issuer) as client:
         subscriptions = [
             await client.create(
                 f"part-{number}", "competing", start=Start(first=True), filter=Filter(conversations=(number,))
@@ -229,14 +221,6 @@ async def _drain(subscription: Subscription, consumer: Consumer, last: int) -> i
 
 
 # ---- the server ------------------------------------------------------------------------------------------------------
-
-
-def _server(folder: Path, issuer: Issuer) -> Child:
-    return gateway(folder, issuer, computing=False, tls=False, **SETTINGS)
-
-
-def _client(server: Child, issuer: Issuer) -> BackendClient:
-    return BackendClient(str(server.ready["api"]), issuer.service(USER, TEAM, SCOPE))
 
 
 def _metric(server: Child) -> float:

@@ -40,7 +40,7 @@ from engine.projection_stores import (
 )
 from engine.subscriptions.clock import Clock, SystemClock
 from engine.subscriptions.definition import EVERYTHING, Filter
-from engine.subscriptions.ports import Consumer, EventSource, StoredEvent, Subscription
+from engine.subscriptions.ports import Consumer, EventSource, Standing, StoredEvent, Subscription
 
 CURRENT: Final = "current"
 BATCH_EVENTS: Final = 1_000
@@ -99,17 +99,19 @@ class Projection(Generic[T]):
         """Folds what a subscription delivers, until it is cancelled or another version has become the current one;
         joins again when it was fenced or cut off.
 
-        Raises what the fold raises, and BadArgument for a subscription that can't keep the order.
+        Raises what the fold raises, and BadArgument for a subscription that can't keep the order, or has another
+        consumer besides.
         """
         clock, pause_s = SystemClock() if clock is None else clock, PAUSE_S_MIN
         while self.is_current:
             try:
                 await _check_kind(subscription)
-                consumer = await subscription.join(name)
+                consumer, last = await subscription.join(name), 0
                 try:
+                    _check_alone(consumer, await subscription.standing())
                     while self.is_current:
-                        if await self._step(consumer, batch_events):
-                            pause_s = PAUSE_S_MIN
+                        if (reached := await self._step(consumer, batch_events, last)) > last:
+                            last, pause_s = reached, PAUSE_S_MIN
                 finally:
                     with suppress(EngineError, OSError):
                         await consumer.leave()
@@ -119,13 +121,16 @@ class Projection(Generic[T]):
                 await clock.sleep(pause_s)
                 pause_s = min(pause_s * 2, PAUSE_S_MAX)
 
-    async def _step(self, consumer: Consumer, batch_events: int) -> bool:
-        """One batch; whether there was one."""
+    async def _step(self, consumer: Consumer, batch_events: int, last: int) -> int:
+        """One batch behind the last event that this consumer has folded; the last one now."""
         events = await consumer.take(events_max=batch_events, wait_s=TAKE_WAIT_S)
-        if events:
-            await asyncio.to_thread(self.apply, events)
-            await consumer.ack_up_to(events[-1].sequence)
-        return bool(events)
+        if not events:
+            return last
+        if events[0].sequence <= last:  # what comes back from another would be passed over as a repeat, and lost
+            raise _shared(consumer.name)
+        await asyncio.to_thread(self.apply, events)
+        await consumer.ack_up_to(events[-1].sequence)
+        return events[-1].sequence
 
     async def build(
         self, source: EventSource, *, filter: Filter = EVERYTHING, batch_events: int = BUILD_BATCH_EVENTS
@@ -207,6 +212,18 @@ async def _check_kind(subscription: Subscription) -> None:
             f"subscription {definition.name!r} is {definition.kind} with deliveries_max"
             f" {definition.settings.deliveries_max}: a projection needs an ordered one with 0, which never parks"
         )
+
+
+def _check_alone(consumer: Consumer, standing: Standing) -> None:
+    if set(standing.consumers) - {consumer.name}:
+        raise _shared(consumer.name)
+
+
+def _shared(name: str) -> BadArgument:
+    return BadArgument(
+        f"{name!r} is not the one consumer of its subscription: what another has had comes behind later events",
+        hint="a subscription of its own for each projection; what came to the other is not in this one: build it anew",
+    )
 
 
 def _point(folder: Path, version: int) -> None:

@@ -268,6 +268,35 @@ def test_only_what_keeps_the_order_is_followed(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+@pytest.mark.parametrize("comes", ["before", "meanwhile"])
+def test_a_subscription_that_others_consume_too_is_not_followed(tmp_path: Path, comes: str) -> None:
+    """What comes back from the other lies behind the position: it would be taken for a repeat, and never be in."""
+
+    async def check() -> None:
+        world = MemoryWorld()
+        conversations = [await group(world) for _ in range(40)]
+        subscription = await subscribe(world, "index", "ordered", FOLLOWED)
+        projection = make_sqlite(tmp_path)
+        if comes == "before":
+            await subscription.join("other")
+        following = asyncio.ensure_future(projection.follow(subscription, clock=world.clock))
+        if comes == "meanwhile":
+            while not (await subscription.standing()).consumers:
+                await asyncio.sleep(0.005)
+            other = await subscription.join("other")
+            for conversation in conversations:
+                await publish(world, conversation, 1)
+            assert await other.take(wait_s=5)
+            while not projection.position:
+                await asyncio.sleep(0.005)
+            await other.leave()
+        with pytest.raises(BadArgument, match="not the one consumer"):
+            await asyncio.wait_for(following, 10)
+        projection.close()
+
+    asyncio.run(asyncio.wait_for(check(), 30))
+
+
 def test_mistakes(tmp_path: Path) -> None:
     """A version that is none; an LMDB state opened twice, or full."""
     with pytest.raises(BadArgument, match="version 0"):

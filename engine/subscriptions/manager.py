@@ -334,7 +334,8 @@ class Subscriptions:
                 row = live.untold[0]
                 event = row.event
                 payload = schema.SubscriptionParked(live.name, event.sequence, event.deliveries, event.reason)
-                await self._post(schema.SUBSCRIPTION_PARKED, msgspec.to_builtins(payload))
+                if event.type != schema.SUBSCRIPTION_PARKED:  # else who parks all it gets would feed itself for ever
+                    await self._post(schema.SUBSCRIPTION_PARKED, msgspec.to_builtins(payload))
                 live.untold.pop(0)
                 live.told(row)
                 await self.synced(live)

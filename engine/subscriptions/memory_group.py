@@ -309,7 +309,8 @@ class Group:
         self._entries.pop(sequence, None)
         self._replays.pop(sequence, None)
         fields = {"name": self.definition.name, "sequence": sequence, "deliveries": entry.deliveries, "reason": reason}
-        self._note("subscription.parked", fields)
+        if event.type != "subscription.parked":  # else who parks all it gets would feed itself for ever
+            self._note("subscription.parked", fields)
         parked = ParkedEvent(
             sequence=sequence,
             conversation=event.conversation,

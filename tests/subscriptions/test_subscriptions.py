@@ -458,3 +458,24 @@ def test_nothing_more_than_in_flight_max_is_handed_out(tmp_path: Path) -> None:
             assert len(await one.take(wait_s=1)) > 0
 
     with_rig(tmp_path, story)
+
+
+@both
+def test_who_parks_all_that_there_is_does_not_feed_itself(tmp_path: Path, kind: Kind) -> None:
+    """M4: what is told of a parked event is an event, and parked in its turn; that is not told."""
+
+    async def story(rig: EventRig) -> None:
+        subscription = await rig.subscriptions.create(
+            "audit", kind, filter=Filter(types=("message", "subscription.parked"))
+        )
+        rig.say(3)
+        consumer, parked = await subscription.join("one"), 0
+        while events := await consumer.take(wait_s=1):
+            for event in events:
+                await consumer.park(event.sequence)
+            parked += len(events)
+            assert parked <= 6
+        assert rig.posted.count("subscription.parked") == 3 and parked == 6
+        assert (await subscription.standing()).parked == 6
+
+    with_rig(tmp_path, story)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from typing import Any, Final
 
 import msgspec
@@ -62,25 +63,25 @@ NORMAL, GOING_AWAY, OWN = 1_000, 1_001, 4_000
 
 async def serve(door: Door, socket: Socket) -> None:
     """One connection, from its handshake to its end."""
-    try:
-        service = door.admit(socket.headers)
-        door.quotas.check_streams(service.team)
-        name, asked = _asked(socket)
-        protocol = _protocol(socket)
-        subscription, filter = await opened(door, service, name)
-        if filter.recipient_away and protocol == PACKED:
-            raise bad(f"the filter asks who is away, which packed records don't say: use {TEXT}")
-        consumer = await subscription.join(asked.name, in_flight_max=asked.in_flight_max)
-    except (Refusal, EngineError) as error:
-        await _deny(socket, error)
-        return
-    try:
-        with door.quotas.stream(service.team):
+    with ExitStack() as held:
+        try:
+            service = door.admit(socket.headers)
+            held.enter_context(door.quotas.stream(service.team))  # before it joins: what follows takes its time
+            name, asked = _asked(socket)
+            protocol = _protocol(socket)
+            subscription, filter = await opened(door, service, name)
+            if filter.recipient_away and protocol == PACKED:
+                raise bad(f"the filter asks who is away, which packed records don't say: use {TEXT}")
+            consumer = await subscription.join(asked.name, in_flight_max=asked.in_flight_max)
+        except (Refusal, EngineError) as error:
+            await _deny(socket, error)
+            return
+        try:
             await socket.accept(subprotocols=protocol)
             form: Form = Packed(door.options.frame_bytes_max) if protocol == PACKED else Text(door)
             await PushStream(door, service, socket, consumer, form).run()
-    finally:
-        await _quietly(consumer.leave())
+        finally:
+            await _quietly(consumer.leave())
 
 
 def _asked(socket: Socket) -> tuple[str, shapes.NewConsumer]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import struct
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from engine import Api, Filter, Subscription
 from ext.record import encode
 from gateway.api import wire
+from gateway.api.door import Door
+from gateway.api.ports import Service
+from gateway.api.subscriptions import opened
 from gateway.revocation import Revoked
 from tests.support.api_site import TEAM, ApiSite
 from tests.support.tree import ROOT
@@ -284,3 +290,30 @@ def test_the_page_shows_the_bytes_that_are_sent() -> None:
     table = dict(re.findall(r"^\| (\d+) \| ([a-z_]+) \|", page, re.MULTILINE))
     named = {str(getattr(wire, name.upper())): name for name in table.values() if hasattr(wire, name.upper())}
     assert {number: name for number, name in table.items() if name in named.values()} == named and len(named) == 11
+
+
+def test_two_who_come_at_once_do_not_both_get_the_last_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the question and the answer others come: the one that is refused is told so, and fences nobody."""
+    arrived: list[str] = []
+
+    async def slow(door: Door, service: Service, name: str) -> tuple[Subscription, Filter]:
+        arrived.append(name)
+        until_s = time.monotonic() + 1
+        while len(arrived) < 2 and time.monotonic() < until_s:
+            await asyncio.sleep(0.005)
+        return await opened(door, service, name)
+
+    with ApiSite(tmp_path, Api(streams_max=1)) as site, ThreadPoolExecutor(2) as threads:
+        site.subscribe()
+        monkeypatch.setattr("gateway.api.stream.opened", slow)
+
+        def come() -> int:
+            try:
+                with stream(site) as socket:
+                    frame(socket)
+                    time.sleep(1)
+                    return 101
+            except InvalidStatus as refused:
+                return refused.response.status_code
+
+        assert sorted(threads.map(lambda _: come(), range(2))) == [101, 429]

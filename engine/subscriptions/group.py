@@ -292,11 +292,13 @@ class Group(ABC):
     def ack(self, generation: int, sequences: array[int]) -> list[int]:
         """Those that are not in flight with the consumer; the others are handled."""
         consumer = self.of(generation)
+        # A table takes what lies before its first event for acked before, which this is not: it came to another since.
+        elsewhere = {one for one in sequences if one in self.counts.known and consumer.run_of(one) is None}
         refused: set[int] | None = None
         for run in consumer.runs:
             these = run.table.ack(sequences, generation)
             refused = set(these) if refused is None else refused.intersection(these)
-        refused = set(sequences) if refused is None else refused
+        refused = set(sequences) if refused is None else refused | elsewhere
         if self._again or self.counts.known:
             self._acked_again(generation, sequences, refused)
         self._settled(consumer)

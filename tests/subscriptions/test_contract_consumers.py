@@ -14,6 +14,7 @@ from tests.subscriptions.contract import (
     BRIEF,
     BRIEF_S,
     World,
+    contract,
     for_both_kinds,
     group,
     later,
@@ -345,3 +346,20 @@ async def test_a_crash_is_counted_for_what_crashed(world: World, kind: Kind) -> 
         raise AssertionError("after 20 crashes it still comes")
     assert [one.sequence for one in await subscription.parked()] == [published[1]]
     assert (await subscription.standing()).cursor >= published[3]
+
+
+@contract
+async def test_an_ack_of_what_another_has_meanwhile_counts_for_nothing_and_says_so(world: World) -> None:
+    """Nor does it let the count be forgotten: that event is on its way to be parked."""
+    subscription, first, published = await begun(world, "competing", 3)
+    await taken(first, 3)
+    await first.ack([published[0], published[2]])
+    other = await subscription.join("other")
+    await first.retry(published[1], delay_s=0.0)
+    ((again, deliveries),) = [(one.sequence, one.deliveries) for one in await taken(other, 1)]
+    assert (again, deliveries) == (published[1], 2)
+    with pytest.raises(NotInFlight):
+        await first.ack([published[1]])
+    await first.ack([published[0]])  # acked before: passed over
+    await other.leave()
+    assert [(one.sequence, one.deliveries) for one in await taken(first, 1)] == [(published[1], 3)]

@@ -25,7 +25,6 @@ from engine import schema
 from engine.conversations import system_conversation
 from engine.errors import BadArgument, EngineError, EngineUnable, LogDamaged
 from engine.log.reader import Reader
-from engine.log.readers import forget_reader, note_reader
 from engine.subscriptions.clock import SystemClock
 from engine.subscriptions.definition import (
     AT_LAST,
@@ -40,6 +39,7 @@ from engine.subscriptions.definition import (
     checked,
 )
 from engine.subscriptions.feed import Feed, Found
+from engine.subscriptions.floor import Floor
 from engine.subscriptions.handles import LocalSubscription
 from engine.subscriptions.known import Conversations, Post, Presence
 from engine.subscriptions.live import Context, Live, Tally
@@ -66,7 +66,6 @@ TICK_S: Final = 0.1
 SLOW_TICKS: Final = 50  # in so many, each place that moved without an ack is written, and the registry of readers is
 SLICE_S: Final = 0.001
 IDLE_US: Final = 60_000_000  # without consumers, after which a subscription is let go of
-READER_NAME: Final = "subscriptions"
 FOLDER: Final = "subscriptions"
 CLOCK: Final = SystemClock()
 
@@ -83,7 +82,7 @@ class Subscriptions:
         self.kinds = KindTable()
         self.lives: dict[str, Live] = {}
         self.random: Callable[[], float] = random.random
-        self._data, self._store, self._post = data, store, post
+        self._store, self._post = store, post
         self._watch = Watch(feed.last)
         self._conversations = conversations
         shared = feed, store, self.kinds, conversations, away
@@ -101,8 +100,7 @@ class Subscriptions:
         self._picks = Picks()
         self._woken = asyncio.Event()
         self._moved: set[asyncio.Future[None]] = set()  # of those who wait for the log to go on
-        self._noted = -1  # in the registry of readers; -1: nothing is
-        self._noting = asyncio.Lock()
+        self._floor = Floor(data)
         self._telling: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._trouble = ""
@@ -147,7 +145,7 @@ class Subscriptions:
             if any(not row.told for row in rows):
                 self._load(name)
         await self.commits.synced()
-        await self._note_reader()
+        await self._floor.note(self._floors)
         for work in (self._follow(), self._tick()):
             self._start(work)
 
@@ -304,28 +302,12 @@ class Subscriptions:
     async def _slow_tick(self, now_us: int) -> None:
         floors = dict(self._floors)  # of commits that came before the one that is waited for here
         await self.commits.synced()
-        await self._note_reader(floors)
+        await self._floor.note(self._floors, floors)
         for live in list(self.lives.values()):
             is_idle = not live.machine.consumers() and live not in self._dirty and not live.untold
             if is_idle and live.machine.is_at_rest() and now_us - live.used_us > IDLE_US:
                 del self.lives[live.name]
                 self._watch.forget(live)
-
-    async def _note_reader(self, floors: dict[str, int] | None = None) -> None:
-        """Keeps trimming away from what some subscription has still to read. `floors`: stored cursors, of those that
-        there were then."""
-        async with self._noting:
-            places = {name: (floors or {}).get(name, now) for name, now in self._floors.items()}
-            name = min(places, key=lambda one: places[one], default=None)
-            position = -1 if name is None else places[name]
-            if position == self._noted:
-                return
-            if name is None:
-                with suppress(BadArgument):
-                    await asyncio.to_thread(forget_reader, self._data, READER_NAME)
-            else:
-                await asyncio.to_thread(note_reader, self._data, READER_NAME, "subscription", position, name)
-            self._noted = position
 
     async def _tell(self, live: Live) -> None:
         """Makes events of what was parked; what fails comes again with a later tick."""
@@ -370,8 +352,8 @@ class Subscriptions:
                     hint="name fewer conversations or senders in the filter",
                 )
             await self.act(schema.SUBSCRIPTION_CREATED, payload)
-            if position < self._noted or self._noted < 0:
-                await self._note_reader()
+            if self._floor.is_above(position):
+                await self._floor.note(self._floors)
         found = self._row(name).definition
         if msgspec.structs.replace(found, position=0) != wanted:
             raise SubscriptionExists(f"there is a subscription {name!r}, defined otherwise")

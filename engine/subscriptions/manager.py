@@ -54,7 +54,7 @@ from engine.subscriptions.ports import (
 )
 from engine.subscriptions.reading import read_on
 from engine.subscriptions.registry import Change, Registry
-from engine.subscriptions.store import APPLIED_KEY, GENERATION_KEY, Batch, Commits, DefinitionRow, Store
+from engine.subscriptions.store import APPLIED_KEY, GENERATION_KEY, SETTLED_KEY, Batch, Commits, DefinitionRow, Store
 from engine.subscriptions.turns import Turns
 from engine.subscriptions.watch import Watch
 from ext.picks import Picks
@@ -87,7 +87,7 @@ class Subscriptions:
         self._conversations = conversations
         shared = feed, store, self.kinds, conversations, away
         self._context = Context(*shared, CLOCK.monotonic_us, CLOCK.time_us, Tally(), Turns(SLICE_S), self._watch)
-        self._registry = Registry(store.definitions(), store.number(APPLIED_KEY))
+        self._registry = Registry(store.definitions(), store.number(APPLIED_KEY), store.number(SETTLED_KEY))
         self._batch = Batch()
         self._dirty: set[Live] = set()
         self._generation = store.number(GENERATION_KEY)

@@ -10,7 +10,18 @@ from typing import Final
 from engine.errors import BadArgument, LogDamaged, Trimmed
 from engine.log.reader import Reader
 from engine.subscriptions.definition import Definition, Start
-from engine.subscriptions.store import APPLIED_KEY, COUNT, CURSORS, EPOCH_KEY, PARKED, Batch, Store, named, numbered
+from engine.subscriptions.store import (
+    APPLIED_KEY,
+    COUNT,
+    CURSORS,
+    EPOCH_KEY,
+    PARKED,
+    SETTLED_KEY,
+    Batch,
+    Store,
+    named,
+    numbered,
+)
 from ext.record import Record, decode
 
 PAGE: Final = 1_000
@@ -90,7 +101,8 @@ def cut_back(stored: bytes, kind: str, last: int) -> bytes:
 
 def after_restore(store: Store, epochs: list[tuple[int, int]]) -> int:
     """Cuts back what is kept to the history that the log still has, if another replaced it since; how many rows are
-    other now. `epochs`: (epoch, first sequence) ascending."""
+    other now. What was paused or deleted in the replaced history was not in this one: definitions are folded again.
+    `epochs`: (epoch, first sequence) ascending."""
     newest, known = epochs[-1][0], store.number(EPOCH_KEY)
     if known == newest:
         return 0
@@ -98,8 +110,8 @@ def after_restore(store: Store, epochs: list[tuple[int, int]]) -> int:
     replaced = [first for epoch, first in epochs if epoch > known]
     if known and replaced:
         last = replaced[0] - 1
-        if store.number(APPLIED_KEY) > last:
-            batch.rows[APPLIED_KEY] = last.to_bytes(NUMBER_BYTES, "little")
+        settled = min(store.number(APPLIED_KEY) or store.number(SETTLED_KEY), last).to_bytes(NUMBER_BYTES, "little")
+        batch.rows |= {SETTLED_KEY: settled, APPLIED_KEY: (0).to_bytes(NUMBER_BYTES, "little")}
         for row in store.definitions():
             name, kind = row.definition.name, row.definition.kind
             if row.created > last:

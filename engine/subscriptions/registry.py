@@ -35,13 +35,14 @@ class Change(NamedTuple):
 class Registry:
     """See the module."""
 
-    def __init__(self, rows: Iterable[DefinitionRow], applied: int) -> None:
-        """As saved when everything up to `applied` was folded."""
+    def __init__(self, rows: Iterable[DefinitionRow], applied: int, settled: int = 0) -> None:
+        """As saved when everything up to `applied` was folded. Up to `settled` cursors and parked events are as they
+        are to be: there definitions alone are folded."""
         self.rows: dict[str, DefinitionRow] = {}
         self.teams: dict[str, set[str]] = {}
         for row in rows:
             self._enter(row)
-        self.applied = applied
+        self.applied, self._settled = applied, settled
 
     def fold(self, record: Record, batch: Batch) -> Change | None:
         """Takes an event of the system conversation; what it changed, which is put into `batch` too."""
@@ -54,7 +55,7 @@ class Registry:
         if isinstance(payload, schema.SubscriptionCreated):
             return self._created(record.sequence, payload, batch)
         row = self.rows.get(getattr(payload, "name", ""))
-        if row is None:
+        if row is None or record.sequence < row.created:  # said of an earlier one of its name
             return None
         name = row.definition.name
         match payload:
@@ -68,6 +69,8 @@ class Registry:
                 row = DefinitionRow(definition=row.definition, created=row.created, paused=is_paused)
                 self._put(row, batch)
                 return Change(name, row)
+            case _ if record.sequence <= self._settled:
+                return None
             case schema.SubscriptionReset():
                 return Change(name, row, position=payload.position)
             case schema.SubscriptionReplayed():

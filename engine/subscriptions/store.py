@@ -34,6 +34,7 @@ FORMAT_VERSION: Final = 1
 LMDB_ENGINE: Final = 0
 MAP_BYTES: Final = 1 << 38
 APPLIED_KEY: Final = b"applied"
+SETTLED_KEY: Final = b"settled"
 GENERATION_KEY: Final = b"generation"
 EPOCH_KEY: Final = b"epoch"
 DEFINITION, CURSORS, COUNT, PARKED = b"d:", b"c:", b"n:", b"p:"

@@ -12,6 +12,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from engine import schema
 from engine.errors import BadArgument, EngineUnable, LogVersion, StateDamaged
 from engine.subscriptions.competing import Competing, competing_from
 from engine.subscriptions.definition import Definition, Filter, Settings, checked
@@ -19,12 +20,14 @@ from engine.subscriptions.machine import Counts
 from engine.subscriptions.ordered import Ordered, ordered_from
 from engine.subscriptions.places import after_restore, cursor_of
 from engine.subscriptions.ports import ParkedEvent
+from engine.subscriptions.registry import Registry
 from engine.subscriptions.store import (
     APPLIED_KEY,
     COUNT,
     CURSORS,
     DEFINITION,
     PARKED,
+    SETTLED_KEY,
     Batch,
     Commits,
     DefinitionRow,
@@ -34,6 +37,8 @@ from engine.subscriptions.store import (
     named,
     numbered,
 )
+from ext.record import Record, decode
+from ext.record import encode as encode_record
 from tests.support.tree import ROOT
 
 PAGE = ROOT / "engine" / "SUBSCRIPTIONS.md"
@@ -150,7 +155,50 @@ def test_after_a_restore_nothing_is_beyond_it(tmp_path: Path) -> None:
     assert competing_from(Settings(), store.value(named(CURSORS, "old")) or b"", Counts()).holes() == [20]
     assert cursor_of(store, row.definition) == 19
     assert store.counts("old") == {20: 3} and [one.event.sequence for one in store.parked("old")] == [20]
-    assert store.number(APPLIED_KEY) == 50
+    assert (store.number(APPLIED_KEY), store.number(SETTLED_KEY)) == (0, 50)
+    store.close()
+
+
+def test_after_a_restore_definitions_are_what_the_log_says(tmp_path: Path) -> None:
+    """M1: paused and deleted beyond the place where history was replaced is neither; what was done before stays."""
+
+    def act(sequence: int, type_name: str, payload: schema.SystemPayload) -> Record:
+        return decode(encode_record(sequence, 1, sequence, 0, 1, 9, 0, 0, type_name, schema.pack(payload)))
+
+    def created(sequence: int, name: str) -> Record:
+        payload = schema.SubscriptionCreated(name, "ordered", "", Filter(), 0, Settings())
+        return act(sequence, schema.SUBSCRIPTION_CREATED, payload)
+
+    told = [
+        created(3, "a"),
+        act(4, schema.SUBSCRIPTION_DELETED, schema.SubscriptionDeleted("a")),
+        created(5, "a"),
+        created(6, "b"),
+        act(7, schema.SUBSCRIPTION_RESET, schema.SubscriptionReset("a", 2)),
+        act(8, schema.SUBSCRIPTION_PAUSED, schema.SubscriptionPaused("a")),
+        act(9, schema.SUBSCRIPTION_RESUMED, schema.SubscriptionResumed("a")),
+    ]
+    replaced = [
+        act(60, schema.SUBSCRIPTION_PAUSED, schema.SubscriptionPaused("a")),
+        act(61, schema.SUBSCRIPTION_DELETED, schema.SubscriptionDeleted("b")),
+    ]
+    store = Store.open(tmp_path)
+    assert after_restore(store, [(1, 1)]) == 0
+    registry, batch = Registry((), 0), Batch({APPLIED_KEY: (90).to_bytes(8, "little")})
+    for record in (*told, *replaced):
+        registry.fold(record, batch)
+    store.write(batch)
+    assert [(row.definition.name, row.paused) for row in store.definitions()] == [("a", True)]
+    after_restore(store, [(1, 1), (2, 51)])
+    registry = Registry(store.definitions(), store.number(APPLIED_KEY), store.number(SETTLED_KEY))
+    changes = [registry.fold(record, Batch()) for record in told]
+    assert {name: (row.created, row.paused) for name, row in registry.rows.items()} == {
+        "a": (5, False),
+        "b": (6, False),
+    }
+    assert all(change is None or (change.row is not None and change.position is None) for change in changes)
+    later = registry.fold(act(70, schema.SUBSCRIPTION_RESET, schema.SubscriptionReset("a", 2)), Batch())
+    assert later is not None and later.position == 2
     store.close()
 
 

@@ -249,6 +249,7 @@ class Live:
             raise Trimmed(
                 f"subscription {self.name!r} stands at {read.after}, and the log begins at {first}",
                 hint=f"reset it to a position of at least {first - 1}",
+                first_available=first,
             ) from error
 
     def _pick(self, read: Read, found: Found, bytes_max: int, until: float) -> tuple[Found, int, int]:

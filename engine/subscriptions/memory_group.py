@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
 
-from engine.errors import BadArgument
+from engine.errors import BadArgument, Trimmed
 from engine.subscriptions.definition import Definition
 from engine.subscriptions.memory_log import MemoryLog
 from engine.subscriptions.ports import Fenced, NotInFlight, ParkedEvent, Paused, Standing, StoredEvent
@@ -348,7 +349,8 @@ class Group:
 
     def standing(self, now_us: int) -> Standing:
         """As it stands now."""
-        self._look()
+        with suppress(Trimmed):  # `take` says it
+            self._look()
         self._expire(now_us)
         delivered = [entry for entry in self._entries.values() if entry.deliveries]
         cursor = next(iter(self._entries), self._looked + 1) - 1

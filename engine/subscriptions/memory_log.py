@@ -79,7 +79,9 @@ class MemoryLog:
         if not 0 <= sequence <= ID_MAX:
             raise BadArgument(f"sequence {sequence}: must be 0 to {ID_MAX} (2^53-1)")
         if sequence + 1 < self.first:
-            raise Trimmed(f"events from {sequence + 1} on: the first one kept is {self.first}")
+            raise Trimmed(
+                f"events from {sequence + 1} on: the first one kept is {self.first}", first_available=self.first
+            )
         return sequence
 
     def at_time(self, time: int) -> int:

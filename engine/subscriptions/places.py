@@ -47,7 +47,9 @@ def position_of(reader: Reader, start: Start) -> int:
         raise BadArgument(f"start sequence {start.sequence}: the log ends at {last}; must be 0 to {last}")
     if start.sequence < first - 1 and start.sequence:
         raise Trimmed(
-            f"start sequence {start.sequence}: the log begins at {first}", hint=f"start at {first - 1} or later"
+            f"start sequence {start.sequence}: the log begins at {first}",
+            hint=f"start at {first - 1} or later",
+            first_available=first,
         )
     return max(start.sequence, first - 1)
 

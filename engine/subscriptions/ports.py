@@ -137,7 +137,8 @@ class Consumer(Protocol):
     generation: int
 
     async def take(self, *, events_max: int = 1_000, wait_s: float = 30.0) -> list[StoredEvent]:
-        """The next events, in order; [] if none came in time. Raises Fenced, Paused."""
+        """The next events, in order; [] if none came in time. Raises Fenced, Paused, and Trimmed where the log has lost
+        what the subscription has still to read: `first_available` says where it begins, and a reset goes on there."""
 
     async def take_packed(self, *, events_max: int = 1_000, bytes_max: int = 262_144, wait_s: float = 30.0) -> Packed:
         """As `take`, without an object for each event; one larger than bytes_max comes alone. Raises Fenced, Paused,

@@ -63,4 +63,8 @@ async def _fetch(context: Context, after: int) -> None:
         await context.feed.fetch(after)
     except Trimmed as error:
         first = await context.feed.run(lambda reader: reader.first_sequence)
-        raise Trimmed(f"position {after}: the log begins at {first}", hint=f"read from {first - 1} or later") from error
+        raise Trimmed(
+            f"position {after}: the log begins at {first}",
+            hint=f"read from {first - 1} or later",
+            first_available=first,
+        ) from error

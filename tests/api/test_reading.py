@@ -107,7 +107,7 @@ def test_a_position_that_is_not_kept_is_said_with_the_first_that_is(site: ApiSit
     site.run(trim())
     for accept in ("application/json", "text/event-stream"):
         answer = site.ask("GET", "/v1/events?after=2", headers={"Accept": accept})
-        assert answer.status == 410 and problem(answer) == "trimmed"
+        assert answer.status == 410 and problem(answer) == "trimmed" and answer.json["first_available"] == 6
     assert site.ask("GET", "/v1/events?after=5").json["events"][0]["sequence"] == "6"
 
 

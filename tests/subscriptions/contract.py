@@ -39,6 +39,10 @@ class World(Protocol):
     async def pass_time(self, delay_s: float) -> None:
         """Afterwards so much later."""
 
+    async def trim(self, upto: int) -> int:
+        """The log lets go of its oldest events, those up to a sequence among them, whoever needs them; the first that
+        is kept. Handles of before are good no more."""
+
     async def connect(self, user: int) -> None:
         """From now on a user has a live session."""
 

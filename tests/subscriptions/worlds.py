@@ -40,6 +40,11 @@ class MemoryWorld:
         """As a team sees it."""
         return self.memory.source(team=team, user=SERVICE)
 
+    async def trim(self, upto: int) -> int:
+        """To the event."""
+        self.memory.trim(upto + 1)
+        return upto + 1
+
     async def pass_time(self, delay_s: float) -> None:
         """Moves the clock."""
         await self.clock.advance(delay_s)
@@ -148,6 +153,11 @@ class RemoteWorld(Clients):
     def __init__(self, url: str, memory: EngineInMemory) -> None:
         super().__init__(url)
         self.memory = memory
+
+    async def trim(self, upto: int) -> int:
+        """To the event."""
+        self.memory.trim(upto + 1)
+        return upto + 1
 
     async def connect(self, user: int) -> None:
         """They have a session."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from engine.answers import pack_proposal
     from engine.catchup import CatchUp
     from engine.config import ConfigError, config_changes, split_address
-    from engine.conversations import Right, may
+    from engine.conversations import ENGINE_ITSELF, Right, may
     from engine.engine import Engine
     from engine.errors import OVERLOADED, CallerError, DataUntrusted, EngineError
     from engine.fanout import Fanout
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from engine.tail import Tail
 
 __all__ = [
+    "ENGINE_ITSELF",
     "OVERLOADED",
     "Admission",
     "Api",
@@ -178,6 +179,7 @@ _HOMES = {
     "Receipt": "engine.subscriptions.ports",
     "Refused": "engine.subscriptions.refusals",
     "Retry": "engine.subscriptions.loop",
+    "ENGINE_ITSELF": "engine.conversations",
     "Right": "engine.conversations",
     "Router": "engine.router",
     "SequencerAway": "engine.follower",

@@ -13,6 +13,8 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 from typing import Final, NamedTuple
 
+ENGINE_ITSELF: Final = 2**53 - 1  # the sender of system events that no service asked for; no service may be it
+
 
 class Role(IntEnum):
     """What one is in a conversation; NONE is not a member."""

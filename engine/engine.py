@@ -153,6 +153,7 @@ class Engine:
             "log_bytes": self.sequencer.committed_bytes,
             "log_sync_seconds": self.sequencer.sync_ns / 1e9,
             "log_slow_commits": self.sequencer.slow_commits,
+            "service_keys": self.sequencer.kept_keys,
             "intake_bytes": self.sequencer.intake_bytes,
             "writer_fenced": int(self.sequencer.failure is not None),
             "disk_short": int(self.space.look()),

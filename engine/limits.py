@@ -52,6 +52,7 @@ SPARE_CONNECTIONS: Final = 64  # beyond api.connections_max, for those who are a
 # Tables of the engine.
 TABLES_BYTES_MAX: Final = 256 << 20  # of what admission knows
 VIEW_BYTES_MAX: Final = 64 << 20  # of what a worker knows
+SERVICE_KEYS_MAX: Final = KEYS_MAX  # of backends' publishes of the last 24 hours
 
 # What things take in memory, measured or derived, from above.
 PROGRAM_BYTES: Final = 96 << 20  # Python, its libraries and our code, before anybody has connected

@@ -211,6 +211,12 @@ class Sequencer:
             self.shed(SHED_SLICES)
         return full and handed
 
+    @property
+    def kept_keys(self) -> int:
+        """Of services' publishes, each known again for a day. Any thread."""
+        keys = self._admitter.overlay.keys
+        return 0 if keys is None else keys.count
+
     def shed(self, slices: int) -> None:
         """Drops from memory what the saved state holds, some of it. Whoever admits; not while the loader works."""
         if not self._loading:

@@ -176,6 +176,7 @@ TABLE: tuple[MetricRow, ...] = (
     _c("subscription_commit_failures", "failures", "Times that acks and cursors could not be written; tried again."),
     _c("subscription_read_bytes", "bytes", "Log read for subscriptions, once for all of them."),
     _c("service_publishes", "publishes", "Publishes of backends that are in the log, repeats too."),
+    _g("service_keys", "keys", "Keys of backends' publishes that are remembered: of the last 24 hours.", "max"),
     _c("service_refused_publishes", "publishes", "Publishes of backends that were refused, in the engine or before."),
     _c("presence_questions", "questions", "Questions to the gateway about who is connected."),
     _g("processes", "processes", "Processes of this node: 1, or supervisor, sequencer and workers."),

@@ -15,11 +15,13 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from engine import errors, schema
+from engine.conversations import ENGINE_ITSELF
 from engine.errors import BadArgument
 from engine.subscriptions.clock import Clock, SystemClock
 from engine.subscriptions.definition import (
@@ -149,7 +151,7 @@ class _Source:
             "settings": msgspec.to_builtins(settings),
         }
         created = self._note("subscription.created", fields)
-        memory.groups[name] = Group(definition, created, memory.log, self._note)
+        memory.groups[name] = Group(definition, created, memory.log, partial(memory.log.note, ENGINE_ITSELF))
         return _Subscription(memory, self._team, self._user, name)
 
     async def subscription(self, name: str) -> _Subscription:

@@ -13,8 +13,10 @@ from engine import schema
 from engine.errors import (
     BAD_ID,
     BAD_TYPE,
+    OVERLOADED,
     STATUS_BY_NAME,
     STATUSES,
+    UNAVAILABLE,
     BadArgument,
     CallerError,
     EngineError,
@@ -41,13 +43,20 @@ class Refused(CallerError):
         super().__init__(words, hint=row.hint)
 
 
+# A service has no counter: what makes its repeat harmless is its key, where it has given one.
+_KEYED: Final = {
+    OVERLOADED: "the same publish with the same key after a pause",
+    UNAVAILABLE: "the writer has stopped; the same publish with the same key later",
+}
+
+
 class NotNow(EngineUnable):
     """A publish was refused for a passing reason; the same with the same key later. `extra`: a pause in ms, or 0."""
 
     def __init__(self, status: int, words: str, *, extra: int = 0) -> None:
         row = STATUSES[status]
         self.code, self.extra = row.name, extra
-        super().__init__(words, hint=row.hint)
+        super().__init__(words, hint=_KEYED.get(status, row.hint))
 
 
 class NotAllowed(CallerError):

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
-from engine import console
+from engine import ENGINE_ITSELF, console
 from gateway.api.caller import Away, Caller, Refused
 from gateway.api.cli_common import HERE_AS_SERVICE, AsService, Many, Name, run, start_of
 
@@ -217,7 +217,8 @@ def _words(event: dict[str, Any]) -> str:
         text = json.dumps(event.get("data"), ensure_ascii=False)
     again = f" (delivery {event['deliveries']})" if event.get("deliveries", 1) > 1 else ""
     shown = "".join(one if one.isprintable() else " " for one in text)
-    return f"{event['sequence']} {event['type']} in {event['subject']} of {event['sender']}{again}: {shown}"
+    sender = "the engine" if event["sender"] == str(ENGINE_ITSELF) else event["sender"]
+    return f"{event['sequence']} {event['type']} in {event['subject']} of {sender}{again}: {shown}"
 
 
 def _say(words: str) -> None:

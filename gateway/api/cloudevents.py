@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote
 
 from msgspec import UNSET, Meta, MsgspecError, Raw, Struct, UnsetType, convert, json
 
-from engine import StoredEvent, schema
+from engine import ENGINE_ITSELF, StoredEvent, schema
 from gateway.api import shapes
 from gateway.api.door import Door, time_of
 from gateway.api.problems import Refusal, bad
@@ -45,8 +45,8 @@ class CloudEvent(Struct, kw_only=True, omit_defaults=True):
     sequence: Annotated[str, Meta(description="the event's number in its shard")]
     conversationsequence: Annotated[str, Meta(description="its number in its conversation")]
     previous: Annotated[str, Meta(description="sequence of the one before it in its conversation; 0 = none")]
-    sender: str
-    device: Annotated[str, Meta(description="0 = a service")]
+    sender: Annotated[str, Meta(description=f"a user, or a service's; {ENGINE_ITSELF} = the engine itself")]
+    device: Annotated[str, Meta(description="0 = a service, or the engine")]
     deliveries: Annotated[int, Meta(description="how often it was delivered, if more than once")] = 1
     away: Annotated[str, Meta(description="members without a live session, where the filter asks for that")] = ""
     data: Any = UNSET

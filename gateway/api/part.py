@@ -22,7 +22,7 @@ from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from engine import Config, Conversation, Publishing, Subscriptions, ViewConversations
+from engine import ENGINE_ITSELF, Config, Conversation, Publishing, Subscriptions, ViewConversations
 from gateway.api.figures import Figures
 from gateway.api.ports import Place
 from gateway.api.presence import Holders, Presence
@@ -40,9 +40,6 @@ LOOK_S: Final = 0.005
 SECOND_S: Final = 1.0
 ANSWERS_S: Final = 3.0  # for publishes under way at the end; below the door's own patience, which ends in a failure
 CLOSING_RETRY_S: Final = 2.0
-ENGINE_ITSELF: Final = (
-    2**53 - 1
-)  # whom its events are from where no service asked: what was parked after its deliveries
 
 _acting: ContextVar[int] = ContextVar("acting", default=ENGINE_ITSELF)
 

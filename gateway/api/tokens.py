@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable
 
+from engine import ENGINE_ITSELF
 from gateway.api.ports import Service
 from gateway.api.problems import Refusal
 from gateway.api.scopes import parse_scope
@@ -55,6 +56,8 @@ class Tokens:
             raise _bad("the token has no team: it is a person's, not a service's")
         if not TEAM.match(identity.team):
             raise _bad("team must be 1 to 64 of a-z, 0-9, '.', '_', '-', a letter or digit first")
+        if identity.user == ENGINE_ITSELF:
+            raise _bad(f"sub {identity.user} is the engine itself, in the record of what was done to subscriptions")
         if self._is_blind():
             raise _later("what is revoked is not known now", UNKNOWN_RETRY_S)
         if self._revoked().covers(identity, 0):

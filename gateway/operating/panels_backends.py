@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from engine import limits
 from gateway.operating.panel import BAD_ABOVE_0, RATE, Line, Panel, rates
 
 BY_NAME: Final = "{{subscription}}"
@@ -64,6 +65,14 @@ BACKENDS: Final = (
         ),
         "0. Lost: to be delivered again, but trimmed. Damaged: passed over. Failed commits: the disk; acks wait.",
         BAD_ABOVE_0,
+    ),
+    Panel(
+        "Keys of publishes",
+        "short",
+        (Line("kept", "gonets_service_keys"),),
+        "Remembered for 24 hours, so that a repeat is none."
+        f" At {limits.SERVICE_KEYS_MAX:,} publishes with new keys are `overloaded` until the oldest go.",
+        ((str(limits.SERVICE_KEYS_MAX * 9 // 10), "red"),),
     ),
     Panel(
         "Publishes of backends",

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import Filter
+from engine.conversations import ENGINE_ITSELF
 from gateway.api.scopes import covers, may_read, parse_scope
 from gateway.revocation import Revoked
 from tests.api.test_publishing import problem
@@ -79,6 +80,7 @@ def test_a_filter_is_allowed_whole_or_not_at_all(scope: str, filter: Filter, all
         ({"team": None}, "bad_token"),
         ({"team": "Bad Team"}, "bad_token"),
         ({"aud": "other"}, "bad_token"),
+        ({"sub": str(ENGINE_ITSELF)}, "bad_token"),
         ({"exp": 1_000}, "token_expired"),
         ({"scope": ["read:*"]}, "bad_token"),
     ],

@@ -169,4 +169,5 @@ def test_metrics_of_subscriptions_are_those_of_the_api(tmp_path: Path) -> None:
             assert server.metric("gonets_subscriptions") == 1
             assert server.metric("gonets_subscription_deliveries_total") >= len(feeder.sequences)
             assert server.metric("gonets_service_publishes_total") >= len(feeder.sequences)
+            assert server.metric("gonets_service_keys") == len(feeder.sequences) + len(groups)
             consumer.stop()

@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
+from engine.conversations import ENGINE_ITSELF
 from engine.errors import BadArgument
 from engine.subscriptions.definition import EVERYTHING, Filter, Kind, Settings, Start
 from engine.subscriptions.ports import Fenced, Paused, SubscriptionExists, UnknownSubscription
@@ -254,5 +255,6 @@ async def test_what_is_done_to_it_is_told(world: World) -> None:
     assert acts[1][1]["sequences"] == published[:1] and acts[2][1]["sequences"] == published[1:]
     assert acts[5][1]["position"] == 0
     assert standing.created == events[0].sequence
-    senders = {event.sender for event in events if event.type != "subscription.parked"}
-    assert senders == {SERVICE} and len({event.conversation for event in events}) == 1
+    assert {event.sender for event in events if event.type != "subscription.parked"} == {SERVICE}
+    assert {event.sender for event in events if event.type == "subscription.parked"} == {ENGINE_ITSELF}
+    assert len({event.conversation for event in events}) == 1

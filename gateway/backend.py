@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from types import NoneType, TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -315,7 +316,7 @@ class RemoteSubscription:
 
 
 def _path(name: str) -> str:
-    return f"/v1/subscriptions/{name}"
+    return f"/v1/subscriptions/{quote(name, safe='')}"
 
 
 def _checked(sequence: int) -> int:

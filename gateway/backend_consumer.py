@@ -18,7 +18,7 @@ import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -76,7 +76,7 @@ class RemoteConsumer:
         form: Form = PackedForm() if packed else TextForm()
         given = {"consumer": name, "in_flight_max": in_flight_max}
         query = urlencode({key: value for key, value in given.items() if value})
-        url = f"ws{link.url.removeprefix('http')}/v1/subscriptions/{subscription}/stream?{query}"
+        url = f"ws{link.url.removeprefix('http')}/v1/subscriptions/{quote(subscription, safe='')}/stream?{query}"
         try:
             socket = await connect(
                 url,

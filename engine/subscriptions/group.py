@@ -410,12 +410,16 @@ class Group(ABC):
         if at == len(self._ready) or self._ready[at] != sequence:
             insort(self._ready, sequence)
 
-    def replay(self, sequences: Iterable[int], shares: Iterable[int]) -> None:
-        """Parked events are to be delivered again, beside the order; their counts begin anew."""
+    def replay(self, sequences: Iterable[int], shares: Iterable[int]) -> list[int]:
+        """Parked events are to be delivered again, beside the order; their counts begin anew. Which of them: not those
+        that are being delivered as it is."""
+        taken = []
         for sequence, share in zip(sequences, shares, strict=True):
             if sequence not in self._again and not self._is_out(sequence):
                 self.counts.forget(sequence)
                 self.put_again(sequence, Again(share, 0, True))
+                taken.append(sequence)
+        return taken
 
     def drop(self, sequences: Iterable[int]) -> None:
         """What is being replayed is not any more, unless it is in flight."""

@@ -337,10 +337,8 @@ class Live:
                 time=self._context.time_us(),
             )
         )
-        if event.sequence in self._replaying:
-            self._replaying.discard(event.sequence)
-        else:
-            self.machine.parked += 1
+        self._replaying.discard(event.sequence)
+        self.machine.parked += not self._rows_of([event.sequence])  # after a reset it may be parked already
         self._parked[numbered(PARKED, self.name, event.sequence)] = row
         self.untold.append(row)
 
@@ -351,18 +349,19 @@ class Live:
             self._parked[key] = structs.replace(now, told=True)
 
     def replay(self, sequences: Sequence[int]) -> None:
-        """Parked events are to be delivered again; those that are not parked are passed over."""
+        """Parked events are to be delivered again; those that are not parked, or come as it is, are passed over."""
         rows = self._rows_of(sequences)
-        for row in rows:
-            key = numbered(PARKED, self.name, row.event.sequence)
-            self._parked[key] = structs.replace(row, replaying=True)
         self._replay([row.event for row in rows])
+        for row in rows:
+            if row.event.sequence in self._replaying:
+                key = numbered(PARKED, self.name, row.event.sequence)
+                self._parked[key] = structs.replace(row, replaying=True)
         self.stir()
 
     def _replay(self, events: list[ParkedEvent]) -> None:
         found = [event for event in events if event.sequence not in self._replaying]
-        self._replaying.update(event.sequence for event in found)
-        self.machine.replay([event.sequence for event in found], [share_of(event.conversation) for event in found])
+        sequences, shares = [event.sequence for event in found], [share_of(event.conversation) for event in found]
+        self._replaying.update(self.machine.replay(sequences, shares))
 
     def drop(self, sequences: Sequence[int]) -> None:
         """Parked events are forgotten."""

@@ -34,7 +34,7 @@ from engine.errors import BadArgument, Trimmed
 from engine.state.saved import ConversationRow, MembershipRow
 from engine.subscriptions.definition import AWAY_MAX, ID_MAX, Filter
 from engine.subscriptions.ports import Receipt, StoredEvent
-from engine.subscriptions.refusals import refusal
+from engine.subscriptions.refusals import check_repeat, refusal
 
 SHARD_BITS: Final = 40
 SYSTEM: Final = "system"
@@ -141,7 +141,9 @@ class MemoryLog:
         if len(key) > KEY_CHARACTERS_MAX:
             raise BadArgument(f"a key of {len(key)} characters: at most {KEY_CHARACTERS_MAX}")
         if key and (known := self._keys.get((user, key))):
-            return known._replace(repeat=True)
+            receipt = known._replace(repeat=True)
+            check_repeat(receipt, conversation, key)
+            return receipt
         if len(payload) > schema.PAYLOAD_BYTES_MAX:
             raise refusal(errors.PAYLOAD_TOO_LARGE, f"a payload of {len(payload)} bytes")
         if type in schema.SCHEMA and not type.startswith(OWN):

@@ -60,6 +60,13 @@ class LimitReached(CallerError):
     retryable = True
 
 
+class KeyReused(CallerError):
+    """The key belongs to an event of another conversation: this one is not in the log."""
+
+    code = "key_reused"
+    hint = "give each event a key of its own, and the same one only to the same event sent again"
+
+
 class StoredEvent(NamedTuple):
     """One event as a consumer gets it. `deliveries`: how often it was delivered, this one counted. `away`: members
     without a live session, where the filter asks for that (at most AWAY_MAX of them)."""

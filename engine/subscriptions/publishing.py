@@ -34,7 +34,7 @@ from engine.errors import (
 )
 from engine.schema import BadPayload
 from engine.subscriptions.ports import Receipt
-from engine.subscriptions.refusals import check_plain, check_target, refusal
+from engine.subscriptions.refusals import check_plain, check_repeat, check_target, refusal
 
 WAITING_MAX: Final = 65_536  # publishes without an answer
 WAITING_BYTES_MAX: Final = 64 << 20  # of their proposals
@@ -192,7 +192,10 @@ class ServicePublisher:
             expected=expected,
             key=_key(self._user, key),
         )
-        return receipt_of(answer, type_name, target)
+        receipt = receipt_of(answer, type_name, target)
+        if not person:
+            check_repeat(receipt, target, key)
+        return receipt
 
 
 def receipt_of(answer: Answer, type_name: str, target: int) -> Receipt:

@@ -25,9 +25,11 @@ from engine.errors import (
 )
 from engine.subscriptions.ports import (
     Fenced,
+    KeyReused,
     LimitReached,
     NotInFlight,
     Paused,
+    Receipt,
     SubscriptionExists,
     UnknownSubscription,
 )
@@ -73,6 +75,7 @@ _KINDS: Final[dict[str, type[EngineError]]] = {
         BadArgument,
         Trimmed,
         Fenced,
+        KeyReused,
         LimitReached,
         NotInFlight,
         Paused,
@@ -114,3 +117,10 @@ def check_plain(type_name: str) -> None:
     """Control events go another way, with their fields. Raises Refused."""
     if type_name in schema.CONTROL:
         raise refusal(BAD_TYPE, f"type {type_name!r} is the engine's own: send it as a command, with its fields")
+
+
+def check_repeat(receipt: Receipt, conversation: int, key: str) -> None:
+    """What a key brings back must be where the event was to go; 0: nowhere yet. Raises KeyReused, and tells nothing of
+    the other conversation, which the caller may not be allowed to see."""
+    if receipt.repeat and conversation not in (0, receipt.conversation):
+        raise KeyReused(f"key {key!r}: an event of another conversation than {conversation} has it")

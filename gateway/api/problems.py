@@ -67,6 +67,7 @@ ROWS: Final[dict[str, Row]] = {
     "too_slow": Row(408, "The request's body did not come in time"),
     "busy": Row(409, "Another request of this consumer is waiting"),
     "subscription_exists": Row(409, "The name is taken by another definition"),
+    "key_reused": Row(409, "The key belongs to another event"),
     "conflict": Row(409, "The conversation has moved on"),
     "closed": Row(409, "The conversation takes no more events"),
     "unchanged": Row(409, "It is so already"),

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import BadArgument, CallerError
 from engine.subscriptions.definition import Filter
-from engine.subscriptions.ports import StoredEvent
+from engine.subscriptions.ports import KeyReused, StoredEvent
 from tests.subscriptions.contract import MESSAGES, OTHER, SERVICE, World, contract, group, nothing, publish, sequences
 
 
@@ -53,6 +53,19 @@ async def test_a_key_makes_a_repeat_harmless(world: World) -> None:
     fields = {"kind": "group", "title": "twice"}
     made = await world.publisher.command("conversation.created", 0, fields, key="make")
     assert (await world.publisher.command("conversation.created", 0, fields, key="make")).sequence == made.sequence
+
+
+@contract
+async def test_a_key_of_another_conversation_is_refused(world: World) -> None:
+    """Nothing is appended, and the answer says nothing of the other one."""
+    first, second = await group(world), await group(world)
+    receipt = await world.publisher.publish("message", b"once", conversation=first, key="order 7")
+    with pytest.raises(KeyReused, match=f"another conversation than {second}") as refused:
+        await world.publisher.publish("message", b"lost", conversation=second, key="order 7")
+    assert refused.value.code == "key_reused" and str(receipt.sequence) not in str(refused.value)
+    with pytest.raises(KeyReused):
+        await world.publisher.command("member.added", second, {"user": 5, "role": "member"}, key="order 7")
+    assert [event.payload for event in await read(world)] == [b"once"]
 
 
 @contract

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 
 from engine import Consumer, EngineError, Fenced, Filter
 from gateway.api.ports import Service
-from gateway.api.problems import Refusal, forbidden
+from gateway.api.problems import Refusal, ended, forbidden
 from gateway.api.quotas import Quotas
 from gateway.api.scopes import may_read
 
@@ -33,6 +33,7 @@ class Held:
         self.seen_s = time.monotonic()
         self.is_pulling = False
         self.uses = 0
+        self.why_ended = ""  # of its token
 
     @asynccontextmanager
     async def pulling(self) -> AsyncIterator[Consumer]:
@@ -94,6 +95,8 @@ class Consumers:
         except Fenced:
             if self._is_ending:
                 raise _ending() from None
+            if held.why_ended:
+                raise ended(held.why_ended) from None
             raise
         finally:
             held.uses -= 1
@@ -115,7 +118,8 @@ class Consumers:
         now = time.monotonic()
         for key, held in list(self._held.items()):
             silent = not held.uses and now - held.seen_s > self._idle_s
-            if silent or still(held.service):
+            held.why_ended = still(held.service)
+            if silent or held.why_ended:
                 self._drop(key, held)
                 await _leave(held)
 

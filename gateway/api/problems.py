@@ -153,6 +153,11 @@ def bad(detail: str, hint: str = "") -> Refusal:
     return Refusal("bad_argument", detail, hint=hint)
 
 
+def ended(why: str) -> Refusal:
+    """Why a token that was good isn't any more."""
+    return Refusal("token_revoked" if "revoked" in why else "token_expired", why)
+
+
 def forbidden(why: str) -> None:
     """Raises if there is a reason."""
     if why:

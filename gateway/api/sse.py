@@ -21,7 +21,7 @@ from engine import EngineError, StoredEvent
 from gateway.api.cloudevents import cloud_event
 from gateway.api.door import CHECK_S
 from gateway.api.operation import Answer, Call
-from gateway.api.problems import Refusal, encode, problem_of
+from gateway.api.problems import Refusal, encode, ended, problem_of
 
 SSE: Final = "text/event-stream"
 SILENCE_S: Final = 15.0
@@ -84,11 +84,6 @@ async def _closed(coming: Coming, events: AsyncIterator[StoredEvent]) -> None:
     await asyncio.wait({coming})
     if isinstance(events, AsyncGenerator):
         await events.aclose()
-
-
-def ended(why: str) -> Refusal:
-    """Why a token that was good isn't any more."""
-    return Refusal("token_revoked" if "revoked" in why else "token_expired", why)
 
 
 def _next(events: AsyncIterator[StoredEvent]) -> Coming:

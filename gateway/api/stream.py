@@ -27,9 +27,8 @@ from gateway.api import shapes
 from gateway.api.cloudevents import source_of
 from gateway.api.door import CHECK_S, Door
 from gateway.api.ports import Service
-from gateway.api.problems import Refusal, bad, encode, problem_of
+from gateway.api.problems import Refusal, bad, encode, ended, problem_of
 from gateway.api.pulling import latest_first
-from gateway.api.sse import ended
 from gateway.api.subscriptions import opened
 from gateway.api.wire import (
     PACKED,

@@ -40,6 +40,11 @@ class Filter(Struct, frozen=True, kw_only=True):
     recipient_away: bool = False
     """Only where a member other than the sender has no live session when the event is handed out."""
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether a block's summary (ext/summary) may say that it has nothing."""
+        return bool(self.types or self.conversations or self.senders)
+
 
 class Settings(Struct, frozen=True, kw_only=True):
     """How deliveries behave."""

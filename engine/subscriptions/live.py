@@ -121,7 +121,7 @@ class Live:
         self._context = context
         self.selection = selection_of(definition, context.kinds)
         self._asks_away = definition.filter.recipient_away
-        self._is_narrow = bool(definition.filter.types or definition.filter.conversations or definition.filter.senders)
+        self._is_narrow = definition.filter.is_narrow
         self._picks = Picks()
         self._away_known: tuple[Read, dict[int, tuple[int, ...]]] | None = None
         self._stored = stored

@@ -46,6 +46,12 @@ async def read_on(
         if found is None:
             await _fetch(context, after)
             continue
+        if wanted.is_narrow:
+            skipped, after = feed.skip(selection, after, feed.last)
+            if skipped is None:
+                await asyncio.sleep(0)
+                continue
+            found = skipped
         picks.clear()
         reached, lacking = selection.pick(found.block, after, found.last, picks, events_max=EVENTS_MAX)
         if not lacking and len(picks) < EVENTS_MAX:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine.errors import BadArgument, LogDamaged, Trimmed
+from engine.errors import BadArgument, LogDamaged, StateDamaged, Trimmed
 from engine.log.reader import Reader
 from engine.subscriptions.definition import Definition, Start
 from engine.subscriptions.store import (
@@ -15,6 +15,7 @@ from engine.subscriptions.store import (
     COUNT,
     CURSORS,
     EPOCH_KEY,
+    MOVE_AWAY,
     PARKED,
     SETTLED_KEY,
     Batch,
@@ -22,6 +23,7 @@ from engine.subscriptions.store import (
     named,
     numbered,
 )
+from ext.picks import SHARES
 from ext.record import Record, decode
 
 PAGE: Final = 1_000
@@ -84,11 +86,18 @@ def numbers_of(stored: bytes) -> list[int]:
 
 
 def cursor_of(store: Store, definition: Definition) -> int:
-    """All wanted events up to it are acked or parked, as stored."""
+    """All wanted events up to it are acked or parked, as stored. Raises StateDamaged."""
     stored = store.value(named(CURSORS, definition.name))
     if stored is None:
         return definition.position
     numbers = numbers_of(stored)
+    is_whole = bool(stored) and len(stored) % NUMBER_BYTES == 0
+    if not is_whole or (definition.kind == "ordered" and len(numbers) not in (1, SHARES)):
+        wanted = f"{NUMBER_BYTES} or {SHARES * NUMBER_BYTES}" if definition.kind == "ordered" else "a number of 8"
+        raise StateDamaged(
+            f"subscription {definition.name!r}: its row of cursors has {len(stored)} bytes, not {wanted}",
+            hint=MOVE_AWAY,
+        )
     if definition.kind == "ordered":
         return min(numbers)
     return min([numbers[0], *(hole - 1 for hole in numbers[1:2])])

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from msgspec import structs
 
 from engine import schema
 from engine.errors import BadArgument, EngineUnable, LogVersion, StateDamaged
 from engine.subscriptions.competing import Competing, competing_from
-from engine.subscriptions.definition import Definition, Filter, Settings, checked
+from engine.subscriptions.definition import Definition, Filter, Kind, Settings, checked
 from engine.subscriptions.machine import Counts
 from engine.subscriptions.ordered import Ordered, ordered_from
 from engine.subscriptions.places import after_restore, cursor_of
@@ -69,6 +70,18 @@ def test_positions_as_they_are_stored() -> None:
     assert ordered_from(Settings(), many.stored(), Counts()).cursors() == cursors
     holes = competing_from(Settings(), Competing(Settings(), 9, array("Q", [5, 7]), Counts()).stored(), Counts())
     assert (holes.cursor(), holes.holes()) == (4, [5, 7])
+
+
+@pytest.mark.parametrize(("kind", "size"), [("ordered", 0), ("ordered", 16), ("competing", 0), ("competing", 3)])
+def test_a_row_of_cursors_that_can_not_be_is_named(tmp_path: Path, kind: Kind, size: int) -> None:
+    """At the start, before anybody is told a place that is none."""
+    store = Store.open(tmp_path)
+    batch = Batch()
+    batch.rows[named(CURSORS, "push")] = bytes(size)
+    store.write(batch)
+    with pytest.raises(StateDamaged, match=f"'push': its row of cursors has {size} bytes"):
+        cursor_of(store, structs.replace(definition("push"), kind=kind))
+    store.close()
 
 
 def test_a_subscription_is_erased_with_all_its_rows(tmp_path: Path) -> None:

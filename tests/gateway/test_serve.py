@@ -36,6 +36,7 @@ ONLY_WHERE_CONFIGURED = {
     "subscription_lag_events",
     "subscription_oldest_unacked_seconds",
     "subscription_parked_events",
+    "subscription_damaged_events",
     "subscription_lost_events",
     "subscription_commit_failures",
     "subscription_read_bytes",

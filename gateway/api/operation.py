@@ -20,6 +20,7 @@ from litestar import Request, Response
 from msgspec import Struct
 
 from gateway.api.door import Door
+from gateway.api.mistakes import mistake
 from gateway.api.ports import Service
 from gateway.api.problems import Refusal, bad
 
@@ -180,7 +181,7 @@ def decode(data: bytes, kind: Any, where: str = "body") -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise bad(f"{where}: {error}") from None
+        raise mistake(error, kind, where) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal("bad_request", f"{where} is no JSON: {error}") from None
 
@@ -210,7 +211,7 @@ def _convert(values: dict[str, Any], kind: type[Struct], where: str) -> Any:
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise bad(f"{where}: {error}") from None
+        raise mistake(error, kind, where, values) from None
 
 
 def is_list(hint: Any) -> bool:

@@ -186,3 +186,18 @@ def test_source_and_id_of_a_cloudevent_can_t_be_taken_for_those_of_another(site:
     for source, id, status in (("a|b", "c", 400), ("a", "b|c", 201)):
         body = json.dumps({**event, "source": source, "id": id}).encode()
         assert site.ask("POST", "/v1/events", body, headers=headers).status == status
+
+
+def test_a_value_that_fits_no_shape_is_answered_with_what_would_fit(site: ApiSite) -> None:
+    new = {"name": "mail", "kind": "ordered"}
+    for method, path, body, detail, hint in (
+        ("GET", "/v1/events?after=zzz", None, "'zzz'", "behind this id"),
+        ("GET", "/v1/events?kinds=dialog&kinds=chat", None, "'chat'", "dialog, group"),
+        ("GET", "/v1/events?type=message", None, "`type`", "types"),
+        ("POST", "/v1/subscriptions", {**new, "start": "last"}, "$.start", "first, sequence, time"),
+        ("POST", "/v1/subscriptions", {**new, "kind": "fifo"}, "$.kind", "ordered"),
+        ("POST", "/v1/events", {"type": "Bad", "person": 1}, "$.type", "lower-case"),
+    ):
+        answer = site.ask(method, path, body)
+        assert answer.status == 400, answer.json
+        assert detail in answer.json["detail"] and hint in answer.json["hint"], answer.json

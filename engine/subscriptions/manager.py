@@ -49,8 +49,8 @@ from engine.subscriptions.ports import (
     ParkedEvent,
     Standing,
     StoredEvent,
-    SubscriptionExists,
     UnknownSubscription,
+    exists,
 )
 from engine.subscriptions.reading import read_on
 from engine.subscriptions.registry import Change, Registry
@@ -356,7 +356,7 @@ class Subscriptions:
                 await self._floor.note(self._floors)
         found = self._row(name).definition
         if msgspec.structs.replace(found, position=0) != wanted:
-            raise SubscriptionExists(f"there is a subscription {name!r}, defined otherwise")
+            raise exists(found, team)
         return LocalSubscription(self, name)
 
     async def subscription(self, name: str) -> LocalSubscription:

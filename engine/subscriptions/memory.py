@@ -46,8 +46,8 @@ from engine.subscriptions.ports import (
     Receipt,
     Standing,
     StoredEvent,
-    SubscriptionExists,
     UnknownSubscription,
+    exists,
 )
 from engine.subscriptions.refusals import check_plain, check_target, refusal
 from ext.record import encode
@@ -140,7 +140,7 @@ class _Source:
         if known is not None:
             same = known.definition
             if (same.kind, same.team, same.filter, same.settings) != (kind, self._team, filter, settings):
-                raise SubscriptionExists(f"subscription {name!r} is {same.kind} and defined otherwise")
+                raise exists(same, self._team)
             return _Subscription(memory, self._team, self._user, name)
         fields = {
             "name": name,

@@ -33,6 +33,15 @@ class SubscriptionExists(CallerError):
     hint = "delete it first, or take another name: a definition never changes"
 
 
+def exists(found: Definition, team: str) -> SubscriptionExists:
+    """The refusal of a name; what another team has made is not shown, nor may it be deleted."""
+    if found.team != team:
+        return SubscriptionExists(
+            f"the name {found.name!r} is another team's: names are taken for all", hint="take another name"
+        )
+    return SubscriptionExists(f"there is a subscription {found.name!r}, {found.kind}, defined otherwise")
+
+
 class Fenced(CallerError):
     """This consumer's generation is over: its share went to another, it was away too long, or it has left."""
 

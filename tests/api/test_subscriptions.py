@@ -43,6 +43,9 @@ def test_a_subscription_is_made_shown_paused_reset_and_deleted(site: ApiSite) ->
     assert site.ask("POST", "/v1/subscriptions", body).status == 201, "alike: nothing changes"
     other = site.ask("POST", "/v1/subscriptions", {**body, "kind": "competing"})
     assert other.status == 409 and problem(other) == "subscription_exists"
+    assert "delete it first" in other.json["hint"]
+    foreign = site.ask("POST", "/v1/subscriptions", body, token=site.token(team="other"))
+    assert foreign.status == 409 and foreign.json["hint"] == "take another name", "it isn't theirs to delete"
     assert [one["name"] for one in site.ask("GET", "/v1/subscriptions").json["subscriptions"]] == ["mail"]
     assert site.ask("POST", f"{AT}/pause").json["paused"] is True
     puller = Puller(site)

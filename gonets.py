@@ -48,8 +48,8 @@ app.command(config_app)
 app.command("engine.log.cli:app", name="log", help="What the log holds, and what an operator does with it.")
 app.command("bench.cli:app", name="bench", help="Measurements, and the replay of real chats.")
 app.command("gateway.api.cli:app", name="subscriptions", help="Durable subscriptions to the event stream.")
-app.command("gateway.api.cli_events:subscribe", name="subscribe")
-app.command("gateway.api.cli_events:publish", name="publish")
+app.command("gateway.api.cli_events:subscribe", name="subscribe", help="Prints and acks the events of a subscription.")
+app.command("gateway.api.cli_events:publish", name="publish", help="Publishes one event as a service.")
 
 
 @app.command

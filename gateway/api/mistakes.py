@@ -26,20 +26,20 @@ def mistake(error: Exception, kind: Any, where: str, given: Mapping[str, Any] | 
     """The refusal; `given`: the values of an address, which may be quoted."""
     at = _AT.search(str(error))
     steps = [(found["field"], found["index"]) for found in _STEP.finditer(at["path"])] if at else []
-    return bad(f"{where}: {error}{_quoted(steps, given or {})}", hint=_hint(kind, tuple(steps)))
+    return bad(f"{where}: {error}{_quoted(steps, given or {})}", hint=_hint(kind, tuple(field for field, _ in steps)))
 
 
 def _quoted(steps: list[tuple[Any, Any]], given: Mapping[str, Any]) -> str:
     value: Any = given.get(steps[0][0]) if steps else None
-    if isinstance(value, list) and len(steps) > 1 and steps[1][1].isdigit():
+    if isinstance(value, list) and len(steps) > 1 and (steps[1][1] or "").isdigit():
         value = value[int(steps[1][1])]
     return "" if value is None else f"; given was {str(value)[:VALUE_CHARACTERS_MAX]!r}"
 
 
 @cache
-def _hint(kind: Any, steps: tuple[tuple[Any, Any], ...]) -> str:
+def _hint(kind: Any, fields: tuple[str | None, ...]) -> str:  # without indices, which a caller chooses
     at, says = inspect.type_info(kind), ""
-    for field, _ in steps:
+    for field in fields:
         at, own = _step(at, field)
         says = own or says
         if at is None:

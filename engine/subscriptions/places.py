@@ -136,7 +136,7 @@ def after_restore(store: Store, epochs: list[tuple[int, int]]) -> int:
                 if sequence > last:
                     batch.rows[numbered(COUNT, name, sequence)] = batch.rows[numbered(PARKED, name, sequence)] = None
     store.write(batch)
-    return len(batch.rows) - 1
+    return len(batch.rows.keys() - {EPOCH_KEY, SETTLED_KEY, APPLIED_KEY})
 
 
 def system_events(reader: Reader, conversation: int, head: int, applied: int) -> list[Record]:

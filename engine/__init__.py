@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine import console, errors, history, limits, private, schema
     from engine.answers import pack_proposal
+    from engine.audit import Audit, InForce, Revocations
     from engine.catchup import CatchUp
-    from engine.config import ConfigError, config_changes, split_address
+    from engine.config import ConfigError, config_changes, not_default, split_address
     from engine.conversations import ENGINE_ITSELF, Right, may
     from engine.engine import Engine
     from engine.errors import OVERLOADED, CallerError, DataUntrusted, EngineError
@@ -59,6 +60,7 @@ __all__ = [
     "OVERLOADED",
     "Admission",
     "Api",
+    "Audit",
     "CallerError",
     "CatchUp",
     "Config",
@@ -81,6 +83,7 @@ __all__ = [
     "Gap",
     "HandClock",
     "Hub",
+    "InForce",
     "KeyReused",
     "LimitReached",
     "LmdbState",
@@ -101,6 +104,7 @@ __all__ = [
     "Receipt",
     "Refused",
     "Retry",
+    "Revocations",
     "Right",
     "Router",
     "SequencerAway",
@@ -126,6 +130,7 @@ __all__ = [
     "look_at_data",
     "may",
     "networks",
+    "not_default",
     "pack_proposal",
     "private",
     "refusal",
@@ -140,6 +145,7 @@ _HOMES = {
     "OVERLOADED": "engine.errors",
     "Admission": "engine.options_admission",
     "Api": "engine.options_api",
+    "Audit": "engine.audit",
     "CallerError": "engine.errors",
     "CatchUp": "engine.catchup",
     "Config": "engine.options",
@@ -162,6 +168,7 @@ _HOMES = {
     "Gap": "engine.ports",
     "HandClock": "engine.subscriptions.clock",
     "Hub": "engine.hub",
+    "InForce": "engine.audit",
     "KeyReused": "engine.subscriptions.ports",
     "LimitReached": "engine.subscriptions.ports",
     "LmdbState": "engine.projection_stores",
@@ -182,6 +189,7 @@ _HOMES = {
     "Receipt": "engine.subscriptions.ports",
     "Refused": "engine.subscriptions.refusals",
     "Retry": "engine.subscriptions.loop",
+    "Revocations": "engine.audit",
     "ENGINE_ITSELF": "engine.conversations",
     "Right": "engine.conversations",
     "Router": "engine.router",
@@ -204,6 +212,7 @@ _HOMES = {
     "look_at_data": "engine.log",
     "may": "engine.conversations",
     "networks": "engine.options_admission",
+    "not_default": "engine.config",
     "pack_proposal": "engine.answers",
     "refusal": "engine.subscriptions.refusals",
     "saved_position": "engine.log",

@@ -256,6 +256,15 @@ def config_changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
     return taken, restart
 
 
+def not_default(config: Config) -> dict[str, Any]:
+    """The options that are not at their default, by their dotted names."""
+    values = {
+        f"{section}.{name}": (getattr(getattr(config, section), name), default)
+        for section, name, _, _, default in _fields()
+    }
+    return {option: value for option, (value, default) in values.items() if value != default}
+
+
 def split_address(address: str) -> tuple[str, int]:
     """("host", port) of a checked address; brackets of IPv6 removed."""
     host, _, port = address.rpartition(":")

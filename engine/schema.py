@@ -23,8 +23,10 @@ TITLE_CHARACTERS_MAX: Final = 256
 PAYLOAD_BYTES_MAX: Final = 65_536
 TYPE_BYTES_MAX: Final = 64
 REASON_CHARACTERS_MAX: Final = 1_024
+WORDS_CHARACTERS_MAX: Final = 256  # of what an operator's act names
+ROWS_MAX: Final = 64  # of a list in what operators did
 SEQUENCES_MAX: Final = 5_000  # of parked events that one event tells of: 45 KB
-RESERVED: Final = ("conversation.", "member.", "message.", "subscription.", "service.")  # nobody else's names
+RESERVED: Final = ("conversation.", "member.", "message.", "subscription.", "admin.")  # nobody else's names
 
 CREATED: Final = "conversation.created"
 RENAMED: Final = "conversation.renamed"
@@ -45,11 +47,21 @@ SUBSCRIPTION_RESET: Final = "subscription.reset"
 SUBSCRIPTION_PARKED: Final = "subscription.parked"
 SUBSCRIPTION_REPLAYED: Final = "subscription.replayed"
 SUBSCRIPTION_DROPPED: Final = "subscription.dropped"
+ADMIN_KEYS: Final = "admin.keys"
+ADMIN_REVOCATIONS: Final = "admin.revocations"
+ADMIN_OPTIONS: Final = "admin.options"
+ADMIN_TRIMMED: Final = "admin.trimmed"
+ADMIN_RESTORED: Final = "admin.restored"
+ADMIN_BACKED_UP: Final = "admin.backed_up"
+ADMIN_DUMPED: Final = "admin.dumped"
+ADMIN_READER_FORGOTTEN: Final = "admin.reader_forgotten"
 
 Id = Annotated[int, Meta(ge=1, le=ID_MAX)]
 Position = Annotated[int, Meta(ge=0, le=ID_MAX)]
 Name = Annotated[str, Meta(pattern=rf"\A{NAME.pattern}\Z")]
 Title = Annotated[str, Meta(max_length=TITLE_CHARACTERS_MAX)]
+Words = Annotated[str, Meta(max_length=WORDS_CHARACTERS_MAX)]
+Count = Annotated[int, Meta(ge=0, le=ID_MAX)]
 Sequences = Annotated[list[Id], Meta(min_length=1, max_length=SEQUENCES_MAX)]
 
 
@@ -183,6 +195,87 @@ class SubscriptionDropped(Struct, frozen=True):
     sequences: Sequences
 
 
+class AdminKeys(Struct, frozen=True):
+    """admin.keys: tokens are judged by these from now on. A key is (kid or "", algorithm, SHA-256 of its public half as
+    SubjectPublicKeyInfo, RFC 5280, in hex); `before` are those of the last event, none where it is unknown."""
+
+    keys: Annotated[list[tuple[Words, Words, Words]], Meta(max_length=ROWS_MAX)]
+    before: Annotated[list[tuple[Words, Words, Words]], Meta(max_length=ROWS_MAX)] = []
+
+
+class AdminRevocations(Struct, frozen=True):
+    """admin.revocations: this list is in force, a document of this SHA-256 with so many entries, "" for none. `before`:
+    the SHA-256 of the last event."""
+
+    sha256: Words
+    tokens: Count = 0
+    users: Count = 0
+    devices: Count = 0
+    before: Words = ""
+
+
+class AdminOptions(Struct, frozen=True):
+    """admin.options: (option, value, value before) as JSON, "" for the default; so many `more` are left out."""
+
+    changed: Annotated[list[tuple[Words, Words, Words]], Meta(max_length=ROWS_MAX)]
+    more: Count = 0
+
+
+class Act(Struct, frozen=True, kw_only=True):
+    """What a person did by a command: when (µs since 1970), as which user of the machine, and as whom that user had
+    logged in (proc_pid_loginuid(5)), where that is known."""
+
+    time: Count
+    uid: Count
+    login_uid: Count | None = None
+
+
+class AdminTrimmed(Act, frozen=True, kw_only=True):
+    """admin.trimmed: the log was to begin at `first` from then on."""
+
+    first: Id
+    segments: Count
+    bytes: Count
+    force: bool = False
+
+
+class AdminRestored(Act, frozen=True, kw_only=True):
+    """admin.restored: the log up to `last` is that of a backup, and what follows is of the new epoch."""
+
+    backup: Count
+    epoch: Count
+    last: Position
+
+
+class AdminBackedUp(Act, frozen=True, kw_only=True):
+    """admin.backed_up: a copy of everything was begun, at a place."""
+
+    place: Words
+
+
+class AdminDumped(Act, frozen=True, kw_only=True):
+    """admin.dumped: a copy of these events with their payloads was begun."""
+
+    first: Position
+    last: Position
+
+
+class AdminReaderForgotten(Act, frozen=True, kw_only=True):
+    """admin.reader_forgotten: trimming asks this durable reader no more."""
+
+    reader: Words
+
+
+AdminPayload = (
+    AdminKeys
+    | AdminRevocations
+    | AdminOptions
+    | AdminTrimmed
+    | AdminRestored
+    | AdminBackedUp
+    | AdminDumped
+    | AdminReaderForgotten
+)
 SystemPayload = (
     SubscriptionCreated
     | SubscriptionDeleted
@@ -192,6 +285,7 @@ SystemPayload = (
     | SubscriptionParked
     | SubscriptionReplayed
     | SubscriptionDropped
+    | AdminPayload
 )
 Payload = Created | Renamed | Closed | Added | Removed | Left | Role | Edited | Deleted | Reaction | SystemPayload
 
@@ -214,9 +308,19 @@ SCHEMA: Final[dict[str, type[Payload]]] = {
     SUBSCRIPTION_PARKED: SubscriptionParked,
     SUBSCRIPTION_REPLAYED: SubscriptionReplayed,
     SUBSCRIPTION_DROPPED: SubscriptionDropped,
+    ADMIN_KEYS: AdminKeys,
+    ADMIN_REVOCATIONS: AdminRevocations,
+    ADMIN_OPTIONS: AdminOptions,
+    ADMIN_TRIMMED: AdminTrimmed,
+    ADMIN_RESTORED: AdminRestored,
+    ADMIN_BACKED_UP: AdminBackedUp,
+    ADMIN_DUMPED: AdminDumped,
+    ADMIN_READER_FORGOTTEN: AdminReaderForgotten,
 }
 TARGETED: Final = frozenset({EDITED, DELETED, REACTION})
-SYSTEM: Final = frozenset(name for name in SCHEMA if name.startswith("subscription."))
+OF_SUBSCRIPTIONS: Final = frozenset(name for name in SCHEMA if name.startswith("subscription."))
+OF_OPERATORS: Final = frozenset(name for name in SCHEMA if name.startswith("admin."))
+SYSTEM: Final = OF_SUBSCRIPTIONS | OF_OPERATORS
 CONTROL: Final = frozenset(SCHEMA) - TARGETED - SYSTEM
 
 _DECODERS = {name: msgspec.msgpack.Decoder(struct_type) for name, struct_type in SCHEMA.items()}

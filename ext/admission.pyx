@@ -96,7 +96,7 @@ cdef int _class_of(const uint8_t *name, uint32_t size) noexcept nogil:
         return C_BAD
     if (_begins(name, size, b"conversation.", 13) or _begins(name, size, b"member.", 7)
             or _begins(name, size, b"message.", 8) or _begins(name, size, b"subscription.", 13)
-            or _begins(name, size, b"service.", 8)):
+            or _begins(name, size, b"admin.", 6)):
         return C_CONTROL
     return C_PLAIN
 

@@ -226,7 +226,7 @@ cdef int type_allowed(const uint8_t *type, size_t size) noexcept nogil:
         return -1 if _is(type, size, b"message.reaction", 16) else 0
     if size > 13 and memcmp(type, b"conversation.", 13) == 0 or size > 7 and memcmp(type, b"member.", 7) == 0:
         return 0
-    if size > 13 and memcmp(type, b"subscription.", 13) == 0 or size > 8 and memcmp(type, b"service.", 8) == 0:
+    if size > 13 and memcmp(type, b"subscription.", 13) == 0 or size > 6 and memcmp(type, b"admin.", 6) == 0:
         return 0
     return 1
 

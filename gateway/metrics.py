@@ -179,6 +179,7 @@ TABLE: tuple[MetricRow, ...] = (
     _g("service_keys", "keys", "Keys of backends' publishes that are remembered: of the last 24 hours.", "max"),
     _c("service_refused_publishes", "publishes", "Publishes of backends that were refused, in the engine or before."),
     _c("presence_questions", "questions", "Questions to the gateway about who is connected."),
+    _g("untold_acts", "acts", "What operators did and the log does not say yet (admin.*): tried again each second."),
     _g("processes", "processes", "Processes of this node: 1, or supervisor, sequencer and workers."),
     _c("restarted_processes", "processes", "Processes that ended by themselves and were started anew."),
     _g("resident_memory_bytes", "bytes", "Resident memory of the process, mapped pages of the log's files among it."),

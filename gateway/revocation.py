@@ -50,11 +50,12 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Revoked(msgspec.Struct, frozen=True):
-    """What is void: ids of tokens; users, and (user, device) pairs, up to a time of issue."""
+    """What is void: ids of tokens; users, and (user, device) pairs, up to a time of issue; the document's SHA-256."""
 
     tokens: frozenset[str] = frozenset()
     users: dict[int, int] = {}
     devices: dict[tuple[int, int], int] = {}
+    sha256: str = ""
 
     def covers(self, identity: Identity, device: int) -> bool:
         """Whether a token is void, for a session of this device."""
@@ -91,7 +92,7 @@ def parse_revoked(data: bytes) -> Revoked:
         if (found := _DEVICE.match(name)) is None:
             raise RevokedError(f"devices: {name[:40]!r} must be user/device, both decimal ids")
         devices[int(found[1]), int(found[2])] = before
-    return Revoked(frozenset(document.tokens), users, devices)
+    return Revoked(frozenset(document.tokens), users, devices, hashlib.sha256(data).hexdigest())
 
 
 def mark_of(token_id: str) -> int:

@@ -27,6 +27,7 @@ from engine import private
 from engine.errors import BadArgument, DataUntrusted, EngineError, LogDamaged
 from engine.lmdbfile import cut_off, sync_path
 from engine.log import format as fmt
+from engine.log.acts import note_act
 from engine.log.files import (
     Pace,
     copy_file,
@@ -62,6 +63,7 @@ from engine.log.segments import Segments
 from engine.log.trim import SNAPSHOTS_KEPT, good_snapshots
 from engine.log.verbs import blocks_from, opened
 from engine.ports import OnProgress
+from engine.schema import ADMIN_BACKED_UP, WORDS_CHARACTERS_MAX
 from engine.state.snapshot import DATA, MANIFEST, take_snapshot
 from ext import block as blocks
 
@@ -101,6 +103,8 @@ def backup_log(data: Path, target: Path, options: Options, on_progress: OnProgre
             with opened(data) as segments, pinned(data, "backup"):
                 segments.scan()
                 shard = segments.header(segments.firsts[-1]).shard
+                place = str(target.resolve())[-WORDS_CHARACTERS_MAX:]
+                note_act(data, ADMIN_BACKED_UP, place=place.encode(errors="replace").decode())
                 if options.snapshot:
                     take_snapshot(data, Reader(segments), shard)
                 backup = _Backup(data, target, segments, options, on_progress)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 import lmdb
 from cyclopts import App, Parameter
 
+from engine import schema
 from engine.console import (
     AsJson,
     ConfigFile,
@@ -31,6 +32,7 @@ from engine.console import (
 )
 from engine.console import progress_bars as bars
 from engine.errors import EngineError
+from engine.log.acts import note_act
 from engine.log.place import RESTORING
 
 app = App(name="log", help="What the log holds, and what an operator does with it.")
@@ -259,9 +261,14 @@ def trim(
             fail(f"--{name} {value}: must be above 0")
     directory = log_directory(config, data)
     wanted = Wanted(below or 0, keep_bytes or 0, keep_days or 0)
+
+    def begin(first: int, segments: int, size_bytes: int) -> None:
+        note_act(directory, schema.ADMIN_TRIMMED, first=first, segments=segments, bytes=size_bytes, force=force)
+
     with bars() as on_progress:
         found = done(
-            lambda: trim_log(directory, wanted, dry_run=dry_run, force=force, on_progress=on_progress), directory
+            lambda: trim_log(directory, wanted, dry_run=dry_run, force=force, on_progress=on_progress, on_begin=begin),
+            directory,
         )
     show(found, as_json)
 
@@ -313,6 +320,8 @@ def readers(
 
     directory = log_directory(config, data)
     if forget is not None:
+        if any(row.name == forget for row in done(lambda: listed(directory), directory)):
+            done(lambda: note_act(directory, schema.ADMIN_READER_FORGOTTEN, reader=forget), directory)
         done(lambda: forget_reader(directory, forget), directory)
     rows = done(lambda: listed(directory), directory)
     if as_json:

@@ -22,12 +22,14 @@ import msgspec
 
 from engine.conversations import is_system
 from engine.errors import BadArgument, EngineUnable
+from engine.log.acts import note_act
 from engine.log.damage import events_after, last_known
 from engine.log.reader import Reader
 from engine.log.readers import pinned
 from engine.log.verbs import opened
 from engine.ports import OnProgress
 from engine.private import opener
+from engine.schema import ADMIN_DUMPED
 from ext.record import Record, decode, record_key
 
 SEQUENCE_MAX: Final = 2**53 - 1
@@ -64,6 +66,7 @@ def dump_log(
         reader = Reader(segments)
         last = min(to_sequence or SEQUENCE_MAX, last_known(reader))
         if not isinstance(out, Path):
+            note_act(data, ADMIN_DUMPED, first=from_sequence, last=last)
             counts = _write(reader, out, from_sequence, last, on_progress)
             return {**counts, "first_sequence": from_sequence, "last_sequence": last, "resumed_after": 0}
         with open(out, "ab+", opener=opener) as file:
@@ -74,6 +77,7 @@ def dump_log(
                     f"{out} ends with event {done}, this dump is to hold {from_sequence} to {last}",
                     hint="name another file, or --from and --to that fit",
                 )
+            note_act(data, ADMIN_DUMPED, first=from_sequence, last=last)
             counts = _write(reader, file, done + 1 if done else from_sequence, last, on_progress)
             file.flush()
             os.fsync(file.fileno())

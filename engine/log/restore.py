@@ -29,6 +29,7 @@ from msgspec import Struct
 from engine.errors import BadArgument, EngineError, LogDamaged, StateDamaged
 from engine.lmdbfile import sync_path
 from engine.log import format as fmt
+from engine.log.acts import note_act, noted_acts
 from engine.log.files import (
     Pace,
     copy_file,
@@ -52,6 +53,7 @@ from engine.log.segments import Segments
 from engine.log.verbs import opened
 from engine.log.writer import create_segment, map_bytes_of
 from engine.ports import OnProgress
+from engine.schema import ADMIN_RESTORED
 from engine.state.replay import replay
 from engine.state.saved import SavedState
 from engine.state.snapshot import DATA, MANIFEST, Manifest
@@ -104,10 +106,12 @@ def restore_log(
             restore.begin_epoch(map_bytes_of(segment_bytes))
             taken_back = restore.state(base)
             restore.place()
+        with opened(data) as segments:
+            epoch, begins = segments.header(segments.firsts[-1]).epochs[-1]
+        if not noted_acts(data):  # else it was cut short behind it
+            note_act(data, ADMIN_RESTORED, backup=manifest.number, epoch=epoch, last=manifest.last_sequence)
         shutil.rmtree(making)
         sync_directory(data)
-    with opened(data) as segments:
-        epoch, begins = segments.header(segments.firsts[-1]).epochs[-1]
     return {
         "data": str(data),
         "backup": str(folder),

@@ -12,6 +12,7 @@ begins a few segments earlier. Only one trims at a time. Cost: the hashes of two
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -45,9 +46,16 @@ Limit = tuple[int, str]  # the first sequence that must stay, and why
 
 
 def trim_log(
-    data: Path, wanted: Wanted, *, dry_run: bool, force: bool, on_progress: OnProgress = lambda what, done, total: None
+    data: Path,
+    wanted: Wanted,
+    *,
+    dry_run: bool,
+    force: bool,
+    on_progress: OnProgress = lambda what, done, total: None,
+    on_begin: Callable[[int, int, int], None] = lambda first, segments, size_bytes: None,
 ) -> dict[str, Any]:
-    """What was removed, and what held the rest. Raises BadArgument where `below` asks for more than may go."""
+    """What was removed, and what held the rest. Raises BadArgument where `below` asks for more than may go. `on_begin`
+    hears the first sequence that stays, how many segments go, and their bytes, before the first of them goes."""
     _check_wanted(wanted)
     make_directory(data / FOLDER)
     with (
@@ -67,10 +75,12 @@ def trim_log(
             going = [first for first in segments.firsts if (following := segments.after(first)) and following <= until]
             allowed = [first for first in going if (following := segments.after(first)) and following <= limit]
             rows = [_row(segments, first) for first in allowed]
+            first_kept = segments.after(allowed[-1]) if allowed else segments.firsts[0]
+            assert first_kept is not None
             if not dry_run:
+                if allowed:
+                    on_begin(first_kept, len(allowed), sum(row["bytes"] for row in rows))
                 _remove(segments, allowed, on_progress)
-        first_kept = segments.after(allowed[-1]) if allowed else segments.firsts[0]
-        assert first_kept is not None
         useless = [] if dry_run else drop_useless(data, first_kept)
         return {
             "data": str(data),

@@ -39,7 +39,7 @@ from engine.subscriptions.refusals import check_repeat, refusal
 SHARD_BITS: Final = 40
 SYSTEM: Final = "system"
 TYPE: Final = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
-OWN: Final = ("subscription.", "service.")  # what only the engine itself writes
+OWN: Final = ("subscription.", "admin.")  # what only the engine itself writes
 RESERVED: Final = ("conversation.", "member.", "message.", *OWN)
 KEY_CHARACTERS_MAX: Final = 256
 

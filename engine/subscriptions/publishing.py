@@ -105,11 +105,11 @@ class Publishing:
         self._batch += proposal
         return await future
 
-    async def post(self, user: int, type_name: str, fields: dict[str, Any]) -> int:
+    async def post(self, user: int, type_name: str, fields: dict[str, Any], *, key: str = "") -> int:
         """An event of the engine's own, asked for by this service; its sequence, once it is synced. Raises what
-        `Publisher.publish` raises."""
+        `Publisher.publish` raises. The same `key` again: the sequence of then."""
         payload = schema.pack(msgspec.convert(fields, type=schema.SCHEMA[type_name]))
-        answer = await self.propose(user, 0, type_name, payload, key=None, system=True)
+        answer = await self.propose(user, 0, type_name, payload, key=_key(user, key) if key else None, system=True)
         return receipt_of(answer, type_name, 0).sequence
 
     def _flush(self) -> None:

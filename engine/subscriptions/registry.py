@@ -46,7 +46,7 @@ class Registry:
 
     def fold(self, record: Record, batch: Batch) -> Change | None:
         """Takes an event of the system conversation; what it changed, which is put into `batch` too."""
-        if record.sequence <= self.applied or record.type not in schema.SYSTEM:
+        if record.sequence <= self.applied or record.type not in schema.OF_SUBSCRIPTIONS:
             return None
         try:
             payload = schema.unpack(record.type, record.payload)

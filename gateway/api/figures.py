@@ -19,6 +19,8 @@ class Figures:
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
+        self.untold_acts = 0
+        """What operators did and the log doesn't say yet; whoever tells it sets it."""
 
     async def count(self, subscriptions: Subscriptions, publishing: Publishing, presence: Presence) -> None:
         """Makes the next one."""
@@ -34,6 +36,7 @@ class Figures:
             "service_publishes": publishing.taken,
             "service_refused_publishes": publishing.refused,
             "presence_questions": presence.questions,
+            "untold_acts": self.untold_acts,
         }
         for standing in shown(standings):
             name = standing.definition.name

@@ -22,16 +22,26 @@ from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from engine import ENGINE_ITSELF, Config, Conversation, Publishing, Subscriptions, ViewConversations
+from engine import (
+    ENGINE_ITSELF,
+    Audit,
+    Config,
+    Conversation,
+    EngineError,
+    Publishing,
+    Subscriptions,
+    ViewConversations,
+)
 from gateway.api.figures import Figures
 from gateway.api.ports import Place
 from gateway.api.presence import Holders, Presence
 from gateway.api.problems import Refusal
 from gateway.api.team import TeamSource
 from gateway.listener import StartError
+from gateway.session import log
 
 if TYPE_CHECKING:
-    from engine import Engine, EventSource, Follower, Publisher, Receipt
+    from engine import Engine, EventSource, Follower, InForce, Publisher, Receipt
     from gateway.api.ports import Service, WhoMay
     from gateway.api.serve import ApiServer
 
@@ -48,9 +58,15 @@ class Part:
     """Made on its loop; `open`, `serve`, `close` once each. It is the `Backend` of its door."""
 
     def __init__(
-        self, config: Config, engine: Engine | Follower, submit: Callable[[bytes], bool], who_may: WhoMay
+        self,
+        config: Config,
+        engine: Engine | Follower,
+        submit: Callable[[bytes], bool],
+        who_may: WhoMay,
+        in_force: Callable[[], InForce],
     ) -> None:
-        self.config, self._engine, self._who_may = config, engine, who_may
+        """`in_force`: by what the server judges and works, as of now; what changes of it is told in the log."""
+        self.config, self._engine, self._who_may, self._in_force = config, engine, who_may, in_force
         self.loop = asyncio.get_running_loop()
         self._answers: deque[bytes] = deque()
         self._woken = False
@@ -61,6 +77,7 @@ class Part:
         self.figures = Figures()
         self._server: ApiServer | None = None
         self._counting: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
         self.is_closing = False
 
     # ---- its life --------------------------------------------------------------------------------------------------
@@ -78,6 +95,11 @@ class Part:
             shard=self._engine.log.shard,
             epochs=self._engine.log.epochs,
         )
+        log_of = self._engine.log
+        data = Path(self.config.server.data)
+        is_new = not log_of.last_sequence and len(log_of.epochs) == 1
+        audit = Audit(data, self._tell, self._in_force, is_new=is_new)
+        self._telling = self.loop.create_task(self._keep_telling(audit))
 
     async def serve(self, bound: socket) -> None:
         """Answers at a listening socket, which it closes at the end. Raises StartError."""
@@ -94,8 +116,9 @@ class Part:
     async def close(self) -> None:
         """Ends streams and requests in order, then what they stood on: what was acked is synced."""
         self.is_closing = True
-        if self._counting is not None:
-            self._counting.cancel()
+        for task in (self._counting, self._telling):
+            if task is not None:
+                task.cancel()
         if self._server is not None:
             stopping = asyncio.ensure_future(self._server.stop())
             if not (await asyncio.wait((stopping,), timeout=ANSWERS_S))[0]:
@@ -107,6 +130,23 @@ class Part:
 
     async def _post(self, type: str, fields: dict[str, Any]) -> int:
         return await self.publishing.post(_acting.get(), type, fields)
+
+    async def _tell(self, type: str, fields: dict[str, Any], key: str) -> int:
+        return await self.publishing.post(ENGINE_ITSELF, type, fields, key=key)
+
+    async def _keep_telling(self, audit: Audit) -> None:
+        """What operators do becomes events, about a second later."""
+        was_told = True
+        while True:
+            try:
+                await audit.turn()
+                was_told = True
+            except (EngineError, OSError) as error:
+                if was_told:  # once, not once a second
+                    log.error("what operators did can't be told yet", untold=audit.untold, reason=str(error))
+                was_told = False
+            self.figures.untold_acts = audit.untold
+            await asyncio.sleep(SECOND_S)
 
     # ---- the engine's wake-up --------------------------------------------------------------------------------------
 

@@ -1,10 +1,10 @@
 """What a service token allows: the words of its `scope`, and the questions that the door asks of them.
 
-    read:PREFIX      events of these types; `read:*` all but the engine's record of subscriptions
+    read:PREFIX      events of these types; `read:*` all but the engine's record of what was done
     publish:PREFIX   likewise for writing; conversations and members are events too (`publish:member.`)
     conversation:ID  only these conversations, if there is any such word
     subscriptions    create, delete, pause, resume and reset subscriptions, replay and drop what is parked
-    audit            read what was done to subscriptions (`subscription.*`, `service.*`)
+    audit            read what was done to subscriptions (`subscription.*`) and by operators (`admin.*`)
 
 A prefix ends at a dot: `message` allows message and message.edited, `member.` all below member. Words of other servers
 are passed over. A filter that could bring more than the token allows is refused, never narrowed in silence.
@@ -19,7 +19,7 @@ from engine import Filter
 
 EVERYTHING: Final = "*"
 SYSTEM_KIND: Final = "system"
-SYSTEM_TYPES: Final = ("subscription.", "service.")
+SYSTEM_TYPES: Final = ("subscription.", "admin.")
 _CONVERSATION = re.compile(r"[1-9][0-9]{0,15}\Z")
 _SYSTEM_PART: Final = (1 << 40) - 1  # of a shard's own conversation; see engine/subscriptions
 
@@ -85,7 +85,7 @@ def may_read(scope: Scope, filter: Filter) -> str:
         elif not (any(covers(prefix, wanted) for prefix in scope.read) or (scope.audit and _is_system(wanted))):
             return f"the token's scope allows no reading of {wanted!r}: it needs read:{wanted}"
     if not scope.audit and _reaches_system(filter):
-        return "the filter lets the record of subscriptions through: name kinds without system, or get the scope audit"
+        return "the filter lets the record of what was done through: name kinds without system, or get the scope audit"
     if scope.is_limited:
         beyond = sorted(set(filter.conversations) - scope.conversations)
         if not filter.conversations or beyond:

@@ -23,6 +23,7 @@ import uvloop
 
 from engine import EngineError
 from ext.relay import split, tag
+from gateway.api.in_force import Judging
 from gateway.api.part import Part
 from gateway.api.presence import OneGateway
 from gateway.api.tokens import Tokens
@@ -115,7 +116,8 @@ class ApiThread:
         gateway = self._gateway
         options = msgspec.structs.replace(gateway.config.api, connections_max=backends_room(gateway.config))
         config = msgspec.structs.replace(gateway.config, api=options)
-        part = Part(config, gateway.engine, self._submit, self._who_may())
+        in_force = Judging(gateway.trust, lambda: gateway.config)
+        part = Part(config, gateway.engine, self._submit, self._who_may(), in_force)
         self._fork.part = part
         try:
             await part.open(OneGateway(self._gateway_loop, gateway.sessions))

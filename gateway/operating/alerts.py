@@ -385,6 +385,14 @@ BACKENDS: Final = (
         "events that a backend could not handle wait for somebody to look",
         f"{_COUNT} of them",
     ),
+    Alert(
+        "GonetsActsUntold",
+        "warning",
+        10 * MINUTE,
+        "gonets_untold_acts > 0",
+        "what operators did is not in the record that the log keeps of it",
+        f"{_COUNT} acts",
+    ),
 )
 
 GROUPS: Final = {"service": SERVICE, "storage": STORAGE, "delivery": DELIVERY, "access": ACCESS, "backends": BACKENDS}

@@ -62,8 +62,10 @@ BACKENDS: Final = (
             Line("lost events", "gonets_subscription_lost_events"),
             Line("damaged events", f"increase(gonets_subscription_damaged_events_total{RATE})"),
             Line("failed commits", f"increase(gonets_subscription_commit_failures_total{RATE})"),
+            Line("untold acts", "gonets_untold_acts"),
         ),
-        "0. Lost: to be delivered again, but trimmed. Damaged: passed over. Failed commits: the disk; acks wait.",
+        "0. Lost: to be delivered again, but trimmed. Damaged: passed over. Failed commits: the disk; acks wait."
+        " Untold: what operators did and no event says yet.",
         BAD_ABOVE_0,
     ),
     Panel(

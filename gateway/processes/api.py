@@ -25,6 +25,7 @@ import uvloop
 
 from engine import Config, Follower, config_changes, private
 from gateway import logs
+from gateway.api.in_force import Judging
 from gateway.api.part import Part
 from gateway.api.presence import Workers
 from gateway.api.tokens import Tokens
@@ -98,7 +99,8 @@ class _Process:
             ask_issuer=self._trust.ask_issuer,
             is_blind=lambda: self._trust.is_blind,
         )
-        self._part = part = Part(config, follower, follower.submit, who_may)
+        in_force = Judging(self._trust, lambda: self._config)
+        self._part = part = Part(config, follower, follower.submit, who_may, in_force)
         workers = Workers(follower.signal, config.server.gateway_workers)
         follower.on_signal = workers.on_signal
         listen(self._channel, self._handle)

@@ -16,7 +16,7 @@ from engine.options import Config, Server
 from gateway.api.caller import Away, Caller
 from gateway.api.part import Part
 from tests.subscriptions.engine_worlds import Sessions
-from tests.subscriptions.worlds import AnyTeam
+from tests.subscriptions.worlds import AnyTeam, nothing_in_force
 
 EVENT = {"type": "message", "person": 7, "data": "hello", "key": "once"}
 
@@ -32,7 +32,8 @@ async def served(data: Path, submit: Callable[[bytes], bool] | None = None) -> A
 
     engine = Engine.open(data, on_answers=woken, on_committed=lambda _: woken(None))
     try:
-        part = Part(Config(server=Server(data=str(data))), engine, submit or engine.sequencer.submit, AnyTeam())
+        config = Config(server=Server(data=str(data)))
+        part = Part(config, engine, submit or engine.sequencer.submit, AnyTeam(), nothing_in_force)
         parts.append(part)
         await part.open(Sessions())
         bound = socket.create_server(("127.0.0.1", 0))

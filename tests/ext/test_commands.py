@@ -128,14 +128,14 @@ def test_types(encoding: int) -> None:
         "conversation",
         "member",
         "memberx.y",
-        "service",
-        "services.y",
+        "admin",
+        "admins.y",
         "a" * 64,
     ):
         assert publish(encoding, type=name).type == name.encode()
     bad = ["", ".", "a.", ".a", "a..b", "A", "a b", "a-b", "a{", "a`", "é", "a" * 65]
-    owned = ["message.x", "message.editedx", "member.added", "conversation.x", "subscription.created", "service.x"]
-    owned += [name + "." for name in ("message", "member", "conversation", "subscription", "service")]
+    owned = ["message.x", "message.editedx", "member.added", "conversation.x", "subscription.created", "admin.x"]
+    owned += [name + "." for name in ("message", "member", "conversation", "subscription", "admin")]
     for name in bad + owned:
         assert publish(encoding, type=name)[:7] == (REFUSED, 3, 77, 0, 0, 0, BAD_TYPE)
     for odd in ("message.edited", "message.deleted", "message.reaction", 5, ["a"], False):

@@ -59,7 +59,7 @@ usual: dict[str, st.SearchStrategy[Any]] = {
     "user": numbers,
     "payload": st.binary(max_size=30),
     "text": st.text(max_size=20),
-    "type": st.sampled_from(["message", "a.b", "message.edited", "member.x", "subscription.x", "service.x", "A"])
+    "type": st.sampled_from(["message", "a.b", "message.edited", "member.x", "subscription.x", "admin.x", "A"])
     | simple,
     "expected": numbers,
     "target": numbers,

@@ -166,6 +166,7 @@ CASES: dict[str, tuple[str, Series, Series]] = {
         {'subscription_parked_events{subscription="mail"}': "1x80", **NONE_PARKED},
         {'subscription_parked_events{subscription="mail"}': "1x20 0x60", **NONE_PARKED},
     ),
+    "GonetsActsUntold": ("12m", {"untold_acts": "2x40"}, {"untold_acts": "2x9 0x31"}),
 }
 
 

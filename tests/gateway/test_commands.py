@@ -195,7 +195,7 @@ def test_mistakes_in_a_publish_are_named(gateway: GatewayProcess, new_user: NewU
         ({"conversation": group, "type": "member.added", "payload": b"\x81\xa4user\x05"}, "bad_type"),
         ({"conversation": group, "type": "message.pinned"}, "bad_type"),
         ({"conversation": group, "type": "subscription.created"}, "bad_type"),
-        ({"conversation": group, "type": "service.refused"}, "bad_type"),
+        ({"conversation": group, "type": "admin.refused"}, "bad_type"),
         ({"conversation": group, "type": "message.edited"}, "bad_target"),
         ({"conversation": group, "type": "message.edited", "target": 10**15}, "bad_target"),
         ({"conversation": group, "payload": b"x" * 65_537}, "payload_too_large"),

@@ -41,6 +41,7 @@ ONLY_WHERE_CONFIGURED = {
     "subscription_commit_failures",
     "subscription_read_bytes",
     "subscriptions",
+    "untold_acts",
     "restarted_processes",
     "token_keys_age_seconds",
     "revoked_entries",

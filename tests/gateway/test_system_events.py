@@ -55,7 +55,7 @@ def test_its_types_are_refused(gateway: GatewayProcess, encoding: str, where: An
     """In every shape of a publish: the native path's, and those that Python decodes."""
     device = gateway.device(SERVICE, 1, encoding)
     target = {"conversation": device.group()} if where == "group" else where
-    for name in sorted(schema.SYSTEM | {"service.refused", "subscription.", "service.", "subscription.x"}):
+    for name in sorted(schema.SYSTEM | {"admin.refused", "subscription.", "admin.", "subscription.x"}):
         for more in ({"payload": PAUSED}, {"text": "x"}, {"payload": PAUSED, "expected": 2}, {"target": 2}):
             receipt = device.write("publish", type=name, **target, **more)
             assert (receipt["status"], receipt["conversation"], receipt["sequence"]) == ("bad_type", 0, 0), receipt

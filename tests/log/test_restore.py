@@ -14,6 +14,7 @@ import pytest
 from engine import errors
 from engine.answers import pack_proposal
 from engine.errors import BadArgument, EngineUnable, LogDamaged
+from engine.log.acts import noted_acts
 from engine.log.backup import Options, backup_log
 from engine.log.check import check_log
 from engine.log.manifest import read_manifest
@@ -26,6 +27,8 @@ from tests.support.engine_rig import EngineRig
 from tests.support.grown_log import SEGMENT_BYTES, firsts, grow, mark, mark_of, place_of, subscribe
 from tests.support.killed import Killer, copy, quiet
 from tests.support.log_rig import hashes
+
+EVERYTHING = ["acts", "cursors", "log", "snapshots", "state", "subscriptions"]
 
 
 @pytest.fixture(name="log", scope="module")
@@ -227,7 +230,8 @@ def test_killed_at_any_step_the_next_run_ends_it(log: Path, tmp_path: Path, kill
                 assert (data / "restoring.new" / "plan.json").read_text() == plan
         if not (data / "log").exists() or (data / "restoring.new").exists():
             restore(folder, data)
-        assert sorted(path.name for path in data.iterdir()) == ["cursors", "log", "snapshots", "state", "subscriptions"]
+        assert sorted(path.name for path in data.iterdir()) == EVERYTHING
+        assert len(noted_acts(data)) == 1, f"moment {moment}"
         assert blocks_of(data) == expected, f"moment {moment}"
         assert mark_of(data, 1, 1) == (5, 4)
         assert place_of(data) == 200

@@ -138,7 +138,7 @@ def test_what_grows_over_the_limit_is_refused(driver: Driver) -> None:
         ({"type_name": "message"}, errors.BAD_TYPE),
         ({"type_name": "conversation.created"}, errors.BAD_TYPE),
         ({"type_name": "message.deleted"}, errors.BAD_TYPE),
-        ({"type_name": "service.refused"}, errors.BAD_TYPE),
+        ({"type_name": "admin.refused"}, errors.BAD_TYPE),
         ({"type_name": "subscription.unknown"}, errors.BAD_TYPE),
         ({"type_name": "Subscription.paused"}, errors.BAD_TYPE),
         ({"payload": b""}, errors.BAD_PAYLOAD),
@@ -155,7 +155,7 @@ def test_a_wrong_proposal_leaves_nothing(driver: Driver, more: dict[str, Any], s
 
 
 @pytest.mark.parametrize("begun", [False, True])
-@pytest.mark.parametrize("name", sorted(schema.SYSTEM | {"service.refused", "subscription.x"}))
+@pytest.mark.parametrize("name", sorted(schema.SYSTEM | {"admin.refused", "subscription.x"}))
 def test_without_the_flag_its_types_are_nobodys(driver: Driver, name: str, begun: bool) -> None:
     """Of a device, wherever it aims, warm and cold."""
     if begun:

@@ -21,7 +21,7 @@ from tests.support.sequencer_driver import Driver, answers_of
 from tests.support.sequencer_model import APPENDED, SYSTEM, SYSTEM_TYPES, Content, Model
 
 ID_MAX = 2**53 - 1
-NOT_ITS_TYPES = ("message", "member.added", "conversation.created", "service.refused", "subscription.x", "no..", "")
+NOT_ITS_TYPES = ("message", "member.added", "conversation.created", "admin.refused", "subscription.x", "no..", "")
 MADE: dict[str, Callable[..., schema.Payload]] = {
     "subscription.created": schema.SubscriptionCreated,
     "subscription.deleted": schema.SubscriptionDeleted,
@@ -85,7 +85,7 @@ class Teller:
         if r.random() < 0.15:
             device = r.randint(1, 2)
             target = r.choice((0, SYSTEM, self.actor.conversation()))
-            type_name = r.choice((type_name, "service.refused"))
+            type_name = r.choice((type_name, "admin.refused"))
             counter, person = self.actor.counter(user, device), r.random() < 0.3
             return Told(user, device, counter, target, type_name, content, payload, None, person, False)
         told = Told(user, 0, 0, 0, type_name, content, payload, self.expected())

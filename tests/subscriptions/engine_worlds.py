@@ -17,7 +17,7 @@ from engine.options_api import Api
 from engine.subscriptions.ports import EventSource
 from gateway.api.part import Part
 from tests.subscriptions.contract import OTHER, World
-from tests.subscriptions.worlds import AnyTeam, Clients
+from tests.subscriptions.worlds import AnyTeam, Clients, nothing_in_force
 
 SEGMENT_BYTES = 256 << 10
 LARGE_BYTES, SEGMENT_EVENTS = 60_000, 6  # so large, at most so many are in one
@@ -55,7 +55,7 @@ class Host:
         self._engine = engine = Engine.open(
             self.data, on_answers=woken, on_committed=lambda _: woken(None), segment_bytes=SEGMENT_BYTES
         )
-        self.part = Part(self._config, engine, engine.sequencer.submit, AnyTeam())
+        self.part = Part(self._config, engine, engine.sequencer.submit, AnyTeam(), nothing_in_force)
         parts.append(self.part)
         await self.part.open(self.sessions)
         if served:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 
+from engine.audit import InForce, Revocations
 from engine.conversations import KIND_NAMES, ROLE_NAMES
 from engine.options_api import Api
 from engine.state.rows import Conversation
@@ -114,6 +115,11 @@ class AnyTeam:
     def still(self, service: Service) -> str:
         """For ever."""
         return ""
+
+
+def nothing_in_force() -> InForce:
+    """Of a server that judges by nothing and has no options: no operator ever changes that."""
+    return InForce(keys=None, revocations=Revocations(), options={})
 
 
 class Clients:

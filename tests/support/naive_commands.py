@@ -25,7 +25,7 @@ PAYLOAD_BYTES_MAX = 65_536
 PUBLISHED = ("counter", "conversation", "user", "payload", "text", "type", "expected", "target")
 KNOWN = frozenset({"op", "id", "conversation_sequence", *PUBLISHED})
 TARGETED = ("message.edited", "message.deleted", "message.reaction")
-TYPE = re.compile(r"(?!(conversation|member|message|subscription|service)\.)[a-z0-9_]+(\.[a-z0-9_]+)*")
+TYPE = re.compile(r"(?!(conversation|member|message|subscription|admin)\.)[a-z0-9_]+(\.[a-z0-9_]+)*")
 
 
 class Hot(NamedTuple):

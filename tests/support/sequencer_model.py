@@ -205,7 +205,7 @@ class Model:
     ) -> Judged:
         if type_name == "conversation.created":
             return self._judge_created(user, content, expected)
-        if type_name.startswith(("subscription.", "service.")):
+        if type_name.startswith(("subscription.", "admin.")):
             return BAD_TYPE, 0, 0, []
         conversation = target
         if person:

@@ -208,17 +208,11 @@ cdef class Selection:
                 return True
         return False
 
-    def wants_of(self, Summary summary not None):
-        """False if nothing of its block is wanted; True: look."""
-        if not summary.is_built:
-            summary.build()
-        return self.may_want(summary)
-
-    def skip(self, list summaries not None, Py_ssize_t start, uint64_t after, uint64_t upto, Py_ssize_t most=SKIPPED_MAX):
+    def skip(self, list summaries not None, Py_ssize_t start, uint64_t after, uint64_t upto):
         """(index, reached): the first block of `summaries` from `start` on that may have something of what lies in
         (after, upto], and up to where there is nothing. Ends where a block doesn't follow the one before, and after
-        `most`. The first who asks for a large block makes the pass that its summary would cost."""
-        cdef Py_ssize_t i = start, end = min(len(summaries), start + most)
+        SKIPPED_MAX. The first who asks for a large block makes the pass that its summary would cost."""
+        cdef Py_ssize_t i = start, end = min(len(summaries), start + SKIPPED_MAX)
         cdef Summary one
         if start < 0:
             raise ValueError(f"summaries from {start} on: 0 is the first")

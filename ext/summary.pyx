@@ -105,12 +105,3 @@ cdef class Summary:
         while slots < 2 * <uint64_t>self.count:
             slots *= 2
         return OBJECT_BYTES + 2 * 4 * slots
-
-    @property
-    def types(self):
-        """Those that occur, in the order of their first record; None: too many to be kept."""
-        if not self.is_built:
-            self.build()
-        if self.type_count > TYPES_KEPT:
-            return None
-        return [rec_type(self.types[i])[:rec_type_len(self.types[i])].decode() for i in range(self.type_count)]

@@ -21,7 +21,7 @@ from engine.subscriptions.turns import Turns
 from engine.subscriptions.watch import Watch
 from ext.block import find
 from ext.picks import unpack
-from ext.select import KindTable, Selection
+from ext.select import KindTable, Selection, wanting
 from tests.support.naive_block import mended
 from tests.support.naive_log import NaiveLog
 from tests.support.naive_select import share_of
@@ -46,7 +46,7 @@ class NaiveFeed:
         """As feed.py's."""
         upto = min(upto, self.last)
         while after < upto and (found := self.cached(after)) is not None:
-            if selection.wants_of(found):
+            if wanting([selection], found):
                 return found, after
             after = min(found.last, upto)
         return None, after

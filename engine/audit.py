@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from engine import schema
+from engine.errors import EngineUnable
 from engine.log.acts import FOLDER, forget_act, noted_acts, put_aside, read_act, unreadable_acts
 from engine.log.files import write_json
 from engine.log.place import make_directory
@@ -75,20 +76,21 @@ class Audit:
     """Of one data directory, while its log is written. `untold`: what is still to be told, as of the last turn."""
 
     def __init__(self, data: Path, tell: Tell, in_force: Callable[[], InForce], *, is_new: bool) -> None:
-        """`is_new`: the log is empty. Raises OSError."""
+        """`is_new`: the log is empty. Raises EngineUnable."""
         self._data, self._tell, self._in_force = data, tell, in_force
         self.untold = 0
         told = _read(data / FOLDER / TOLD)
         self._told = told if told is not None else Told()
+        self._is_stored = told is not None
         if told is None and is_new:
             now = in_force()
-            self._store(Told(keys=now.keys, revocations=now.revocations, options=now.options))
+            self._told = Told(keys=now.keys, revocations=now.revocations, options=now.options)
 
     async def turn(self) -> None:
         """Tells what there is to tell. Raises EngineError, OSError: then the rest is still to be told."""
         changed = _changed(self._told, self._in_force())
-        if changed is not None:
-            await asyncio.to_thread(self._store, changed)
+        if changed is not None or not self._is_stored:
+            await asyncio.to_thread(self._store, changed or self._told)
         notes = noted_acts(self._data)
         self.untold = len(notes) + len(self._told.untold) + unreadable_acts(self._data)
         for path in notes:
@@ -111,15 +113,19 @@ class Audit:
     def _store(self, told: Told) -> None:
         make_directory(self._data / FOLDER)
         write_json(self._data / FOLDER / TOLD, told)
-        self._told = told
+        self._told, self._is_stored = told, True
 
 
 def _read(path: Path) -> Told | None:
-    """None where nothing is known: what is in force is then told anew."""
+    """None where nothing is known: what is in force is then told anew. Raises EngineUnable."""
     try:
         told = msgspec.json.decode(path.read_bytes(), type=Told)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
+    except OSError as error:
+        raise EngineUnable(
+            f"{path}: {error.strerror}", hint="the user of the server must be able to read it"
+        ) from error
     return told if told.format == 1 else None
 
 

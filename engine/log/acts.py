@@ -80,7 +80,10 @@ def put_aside(path: Path) -> None:
 
 def read_act(path: Path) -> Note:
     """A note. Raises OSError, or ValueError for one that can't be read."""
-    note = msgspec.json.decode(path.read_bytes(), type=Note)
+    try:
+        note = msgspec.json.decode(path.read_bytes(), type=Note)
+    except RecursionError:
+        raise ValueError(f"{path.name} is nested too deeply for a note") from None
     if note.format != FORMAT_VERSION or note.type not in schema.OF_OPERATORS:
         raise ValueError(f"format {note.format}, type {note.type!r}: this version knows format {FORMAT_VERSION}")
     msgspec.convert(note.fields, type=schema.SCHEMA[note.type])

@@ -27,6 +27,7 @@ from gateway.trust import Trust
 from tests.support.tokens import Issuer
 
 DER, INFO = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+DEEP = b'{"untold": [{"type": "", "key": "", "fields": {"a": ' + b"[" * 100_000
 NOTHING = InForce(keys=None, revocations=Revocations(), options={})
 
 
@@ -89,7 +90,7 @@ def test_a_new_log_has_nothing_to_tell_and_the_first_change_names_what_was(tmp_p
 def test_where_nothing_is_known_of_what_was_told_all_is_told(tmp_path: Path) -> None:
     """After a restore, or when the file has been removed or damaged."""
     now = InForce(keys=[("a", "EdDSA", "1")], revocations=Revocations("x", 1), options={"a.b": "1"})
-    for damage in (None, b"", b"{", b'{"format": 2}', b'{"untold": "x"}'):
+    for damage in (None, b"", b"{", b'{"format": 2}', b'{"untold": "x"}', DEEP):
         (tmp_path / FOLDER).mkdir(exist_ok=True)
         if damage is not None:
             (tmp_path / FOLDER / "told.json").write_bytes(damage)
@@ -98,6 +99,13 @@ def test_where_nothing_is_known_of_what_was_told_all_is_told(tmp_path: Path) -> 
         turn(audit)
         assert [name for name, _ in log.events] == ["admin.keys", "admin.revocations", "admin.options"]
         assert log.told("admin.keys")[0]["before"] == [] and log.told("admin.revocations")[0]["before"] == ""
+
+
+def test_what_was_told_and_cannot_be_read_is_said(tmp_path: Path) -> None:
+    """At the start, in a line; a file that is no JSON is another matter."""
+    (tmp_path / FOLDER / "told.json").mkdir(parents=True)
+    with pytest.raises(EngineUnable, match=r"told.json: Is a directory"):
+        Audit(tmp_path, NaiveLog().tell, lambda: NOTHING, is_new=True)
 
 
 def test_keys_that_are_not_known_now_are_no_change(tmp_path: Path) -> None:
@@ -167,6 +175,7 @@ def test_every_act_is_told_once_whatever_dies_when(steps: list[str], seed: int) 
             return Audit(data, log.tell, lambda: now[0], is_new=is_new)
 
         audit = begin(True)
+        turn(audit)
         for step in [*steps, "restart", "turn"]:
             if step == "note":
                 noted += 1

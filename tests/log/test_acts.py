@@ -136,6 +136,7 @@ def test_a_note_is_whole_or_none(tmp_path: Path) -> None:
         b'{"type": "admin.dumped", "fields": {"first": 1, "last": 2, "time": 1, "uid": 0}, "format": 2}',
         b"\xff" * 10,
         b"[" * 100_000,
+        b'{"type": "admin.dumped", "fields": {"first": ' + b"[" * 100_000,
     ):
         one.write_bytes(wrong)
         with pytest.raises(ValueError, match=r"\S"):

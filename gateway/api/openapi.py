@@ -84,7 +84,8 @@ class Schemas:
     def want(self, operation: Operation) -> None:
         """All that an operation names."""
         kinds = [operation.path_type, operation.query_type, operation.body_type, operation.answer_type]
-        for kind in [*kinds, *operation.consumes.values(), *operation.produces.values(), *operation.also.values()]:
+        bodies = [kind for held in operation.consumes.values() for kind in _each(held)]
+        for kind in [*kinds, *bodies, *operation.produces.values(), *operation.also.values()]:
             if kind is not None and kind not in self._types and _is_described(kind):
                 self._types.append(kind)
 
@@ -94,7 +95,9 @@ class Schemas:
         self._found, self.components = list(found), dict(components)
 
     def of(self, kind: Any) -> Document:
-        """The schema of a type."""
+        """The schema of a type, or of several of which it is one."""
+        if isinstance(kind, tuple):
+            return {"anyOf": [self.of(one) for one in kind]}
         return self._found[self._types.index(kind)] if _is_described(kind) else {}
 
     def forget_parameters(self) -> None:
@@ -109,6 +112,10 @@ class Schemas:
         name = self.of(kind)["$ref"].rsplit("/", 1)[1]
         schema = self.components[name]
         return schema.get("properties", {}), set(schema.get("required", ()))
+
+
+def _each(kind: Any) -> tuple[Any, ...]:
+    return kind if isinstance(kind, tuple) else (kind,)
 
 
 def _is_described(kind: Any) -> bool:

@@ -106,7 +106,7 @@ class Operation(NamedTuple):
     headers: tuple[str, ...]
     """Headers that it looks at, besides those that any request may have."""
     consumes: dict[str, Any]
-    """Media types of a body that the operation reads itself → what they hold."""
+    """Media types of a body that the operation reads itself → what they hold; a tuple = one of these."""
     produces: dict[str, Any]
     """Media types that it chooses among → what they hold; empty = the answer as JSON."""
     also: dict[int, Any]

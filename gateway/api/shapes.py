@@ -67,6 +67,12 @@ class NewEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
 
 
+class NewEvents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Events to publish at once; each has its own fate."""
+
+    events: Annotated[list[NewEvent], Meta(description="at most api.batch_events_max (1,000 by default)")]
+
+
 class Published(Struct, frozen=True, kw_only=True):
     """The receipt of one event: it is in the log, synced."""
 

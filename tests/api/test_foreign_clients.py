@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -106,30 +107,58 @@ def generated(folder: Path, document: bytes) -> ModuleType:
     return module
 
 
-def test_a_client_made_from_the_document_consumes(site: ApiSite, tmp_path: Path) -> None:
-    wanted = site.publish(site.group(7), 3)
-    made = generated(tmp_path, site.ask("GET", "/v1/openapi.json", token="").body)
-    try:
-        from made import models  # type: ignore[import-not-found]
-        from made.api.consumers import ack, join, pull  # type: ignore[import-not-found]
-        from made.api.subscriptions import (  # type: ignore[import-not-found]
-            create_subscription,
-            show_subscription,
-        )
+@pytest.fixture
+def made(site: ApiSite, tmp_path: Path) -> Iterator[ModuleType]:
+    """The client of the running door's document."""
+    yield generated(tmp_path, site.ask("GET", "/v1/openapi.json", token="").body)
+    for name in [name for name in sys.modules if name == "made" or name.startswith("made.")]:
+        del sys.modules[name]
 
-        client = made.AuthenticatedClient(base_url=site.url, token=site.token())
-        body = models.NewSubscription.from_dict(
-            {"name": "mail", "kind": "competing", "start": {"first": True}, "filter": {"types": ["order"]}}
-        )
-        assert create_subscription.sync(client=client, body=body).name == "mail"
-        me = join.sync("mail", client=client, body=models.NewConsumer(name="one"))
-        taken = pull.sync("mail", me.name, client=client, body=models.Pull(generation=me.generation))
-        assert [int(event.sequence) for event in taken.events] == wanted
-        answer = ack.sync_detailed(
-            "mail", me.name, client=client, body=models.Ack(generation=me.generation, sequences=wanted)
-        )
-        assert answer.status_code == 204
-        assert show_subscription.sync("mail", client=client).in_flight == 0
-    finally:
-        for name in [name for name in sys.modules if name == "made" or name.startswith("made.")]:
-            del sys.modules[name]
+
+def test_a_client_made_from_the_document_publishes(site: ApiSite, made: ModuleType) -> None:
+    from made import models  # type: ignore[import-not-found]
+    from made.api.events import publish_events, read_events, show_event  # type: ignore[import-not-found]
+
+    conversation = site.group(7)
+    client = made.AuthenticatedClient(base_url=site.url, token=site.token())
+    event = models.NewEvent(type_="order.paid", conversation=conversation, data={"sum": 1})
+    receipt = publish_events.sync(client=client, body=event, idempotency_key="one")
+    assert receipt.conversation_sequence == 2 and not receipt.repeat
+    assert publish_events.sync(client=client, body=event, idempotency_key="one").repeat
+    batch = models.NewEvents(events=[event, models.NewEvent(type_="order.paid", conversation=4_711)])
+    paid, lost = publish_events.sync(client=client, body=batch).outcomes
+    assert paid.published.sequence == receipt.sequence + 1 and lost.problem.code == "unknown_conversation"
+    foreign = models.NewCloudEvent.from_dict(
+        {"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.paid", "subject": str(conversation)}
+    )
+    last = publish_events.sync(client=client, body=foreign)
+    page = read_events.sync(client=client, types=["order"])
+    assert [one.id for one in page.events] == [receipt.id, paid.published.id, last.id] and page.at_end
+    assert read_events.sync(client=client, types=["order"], after=page.next_).events == []
+    assert show_event.sync(last.id, client=client).id == last.id
+    refused = publish_events.sync(client=client, body=models.NewEvent(type_="order.paid"))
+    assert refused.code == "bad_argument"
+
+
+def test_a_client_made_from_the_document_consumes(site: ApiSite, made: ModuleType) -> None:
+    from made import models
+    from made.api.consumers import ack, join, pull  # type: ignore[import-not-found]
+    from made.api.subscriptions import (  # type: ignore[import-not-found]
+        create_subscription,
+        show_subscription,
+    )
+
+    wanted = site.publish(site.group(7), 3)
+    client = made.AuthenticatedClient(base_url=site.url, token=site.token())
+    body = models.NewSubscription.from_dict(
+        {"name": "mail", "kind": "competing", "start": {"first": True}, "filter": {"types": ["order"]}}
+    )
+    assert create_subscription.sync(client=client, body=body).name == "mail"
+    me = join.sync("mail", client=client, body=models.NewConsumer(name="one"))
+    taken = pull.sync("mail", me.name, client=client, body=models.Pull(generation=me.generation))
+    assert [int(event.sequence) for event in taken.events] == wanted
+    answer = ack.sync_detailed(
+        "mail", me.name, client=client, body=models.Ack(generation=me.generation, sequences=wanted)
+    )
+    assert answer.status_code == 204
+    assert show_subscription.sync("mail", client=client).in_flight == 0

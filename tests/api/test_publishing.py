@@ -56,6 +56,8 @@ def test_events_of_a_batch_have_each_their_own_fate_in_their_order(site: ApiSite
     answer = site.ask("POST", "/v1/events", [good, {**good, "conversation": 4_711}, good])
     outcomes = answer.json["outcomes"]
     assert answer.status == 200 and [outcome["status"] for outcome in outcomes] == [201, 404, 201]
+    named = site.ask("POST", "/v1/events", {"events": [good, {**good, "conversation": 4_711}]})
+    assert named.status == 200 and [outcome["status"] for outcome in named.json["outcomes"]] == [201, 404]
     assert outcomes[1]["problem"]["code"] == "unknown_conversation"
     assert outcomes[0]["published"]["sequence"] + 1 == outcomes[2]["published"]["sequence"]
 
@@ -106,6 +108,8 @@ def test_the_first_event_to_a_person_makes_the_dialog(site: ApiSite) -> None:
         ({"type": "x", "conversation": 1, "data": "y" * 65_600}, 413, "payload_too_large", "65,536"),
         ({"type": "member.added", "conversation": 1, "data": {}}, 400, "bad_payload", ""),
         ({"type": "subscription.paused", "conversation": 1, "data": {"name": "x"}}, 400, "bad_type", ""),
+        ({"events": [{"type": "x", "conversation": 2**53}]}, 400, "bad_argument", "$.events[0].conversation"),
+        ({"events": [], "type": "x"}, 400, "bad_argument", "type"),
         (b"{", 400, "bad_request", "JSON"),
         (b"\xff\xff", 400, "bad_request", "JSON"),
         (b'{"type": "x", "data": ' + b"[" * 100_000, 400, "bad_request", "JSON"),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from engine.subscriptions.manager import Subscriptions
     from engine.subscriptions.memory import EngineInMemory
     from engine.subscriptions.ports import (
+        BeyondEnd,
         Consumer,
         EventSource,
         Fenced,
@@ -61,6 +62,7 @@ __all__ = [
     "Admission",
     "Api",
     "Audit",
+    "BeyondEnd",
     "CallerError",
     "CatchUp",
     "Config",
@@ -146,6 +148,7 @@ _HOMES = {
     "Admission": "engine.options_admission",
     "Api": "engine.options_api",
     "Audit": "engine.audit",
+    "BeyondEnd": "engine.subscriptions.ports",
     "CallerError": "engine.errors",
     "CatchUp": "engine.catchup",
     "Config": "engine.options",

@@ -9,12 +9,14 @@ Invariants: a definition never changes; whoever wants another one deletes it and
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 from msgspec import Struct
 
 from engine.errors import BadArgument
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PREFIX: Final = re.compile(r"(?=.{1,64}\Z)[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 TYPES_MAX: Final = 64  # prefixes of a filter
@@ -24,6 +26,7 @@ ID_MAX: Final = 2**53 - 1
 AWAY_MAX: Final = 1_000  # members of a conversation that are looked at for `recipient_away`
 TEAM_CHARACTERS_MAX: Final = 64
 PREFIX_BYTES_MAX: Final = 64
+AHEAD_US_MAX: Final = 60_000_000  # of a start's time: the caller's clock may be ahead of this one
 
 Kind = Literal["ordered", "competing"]
 
@@ -136,3 +139,21 @@ def _check_filter(filter: Filter) -> None:
         for one in ids:
             if not 1 <= one <= ID_MAX:
                 raise BadArgument(f"{one} among the {what} of a filter: ids are 1 to {ID_MAX} (2^53-1)")
+
+
+def check_time(time_us: int, now_us: int) -> None:
+    """What a start at a time says where the log has no event of then or later. Raises BadArgument."""
+    if time_us > now_us + AHEAD_US_MAX:
+        raise BadArgument(
+            f"start time {time_us}, {_shown(time_us)}: the log has no event of then or later, and here it is"
+            f" {_shown(now_us)}; at most {AHEAD_US_MAX // 1_000_000} s ahead",
+            hint="a time is µs since 1970, UTC; name none of first, sequence and time to begin with what comes from"
+            " now on",
+        )
+
+
+def _shown(time_us: int) -> str:
+    try:
+        return (EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except OverflowError:
+        return "beyond the year 9999"

@@ -411,7 +411,7 @@ class Subscriptions:
 
     async def place_of(self, start: Start) -> int:
         """The sequence behind which a start begins. Raises BadArgument, Trimmed."""
-        return await self.feed.run(lambda reader: position_of(reader, start))
+        return await self.feed.run(lambda reader: position_of(reader, start, CLOCK.time_us()))
 
     def standing(self, name: str) -> Standing:
         """As ports.py says. Raises UnknownSubscription."""

@@ -34,6 +34,7 @@ from engine.subscriptions.definition import (
     Settings,
     Start,
     check_name,
+    check_time,
     checked,
 )
 from engine.subscriptions.memory_group import Group, Member, check_count
@@ -47,6 +48,7 @@ from engine.subscriptions.ports import (
     Standing,
     StoredEvent,
     UnknownSubscription,
+    check_end,
     exists,
 )
 from engine.subscriptions.refusals import check_plain, check_target, refusal
@@ -97,11 +99,12 @@ class EngineInMemory:
         if start.first:
             return self.log.first - 1
         if start.time is not None:
-            return self.log.at_time(start.time)
+            if (position := self.log.at_time(start.time)) == self.log.last:
+                check_time(start.time, self.clock.time_us())
+            return position
         if start.sequence is None:
             return self.log.last
-        if start.sequence > self.log.last:
-            raise BadArgument(f"sequence {start.sequence}: the log ends at {self.log.last}")
+        check_end(start.sequence, self.log.last, "start sequence")
         return self.log.check(start.sequence)
 
     async def wait(self, until_us: int) -> None:
@@ -175,7 +178,7 @@ class _Source:
     async def read(self, *, after: int, filter: Filter = EVERYTHING, live: bool = False) -> AsyncIterator[StoredEvent]:
         """Events behind a sequence."""
         log = self._memory.log
-        log.check(after)
+        check_end(log.check(after), log.last)
         while True:
             changed = log.changed()
             for event in log.after(after):

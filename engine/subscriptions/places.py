@@ -9,7 +9,8 @@ from typing import Final
 
 from engine.errors import BadArgument, LogDamaged, StateDamaged, Trimmed
 from engine.log.reader import Reader
-from engine.subscriptions.definition import Definition, Start
+from engine.subscriptions.definition import Definition, Start, check_time
+from engine.subscriptions.ports import check_end
 from engine.subscriptions.store import (
     APPLIED_KEY,
     COUNT,
@@ -31,8 +32,8 @@ DAMAGED_MAX: Final = 10_000  # events passed over to find one whose time can be 
 NUMBER_BYTES: Final = 8
 
 
-def position_of(reader: Reader, start: Start) -> int:
-    """The sequence behind which a start begins. Raises BadArgument, Trimmed."""
+def position_of(reader: Reader, start: Start, now_us: int) -> int:
+    """The sequence behind which a start begins. Raises BadArgument, BeyondEnd, Trimmed."""
     named_fields = [start.first, start.sequence is not None, start.time is not None]
     if sum(named_fields) > 1:
         raise BadArgument("a start names several places: name one of first, sequence and time")
@@ -42,11 +43,13 @@ def position_of(reader: Reader, start: Start) -> int:
     if start.time is not None:
         if start.time < 0:
             raise BadArgument(f"start time {start.time}: µs since 1970, at least 0")
-        return _before(reader, start.time, first, last)
+        position = _before(reader, start.time, first, last)
+        if position == last:
+            check_time(start.time, now_us)
+        return position
     if start.sequence is None:
         return last
-    if not 0 <= start.sequence <= last:
-        raise BadArgument(f"start sequence {start.sequence}: the log ends at {last}; must be 0 to {last}")
+    check_end(start.sequence, last, "start sequence")
     if start.sequence < first - 1 and start.sequence:
         raise Trimmed(
             f"start sequence {start.sequence}: the log begins at {first}",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from engine.errors import CallerError, EngineUnable
+from engine.errors import BadArgument, CallerError, EngineUnable
 from engine.subscriptions.definition import AT_LAST, DEFAULTS, EVERYTHING, Definition, Filter, Kind, Settings, Start
 
 
@@ -24,6 +24,22 @@ class UnknownSubscription(CallerError):
 
     code = "unknown_subscription"
     hint = "create it first; `gonets subscriptions list` names those there are"
+
+
+class BeyondEnd(BadArgument):
+    """A position that the log has not reached: of another log, or of one that was begun anew. What a receipt names is
+    never beyond: it is given when every reader of the log finds the event."""
+
+    code = "beyond_end"
+    hint = "the position is of another log, or this one was begun anew: begin at 0, or at the log's end"
+
+
+def check_end(position: int, end: int, what: str = "position") -> None:
+    """Raises BeyondEnd, BadArgument."""
+    if position < 0:
+        raise BadArgument(f"{what} {position}: must be 0 to {end}, where the log ends")
+    if position > end:
+        raise BeyondEnd(f"{what} {position}: the log ends at {end}; must be 0 to {end}")
 
 
 class SubscriptionExists(CallerError):
@@ -198,7 +214,8 @@ class Subscription(Protocol):
         """Goes on."""
 
     async def reset(self, start: Start) -> None:
-        """The cursor goes there, forward or back; what is in flight is fenced. Raises Trimmed with what is kept."""
+        """The cursor goes there, forward or back; what is in flight is fenced. Raises BeyondEnd, and Trimmed
+        with what is kept."""
 
     async def parked(self, *, after: int = 0, limit: int = 100) -> list[ParkedEvent]:
         """Those behind a sequence, ascending."""
@@ -222,7 +239,8 @@ class EventSource(Protocol):
         filter: Filter = EVERYTHING,
         settings: Settings = DEFAULTS,
     ) -> Subscription:
-        """Creates it, or gives the one that is defined alike. Raises SubscriptionExists, BadArgument, Trimmed."""
+        """Creates it, or gives the one that is defined alike. Raises SubscriptionExists, BadArgument, BeyondEnd,
+        Trimmed."""
 
     async def subscription(self, name: str) -> Subscription:
         """One that there is. Raises UnknownSubscription."""
@@ -234,7 +252,7 @@ class EventSource(Protocol):
         """It and its cursor, parked events too. Raises UnknownSubscription."""
 
     def read(self, *, after: int, filter: Filter = EVERYTHING, live: bool = False) -> AsyncIterator[StoredEvent]:
-        """Events behind a sequence, to the end of the log, or on and on. Raises Trimmed."""
+        """Events behind a sequence, to the end of the log, or on and on. Raises Trimmed, BeyondEnd."""
 
 
 class Publisher(Protocol):

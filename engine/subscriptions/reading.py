@@ -13,7 +13,7 @@ from typing import Final
 from engine.errors import BadArgument, Trimmed
 from engine.subscriptions.definition import Definition, Filter, checked
 from engine.subscriptions.live import NO_KIND, Context, selection_of
-from engine.subscriptions.ports import StoredEvent
+from engine.subscriptions.ports import StoredEvent, check_end
 from ext.picks import Picks
 
 EVENTS_MAX: Final = 1_000  # decoded at once
@@ -23,14 +23,18 @@ async def read_on(
     context: Context, after: int, wanted: Filter, live: bool, moved: set[asyncio.Future[None]]
 ) -> AsyncIterator[StoredEvent]:
     """Events behind a sequence. `moved`: futures that are resolved when the log has gone on. Raises BadArgument,
-    Trimmed, LogDamaged."""
+    BeyondEnd, Trimmed, LogDamaged."""
     if wanted.recipient_away:
         raise BadArgument("recipient_away is for subscriptions: reading doesn't ask who is there")
     selection = selection_of(
         checked(Definition(name="read", kind="competing", team="", position=0, filter=wanted)), context.kinds
     )
     feed, picks = context.feed, Picks()
-    end = await feed.run(lambda reader: reader.last_sequence())  # of which all is read, folded yet or not
+    first, end = await feed.run(lambda reader: (reader.first_sequence, reader.last_sequence()))
+    check_end(after, end)
+    if after + 1 < first:  # what was read before may still be in memory
+        raise _trimmed(after, first)
+    # All up to the end is read, folded yet or not.
     while True:
         if after >= feed.last:
             if not live and after >= end:
@@ -69,8 +73,10 @@ async def _fetch(context: Context, after: int) -> None:
         await context.feed.fetch(after)
     except Trimmed as error:
         first = await context.feed.run(lambda reader: reader.first_sequence)
-        raise Trimmed(
-            f"position {after}: the log begins at {first}",
-            hint=f"read from {first - 1} or later",
-            first_available=first,
-        ) from error
+        raise _trimmed(after, first) from error
+
+
+def _trimmed(after: int, first: int) -> Trimmed:
+    return Trimmed(
+        f"position {after}: the log begins at {first}", hint=f"read from {first - 1} or later", first_available=first
+    )

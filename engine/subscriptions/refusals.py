@@ -24,6 +24,7 @@ from engine.errors import (
     Trimmed,
 )
 from engine.subscriptions.ports import (
+    BeyondEnd,
     Fenced,
     KeyReused,
     LimitReached,
@@ -73,6 +74,7 @@ _KINDS: Final[dict[str, type[EngineError]]] = {
     kind.code: kind
     for kind in (
         BadArgument,
+        BeyondEnd,
         Trimmed,
         Fenced,
         KeyReused,

@@ -17,7 +17,7 @@ import msgspec
 from litestar import Response
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from engine import EngineError, Filter, StoredEvent, schema
+from engine import BeyondEnd, EngineError, Filter, StoredEvent, schema
 from gateway.api import cloudevents, shapes
 from gateway.api.cloudevents import BATCH, STRUCTURED, CloudEvent, NewCloudEvent, cloud_event
 from gateway.api.conversations import header_key, published
@@ -193,7 +193,7 @@ async def _fate(call: Call, event: shapes.NewEvent, payload: bytes, key: str) ->
     "GET",
     "/v1/events",
     tag=TAG,
-    problems=(406, 410),
+    problems=(406, 409, 410),
     headers=("Last-Event-ID",),
     produces={JSON: Page, BATCH: list[CloudEvent], SSE: CloudEvent},
 )
@@ -202,7 +202,8 @@ async def read_events(call: Call, query: EventsQuery) -> Answer:
 
     With `Accept: text/event-stream` the answer is an endless stream of server-sent events whose data are CloudEvents;
     it goes on behind the header Last-Event-ID, which goes before `after`. Else it is a page, as an object or as a
-    CloudEvents batch. Behind a position that is no longer kept the answer is 410 with the first one that is.
+    CloudEvents batch. Behind a position that is no longer kept the answer is 410 with the first one that is; behind one
+    that the log has not reached it is 409.
     """
     media = call.accepts(JSON, BATCH, SSE)
     last = call.request.headers.get("last-event-id", "")
@@ -266,7 +267,10 @@ async def show_event(call: Call, path: EventPath) -> Answer:
     if not sequence:
         raise absent
     source = call.door.source(call.service)
-    events, _ = await _page(source.read(after=sequence - 1), 1)
+    try:
+        events, _ = await _page(source.read(after=sequence - 1), 1)
+    except BeyondEnd:
+        raise absent from None
     event = events[0] if events and events[0].sequence == sequence else None
     if event is None or may_read(call.service.scope, Filter(types=(event.type,), conversations=(event.conversation,))):
         raise absent

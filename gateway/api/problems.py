@@ -75,6 +75,7 @@ ROWS: Final[dict[str, Row]] = {
     "fenced": Row(409, "The consumer's generation is over"),
     "not_in_flight": Row(409, "Not in flight with this consumer"),
     "paused": Row(409, "The subscription is paused"),
+    "beyond_end": Row(409, "The log has not come so far"),
     "trimmed": Row(410, "Not kept any more"),
     "history_replaced": Row(410, "The position is of a history that was replaced"),
     "body_too_large": Row(413, "The request's body is too large"),

@@ -111,6 +111,24 @@ def test_a_position_that_is_not_kept_is_said_with_the_first_that_is(site: ApiSit
     assert site.ask("GET", "/v1/events?after=5").json["events"][0]["sequence"] == "6"
 
 
+def test_a_position_that_the_log_has_not_reached_is_refused_with_where_it_ends(site: ApiSite) -> None:
+    """Of a reader that goes on after the data directory was begun anew: it would lose all that comes below."""
+    last = site.publish(site.group(7), 3)[-1]
+    for path, headers in (
+        (f"/v1/events?after={last + 1}", {}),
+        (f"/v1/events?after={last + 1}", {"Accept": "text/event-stream"}),
+        ("/v1/events", {"Accept": "text/event-stream", "Last-Event-ID": f"0-1:{last + 1}"}),
+    ):
+        answer = site.ask("GET", path, headers=headers)
+        assert answer.status == 409 and problem(answer) == "beyond_end"
+        assert f"position {last + 1}: the log ends at {last};" in answer.json["detail"] and answer.json["hint"]
+    assert site.ask("GET", f"/v1/events?after={last}").json["events"] == []
+    assert problem(site.ask("GET", f"/v1/events/{last + 5}")) == "unknown_event"
+    start = {"sequence": last + 1}
+    body = {"name": "mail", "kind": "ordered", "start": start, "filter": {"types": ["order"]}}
+    assert problem(site.ask("POST", "/v1/subscriptions", body)) == "beyond_end"
+
+
 def test_a_position_of_a_replaced_history_is_said_with_where_it_ends(site: ApiSite) -> None:
     site.publish(site.group(7), 10)
     site.backend.epochs = [(1, 1), (4, 7)]

@@ -134,3 +134,8 @@ async def later(world: World, delay_s: float, task: asyncio.Task[Any]) -> Any:
 def sequences(events: Sequence[StoredEvent]) -> list[int]:
     """Of events."""
     return [event.sequence for event in events]
+
+
+async def read(world: World, filter: Filter = MESSAGES, after: int = 0) -> list[StoredEvent]:
+    """All there is, without a subscription."""
+    return [event async for event in world.source.read(after=after, filter=filter)]

@@ -8,13 +8,19 @@ import pytest
 
 from engine.errors import BadArgument, CallerError
 from engine.subscriptions.definition import Filter
-from engine.subscriptions.ports import KeyReused, StoredEvent
-from tests.subscriptions.contract import MESSAGES, OTHER, SERVICE, World, contract, group, nothing, publish, sequences
-
-
-async def read(world: World, filter: Filter = MESSAGES, after: int = 0) -> list[StoredEvent]:
-    """All there is."""
-    return [event async for event in world.source.read(after=after, filter=filter)]
+from engine.subscriptions.ports import KeyReused
+from tests.subscriptions.contract import (
+    MESSAGES,
+    OTHER,
+    SERVICE,
+    World,
+    contract,
+    group,
+    nothing,
+    publish,
+    read,
+    sequences,
+)
 
 
 async def refusal(world: World, type: str, payload: bytes = b"", **where: int | None) -> CallerError:

@@ -10,7 +10,7 @@ import pytest
 from engine.conversations import ENGINE_ITSELF
 from engine.errors import BadArgument
 from engine.subscriptions.definition import EVERYTHING, Filter, Kind, Settings, Start
-from engine.subscriptions.ports import Fenced, Paused, SubscriptionExists, UnknownSubscription
+from engine.subscriptions.ports import BeyondEnd, Fenced, Paused, SubscriptionExists, UnknownSubscription
 from tests.subscriptions.contract import (
     FIRST,
     MESSAGES,
@@ -21,6 +21,7 @@ from tests.subscriptions.contract import (
     group,
     nothing,
     publish,
+    read,
     sequences,
     subscribe,
     taken,
@@ -40,7 +41,7 @@ async def test_it_begins_where_it_is_told(world: World) -> None:
         "sequence": (Start(sequence=published[0]), [published[1], receipt.sequence]),
         "zero": (Start(sequence=0), [*published, receipt.sequence]),
         "time": (Start(time=receipt.time), [receipt.sequence]),
-        "late": (Start(time=receipt.time + 10**12), []),
+        "late": (Start(time=receipt.time + 30 * 10**6), []),
     }
     for name, (start, _) in starts.items():
         await world.source.create(name, "ordered", start=start, filter=MESSAGES)
@@ -49,6 +50,34 @@ async def test_it_begins_where_it_is_told(world: World) -> None:
         consumer = await (await world.source.subscription(name)).join()
         assert sequences(await taken(consumer, len(expected) + 1)) == expected + last, name
         await nothing(world, consumer)
+    for far in (Start(time=receipt.time + 10**9), Start(time=2**53 - 1)):
+        with pytest.raises(BadArgument, match=f"start time {far.time}, .*; at most 60 s ahead"):
+            await world.source.create("far", "ordered", start=far, filter=MESSAGES)
+        with pytest.raises(BadArgument, match=f"start time {far.time}, .*; at most 60 s ahead"):
+            await (await world.source.subscription("now")).reset(far)
+    assert "far" not in [standing.definition.name for standing in await world.source.subscriptions()]
+
+
+@contract
+async def test_nothing_begins_beyond_the_log(world: World) -> None:
+    """Where a reader of a log that was begun anew stands; what a receipt names is never beyond."""
+    conversation = await group(world)
+    subscription = await world.source.create("mail", "ordered", filter=MESSAGES)
+    for _ in range(20):
+        (last,) = await publish(world, conversation, 1)
+        assert await read(world, after=last) == []
+    await subscription.reset(Start(sequence=last))
+    (last,) = await publish(world, conversation, 1)
+    beyond = Start(sequence=last + 1_000)
+    for refused in (
+        world.source.create("far", "ordered", start=beyond, filter=MESSAGES),
+        subscription.reset(beyond),
+        read(world, after=last + 1_000),
+        anext(aiter(world.source.read(after=last + 1_000, live=True))),
+    ):
+        with pytest.raises(BeyondEnd, match=rf"{last + 1_000}: the log ends at \d+.*begin at 0") as error:
+            await refused
+        assert not error.value.retryable
 
 
 @contract

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from engine.errors import BadArgument, Trimmed
 from engine.log.readers import readers
 from engine.subscriptions.definition import Filter, Kind, Settings, Start
 from engine.subscriptions.ports import (
+    BeyondEnd,
     Fenced,
     NotInFlight,
     Paused,
@@ -309,7 +311,7 @@ def test_starts(tmp_path: Path) -> None:
             "position": (Start(sequence=17), 17),
             "time": (Start(time=START_US + 30 * STEP_US), 29),
             "between": (Start(time=START_US + 30 * STEP_US + 1), 30),
-            "future": (Start(time=START_US * 2), None),
+            "future": (Start(time=time.time_ns() // 1_000 + 30_000_000), None),
             "past": (Start(time=0), 0),
         }
         for name, (start, position) in starts.items():
@@ -318,7 +320,9 @@ def test_starts(tmp_path: Path) -> None:
             assert found == (end if position is None else position), name
         with pytest.raises(BadArgument, match="several"):
             await create("both", "ordered", start=Start(first=True, sequence=3))
-        with pytest.raises(BadArgument, match="the log ends at"):
+        with pytest.raises(BadArgument, match="at most 60 s ahead"):
+            await create("far", "ordered", start=Start(time=time.time_ns() // 1_000 + 120_000_000))
+        with pytest.raises(BeyondEnd, match="the log ends at"):
             await create("beyond", "ordered", start=Start(sequence=last + 1_000))
 
     with_rig(tmp_path, story)

@@ -135,6 +135,10 @@ class Engine:
             self._retention = Retention(path, Wanted(keep_bytes=keep_bytes, keep_days=keep_days), interval_s)
             self._retention.start()
 
+    def second(self) -> None:
+        """Now and then: notices what another process has trimmed, whether or not there is anything to save."""
+        self.log.drop_trimmed()
+
     def stats(self) -> dict[str, float]:
         """Counters for the metrics."""
         retention = self._retention

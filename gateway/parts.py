@@ -61,6 +61,7 @@ class Alone:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._engine: Engine | None = None
         self.api: socket.socket | None = None  # the backends'
         self.fork: Fork | None = None  # where there is an api
 
@@ -76,15 +77,20 @@ class Alone:
             from gateway.api.thread import Fork  # brings what only the backends' door needs
 
             self.fork = Fork(wake)
-            return open_engine(self._config, data, on_answers=self.fork.answers, on_committed=self.fork.committed)
-        return open_engine(self._config, data, on_answers=wake, on_committed=lambda sequence: wake(None))
+            on_answers, on_committed = self.fork.answers, self.fork.committed
+            self._engine = open_engine(self._config, data, on_answers=on_answers, on_committed=on_committed)
+        else:
+            self._engine = open_engine(self._config, data, on_answers=wake, on_committed=lambda sequence: wake(None))
+        return self._engine
 
     def bus(self, door: Door) -> Bus:
         """Nobody else."""
         return Nobody()
 
     def second(self) -> None:
-        """Nothing to do."""
+        """Housekeeping of what is read."""
+        if self._engine is not None:
+            self._engine.second()
 
     def release(self) -> None:
         """Lets go of the backends' port, whatever state the start has reached."""

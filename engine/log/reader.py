@@ -31,8 +31,8 @@ class Reader:
 
     @property
     def first_sequence(self) -> int:
-        """The first sequence that is kept."""
-        return self._segments.firsts[0]
+        """The first sequence that is kept now, though another process may have trimmed."""
+        return self._segments.first_kept()
 
     def last_sequence(self) -> int:
         """The last synced sequence; one less than the first kept if there is none. Raises LogDamaged."""

@@ -8,7 +8,7 @@ what a read transaction gives is not looked at after its end; no block of a segm
 found right. A rolled-over segment is found by whoever knows only the one before it: `after` looks at the directory
 again, or, in the writer's process, waits for the writer to adopt it (a segment that has its name is the writer's to
 open first). A segment whose file trimming has removed is Trimmed as soon as anybody has to open it; what is open
-stays readable until `drop_trimmed` has looked. Cost: a lock and a dictionary look-up a transaction.
+stays readable until `drop_trimmed` has looked, which the owners of a process do every second. Cost: a lock and a dictionary look-up a transaction.
 """
 
 from __future__ import annotations
@@ -166,6 +166,12 @@ class Segments:
         """Forgets segments at the log's beginning whose files are gone, and gives their space back; how many."""
         with self._lock:
             return self._drop_trimmed()
+
+    def first_kept(self) -> int:
+        """The first sequence that is kept now: another process may have trimmed. A look at one file's name."""
+        if len(self.firsts) > 1 and not self.path(self.firsts[0]).exists():
+            self.drop_trimmed()
+        return self.firsts[0]
 
     def path(self, first: int) -> Path:
         """The file of a segment."""

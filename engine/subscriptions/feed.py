@@ -105,6 +105,17 @@ class Feed:
             self._keep(one)
         return blocks[0] if blocks else None
 
+    async def first(self) -> int:
+        """The first sequence that is kept now; nobody is given what lies before it."""
+        first = await self.run(lambda reader: reader.first_sequence)
+        self.forget(first)
+        return first
+
+    def forget(self, first: int) -> None:
+        """Lets go of blocks before a sequence: trimming has removed them."""
+        while self._blocks and self._blocks[0].last < first:
+            self._drop(self._firsts[0])
+
     async def run(self, job: Callable[[Reader], Answer]) -> Answer:
         """Something else that needs the log, in a thread that has a reader of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: job(self._own_reader()))
@@ -139,10 +150,13 @@ class Feed:
         self._blocks.insert(at, found)
         self._bytes += len(found.block) + found.own_bytes
         while self._bytes > self._bytes_max and len(self._found) > 1:
-            first, old = self._found.popitem(last=False)
-            self._bytes -= len(old.block) + old.own_bytes
-            at = bisect_right(self._firsts, first) - 1
-            del self._firsts[at], self._blocks[at]
+            self._drop(next(iter(self._found)))
+
+    def _drop(self, first: int) -> None:
+        old = self._found.pop(first)
+        self._bytes -= len(old.block) + old.own_bytes
+        at = bisect_right(self._firsts, first) - 1
+        del self._firsts[at], self._blocks[at]
 
     def close(self) -> None:
         """Waits for what is being read."""

@@ -101,7 +101,7 @@ class LocalSubscription:
     async def replay(self, sequences: Sequence[int]) -> int:
         """As ports.py says."""
         there = self._parked_among(sequences)
-        first = await self._subscriptions.feed.run(lambda reader: reader.first_sequence)
+        first = await self._subscriptions.feed.first()
         kept = [sequence for sequence in there if sequence >= first]
         for part in _parts(kept):
             await self._subscriptions.act(schema.SUBSCRIPTION_REPLAYED, schema.SubscriptionReplayed(self.name, part))

@@ -242,7 +242,7 @@ class Live:
         try:
             return await self._context.feed.fetch(read.after) is not None
         except Trimmed as error:
-            first = await self._context.feed.run(lambda reader: reader.first_sequence)
+            first = await self._context.feed.first()
             if read.again is not None:
                 self.lost_events += self.machine.lose_below(first)
                 return True

@@ -300,6 +300,7 @@ class Subscriptions:
         self._trouble = trouble
 
     async def _slow_tick(self, now_us: int) -> None:
+        await self.feed.first()
         floors = dict(self._floors)  # of commits that came before the one that is waited for here
         await self.commits.synced()
         await self._floor.note(self._floors, floors)

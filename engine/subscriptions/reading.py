@@ -31,8 +31,9 @@ async def read_on(
     )
     feed, picks = context.feed, Picks()
     first, end = await feed.run(lambda reader: (reader.first_sequence, reader.last_sequence()))
+    feed.forget(first)
     check_end(after, end)
-    if after + 1 < first:  # what was read before may still be in memory
+    if after + 1 < first:
         raise _trimmed(after, first)
     # All up to the end is read, folded yet or not.
     while True:
@@ -72,7 +73,7 @@ async def _fetch(context: Context, after: int) -> None:
     try:
         await context.feed.fetch(after)
     except Trimmed as error:
-        first = await context.feed.run(lambda reader: reader.first_sequence)
+        first = await context.feed.first()
         raise _trimmed(after, first) from error
 
 

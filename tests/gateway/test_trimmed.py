@@ -15,6 +15,7 @@ from tests.support.gateway import GatewayProcess, running
 from tests.support.log_command import log_command
 
 LARGE = "x" * 60_000
+NOTICED_S = 6.0  # a second, on a machine that has other things to do; a save would notice too, in ten
 OPTIONS: dict[str, object] = {"log.segment_bytes": 1 << 20}
 
 
@@ -42,7 +43,11 @@ class Told:
             self.live.expect("event", sequence=self.sent[-1])
             self.late = gateway.device(2, 6, positions=self.positions)
             self.late.expect("live")
-            self.late_history = pages(self.late, self.group, None)
+            self.late_history = self.later_history = pages(self.late, self.group, None)
+            until_s = time.monotonic() + NOTICED_S
+            while not self.later_history[1] and time.monotonic() < until_s:
+                time.sleep(0.2)
+                self.later_history = pages(self.late, self.group, None)
         self.kept = [sequence for sequence in self.sent if sequence >= self.first]
         assert self.sent[0] < self.first < self.sent[-1]
         self.end = self.sent[-1]
@@ -162,3 +167,4 @@ def test_trimmed_beside_a_running_server(told: Told) -> None:
         assert not events and found == [one for one in told.sent if one >= told.first][::-1] and is_trimmed
     else:
         assert [event["sequence"] for event in events][1:] == told.sent
+    assert told.later_history == ([one for one in told.sent if one >= told.first][::-1], True), "a second later"

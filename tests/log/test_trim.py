@@ -201,8 +201,7 @@ def test_the_writers_own_process_gives_the_space_back(data: Path, killer: Killer
     reader = rig.engine.log.reader()
     assert reader.record(1) is not None
     assert not killer.run("trim", data, data, 2 * 10**6)
-    dropped = rig.engine.log.drop_trimmed()
-    assert dropped > 2
+    rig.engine.second()
     assert reader.first_sequence == firsts(data)[0]
     with pytest.raises(Trimmed):
         reader.record(1)

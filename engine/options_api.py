@@ -59,7 +59,14 @@ class Api(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 1_000
     subscriptions_max: Annotated[int, option("subscriptions of a team", "subscriptions", ge=1, le=100_000)] = 100
     publishes_per_s_max: Annotated[
-        int, option("events a second that a team may publish for long; a second's worth at once", "1/s", ge=1, le=10**7)
+        int,
+        option(
+            "events a second that a team may publish for long; a second's worth at once, and what one request takes"
+            " beyond that is owed",
+            "1/s",
+            ge=1,
+            le=10**7,
+        ),
     ] = 10_000
     publish_bytes_per_s_max: Annotated[int, option("the same in bytes of payload", "bytes/s", ge=1_024, le=10**11)] = (
         16 << 20

@@ -8,7 +8,8 @@ what a read transaction gives is not looked at after its end; no block of a segm
 found right. A rolled-over segment is found by whoever knows only the one before it: `after` looks at the directory
 again, or, in the writer's process, waits for the writer to adopt it (a segment that has its name is the writer's to
 open first). A segment whose file trimming has removed is Trimmed as soon as anybody has to open it; what is open
-stays readable until `drop_trimmed` has looked, which the owners of a process do every second. Cost: a lock and a dictionary look-up a transaction.
+stays readable until `drop_trimmed` has looked: every second, and with each question for the first one kept. Cost: a
+lock and a dictionary look-up a transaction.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Invariants: a code has one HTTP status; a failure that nobody foresaw is 500 and
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType, json
@@ -174,7 +175,7 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]]:
     else:
         problem, headers = make("internal", "the server failed; its log says more", retryable=True), {}
     if problem.retry_after_s is not UNSET:
-        headers["retry-after"] = str(max(1, round(problem.retry_after_s)))
+        headers["retry-after"] = str(max(1, math.ceil(problem.retry_after_s)))
     if problem.status == 401:
         headers["www-authenticate"] = f'Bearer error="invalid_token", error_description="{problem.code}"'
     return problem, headers

@@ -3,8 +3,9 @@
 Asked by the door's operations and streams. A request over a rate is answered 429 with the pause and the option's
 name; a stream waits instead, because it has nothing to lose by that. What lasts (streams, consumers) is counted.
 
-Invariants: rates are of a team, whatever its tokens and connections; a request is never refused for its size alone
-(a bucket goes below zero once and is then waited for). Cost: a dictionary and two subtractions.
+Invariants: rates are of a team, whatever its tokens and connections; a request is never refused for its size alone:
+while anything is left of a second's worth it is taken whole, and what it took beyond that is owed. Until the rate has
+paid for it nothing more is taken. Cost: a dictionary and two subtractions.
 """
 
 from __future__ import annotations
@@ -85,16 +86,16 @@ class Quotas:
     def charge_publishes(self, name: str, events: int, size_bytes: int) -> None:
         """Raises if the team has published too much lately."""
         team, now = self.team(name), self._now()
-        _refuse(team.publishes.pause_s(now), "publishes_per_s_max", self._options.publishes_per_s_max)
-        _refuse(team.publish_bytes.pause_s(now), "publish_bytes_per_s_max", self._options.publish_bytes_per_s_max)
+        _refuse(name, team.publishes.pause_s(now), "publishes_per_s_max", self._options.publishes_per_s_max)
+        _refuse(name, team.publish_bytes.pause_s(now), "publish_bytes_per_s_max", self._options.publish_bytes_per_s_max)
         team.publishes.take(events)
         team.publish_bytes.take(size_bytes)
 
     def check_reads(self, name: str) -> None:
         """Raises if the team has been given too much lately."""
         team, now = self.team(name), self._now()
-        _refuse(team.reads.pause_s(now), "reads_per_s_max", self._options.reads_per_s_max)
-        _refuse(team.read_bytes.pause_s(now), "read_bytes_per_s_max", self._options.read_bytes_per_s_max)
+        _refuse(name, team.reads.pause_s(now), "reads_per_s_max", self._options.reads_per_s_max)
+        _refuse(name, team.read_bytes.pause_s(now), "read_bytes_per_s_max", self._options.read_bytes_per_s_max)
 
     def charge_reads(self, name: str, events: int, size_bytes: int) -> float:
         """The team was given so much; what a stream waits before the next, in seconds."""
@@ -108,7 +109,7 @@ class Quotas:
     def check_streams(self, name: str) -> None:
         """Raises if the team may not open one more."""
         if self.team(name).streams >= self._options.streams_max:
-            raise _full("streams_max", self._options.streams_max)
+            raise _full(name, "streams_max", self._options.streams_max)
 
     @contextmanager
     def stream(self, name: str) -> Iterator[None]:
@@ -125,7 +126,7 @@ class Quotas:
         """Raises if the team has too many; else it counts until consumer_left."""
         team = self.team(name)
         if team.consumers >= self._options.consumers_max:
-            raise _full("consumers_max", self._options.consumers_max)
+            raise _full(name, "consumers_max", self._options.consumers_max)
         team.consumers += 1
 
     def consumer_left(self, name: str) -> None:
@@ -139,7 +140,7 @@ class Quotas:
         team = self.team(team_name)
         coming = len({name, *team.creating} - known)
         if name not in known and len(known) + coming > self._options.subscriptions_max:
-            raise _full("subscriptions_max", self._options.subscriptions_max)
+            raise _full(team_name, "subscriptions_max", self._options.subscriptions_max)
         team.creating.append(name)
         try:
             yield
@@ -147,21 +148,22 @@ class Quotas:
             team.creating.remove(name)
 
 
-def _refuse(pause_s: float, option: str, value: int) -> None:
+def _refuse(team: str, pause_s: float, option: str, value: int) -> None:
     if pause_s:
         raise Refusal(
             "limit_reached",
-            f"the team has had its api.{option} = {value:,} for this moment",
+            f"team {team!r} has had more than its api.{option} = {value:,} a second; the next in {pause_s:.3f} s",
+            hint="wait for `retry_after_s`, or have the option raised; what was taken beyond a second's worth is owed",
             limit=f"api.{option}",
             retryable=True,
             retry_after_s=pause_s,
         )
 
 
-def _full(option: str, value: int) -> Refusal:
+def _full(team: str, option: str, value: int) -> Refusal:
     return Refusal(
         "limit_reached",
-        f"the team has its api.{option} = {value:,} already",
+        f"team {team!r} has its api.{option} = {value:,} already",
         hint="end or delete what isn't needed, or have the option raised",
         limit=f"api.{option}",
         retryable=True,

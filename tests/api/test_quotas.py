@@ -52,6 +52,33 @@ def test_a_team_over_its_rate_is_told_which_limit_and_when(tmp_path: Path) -> No
         assert other.status == 200, "another team has its own"
 
 
+def test_what_a_request_takes_beyond_a_second_s_worth_is_owed() -> None:
+    """Even one event that is larger than that is taken, or it never could be; then the rate pays for it first."""
+    now_s = 100.0
+    quotas = Quotas(Api(publish_bytes_per_s_max=1_024), now=lambda: now_s)
+    quotas.charge_publishes("push", 1, 2_000)
+    with pytest.raises(Refusal, match=r"team 'push' has had .* api.publish_bytes_per_s_max = 1,024 a second; .* 0.95"):
+        quotas.charge_publishes("push", 1, 1)
+    now_s += (2_000 - 1_024) / 1_024 - 0.01
+    with pytest.raises(Refusal):
+        quotas.charge_publishes("push", 1, 1)
+    now_s += 0.02
+    quotas.charge_publishes("push", 1, 65_536)
+    with pytest.raises(Refusal) as refused:
+        quotas.charge_publishes("push", 1, 1)
+    assert refused.value.problem.limit == "api.publish_bytes_per_s_max"
+    assert 63 < float(refused.value.problem.retry_after_s or 0) < 64.1, "it is owed until it is paid"
+
+
+def test_bytes_that_are_published_are_refused_over_http(tmp_path: Path) -> None:
+    with ApiSite(tmp_path, Api(publish_bytes_per_s_max=1_024)) as site:
+        body = {"type": "x", "conversation": site.group(7), "data": "y" * 20_000}
+        assert site.ask("POST", "/v1/events", body).status == 201
+        refused = site.ask("POST", "/v1/events", {**body, "data": 1})
+        assert refused.status == 429 and refused.json["limit"] == "api.publish_bytes_per_s_max"
+        assert 1 <= int(refused.headers["retry-after"]) <= 20 and "push" in refused.json["detail"]
+
+
 def test_reading_has_its_rate_too(tmp_path: Path) -> None:
     with ApiSite(tmp_path, Api(read_bytes_per_s_max=65_536)) as site:
         site.publish(site.group(7), 1_000)

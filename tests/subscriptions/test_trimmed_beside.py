@@ -1,4 +1,4 @@
-"""`gonets log trim` beside a server that runs: what it has removed nobody is given any more, and nothing begins there."""
+"""`gonets log trim` beside a server that runs: nobody is given what it has removed, nothing begins there."""
 
 from __future__ import annotations
 

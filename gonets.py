@@ -257,7 +257,7 @@ def token(
         words = (found["team"], found["scope"], lifetime_s)
         text = _made(lambda: development.services_token(config_of, service, *words), config_of)
     if as_json:
-        print_json({"token": text, **found, "expires": int(time.time()) + lifetime_s})
+        print_json({"token": text, **found, "jti": development.jti_of(text), "expires": int(time.time()) + lifetime_s})
     else:
         print(text)
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import jwt
+
 from engine import Config
 from gateway.auth import (
     DEVELOPMENT_KEY,
@@ -73,6 +75,11 @@ def services_token(
     if not 1 <= len(text) <= SCOPE_CHARACTERS_MAX:
         raise NoToken(f"--scope: {len(text)} characters; must be 1 to {SCOPE_CHARACTERS_MAX}, such as read:message")
     return _token(config, service, None, lifetime_s, otherwise, text, team)
+
+
+def jti_of(token: str) -> str:
+    """The name by which a token may be revoked."""
+    return str(jwt.decode(token, options={"verify_signature": False})["jti"])
 
 
 def _token(

@@ -26,6 +26,7 @@ ID_MAX: Final = 2**53 - 1
 AWAY_MAX: Final = 1_000  # members of a conversation that are looked at for `recipient_away`
 TEAM_CHARACTERS_MAX: Final = 64
 PREFIX_BYTES_MAX: Final = 64
+TIME_US_MIN: Final = 10**14  # in 1973: a lower number that isn't 0 counts seconds or milliseconds
 AHEAD_US_MAX: Final = 60_000_000  # of a start's time: the caller's clock may be ahead of this one
 
 Kind = Literal["ordered", "competing"]
@@ -139,6 +140,15 @@ def _check_filter(filter: Filter) -> None:
         for one in ids:
             if not 1 <= one <= ID_MAX:
                 raise BadArgument(f"{one} among the {what} of a filter: ids are 1 to {ID_MAX} (2^53-1)")
+
+
+def check_unit(time_us: int) -> None:
+    """What a start at a time says where its number can't be one of microseconds. Raises BadArgument."""
+    if time_us < 0 or 0 < time_us < TIME_US_MIN:
+        raise BadArgument(
+            f"start time {time_us}: must be µs since 1970, UTC; 0, or at least {TIME_US_MIN}, which is in 1973",
+            hint="seconds × 1,000,000, milliseconds × 1,000",
+        )
 
 
 def check_time(time_us: int, now_us: int) -> None:

@@ -35,6 +35,7 @@ from engine.subscriptions.definition import (
     Start,
     check_name,
     check_time,
+    check_unit,
     checked,
 )
 from engine.subscriptions.memory_group import Group, Member, check_count
@@ -99,6 +100,7 @@ class EngineInMemory:
         if start.first:
             return self.log.first - 1
         if start.time is not None:
+            check_unit(start.time)
             if (position := self.log.at_time(start.time)) == self.log.last:
                 check_time(start.time, self.clock.time_us())
             return position

@@ -34,7 +34,7 @@ from engine.errors import BadArgument, Trimmed
 from engine.state.saved import ConversationRow, MembershipRow
 from engine.subscriptions.definition import AWAY_MAX, ID_MAX, Filter
 from engine.subscriptions.ports import Receipt, StoredEvent
-from engine.subscriptions.refusals import check_repeat, refusal
+from engine.subscriptions.refusals import check_repeat, conflict_words, refusal
 
 SHARD_BITS: Final = 40
 SYSTEM: Final = "system"
@@ -181,7 +181,7 @@ class MemoryLog:
             raise refusal(errors.CLOSED, f"conversation {conversation}")
         actual = self.conversation_sequence(conversation)
         if expected is not None and expected != actual:
-            words = f"conversation {conversation} is at {actual}, not at {expected}"
+            words = f"{type} in conversation {conversation}: {conflict_words(expected, actual)}"
             raise refusal(errors.CONFLICT, words, actual=actual)
         return self._append(conversation, user, type, payload)
 
@@ -205,7 +205,7 @@ class MemoryLog:
         if (first, second) in self._dialogs:
             return self._dialogs[first, second], False
         if expected:
-            raise refusal(errors.CONFLICT, f"the dialog with {person} is at 0, not at {expected}")
+            raise refusal(errors.CONFLICT, f"to person {person}: {conflict_words(expected, 0)}")
         conversation = self._dialogs[first, second] = self._new_number()
         receipt = self._append(conversation, user, schema.CREATED, schema.pack_dialog(first, second))
         row = ConversationRow(DIALOG, False, True, 2, receipt.sequence, receipt.sequence, first, second, "")

@@ -9,7 +9,7 @@ from typing import Final
 
 from engine.errors import BadArgument, LogDamaged, StateDamaged, Trimmed
 from engine.log.reader import Reader
-from engine.subscriptions.definition import Definition, Start, check_time
+from engine.subscriptions.definition import Definition, Start, check_time, check_unit
 from engine.subscriptions.ports import check_end
 from engine.subscriptions.store import (
     APPLIED_KEY,
@@ -41,8 +41,7 @@ def position_of(reader: Reader, start: Start, now_us: int) -> int:
     if start.first:
         return first - 1
     if start.time is not None:
-        if start.time < 0:
-            raise BadArgument(f"start time {start.time}: µs since 1970, at least 0")
+        check_unit(start.time)
         position = _before(reader, start.time, first, last)
         if position == last:
             check_time(start.time, now_us)

@@ -34,7 +34,7 @@ from engine.errors import (
 )
 from engine.schema import BadPayload
 from engine.subscriptions.ports import Receipt
-from engine.subscriptions.refusals import check_plain, check_repeat, check_target, refusal
+from engine.subscriptions.refusals import check_plain, check_repeat, check_target, conflict_words, refusal
 
 WAITING_MAX: Final = 65_536  # publishes without an answer
 WAITING_BYTES_MAX: Final = 64 << 20  # of their proposals
@@ -192,24 +192,27 @@ class ServicePublisher:
             expected=expected,
             key=_key(self._user, key),
         )
-        receipt = receipt_of(answer, type_name, target)
+        receipt = receipt_of(answer, type_name, target, person=person, expected=expected)
         if not person:
             check_repeat(receipt, target, key)
         return receipt
 
 
-def receipt_of(answer: Answer, type_name: str, target: int) -> Receipt:
+def receipt_of(
+    answer: Answer, type_name: str, target: int, *, person: bool = False, expected: int | None = None
+) -> Receipt:
     """The receipt, or the refusal raised."""
     if answer.status in (APPENDED, REPEAT):
         return Receipt(
             answer.sequence, answer.conversation, answer.conversation_sequence, answer.time, answer.status == REPEAT
         )
-    row = STATUSES[answer.status]
-    where = f" in {target}" if target else ""
+    where = (f" to person {target}" if person else f" in conversation {target}") if target else ""
+    actual = answer.conversation_sequence if answer.status == CONFLICT else 0
+    why = conflict_words(expected or 0, actual) if answer.status == CONFLICT else STATUSES[answer.status].name
     raise refusal(
         answer.status,
-        f"{type_name}{where}: {row.name}",
-        actual=answer.conversation_sequence if answer.status == CONFLICT else 0,
+        f"{type_name}{where}: {why}",
+        actual=actual,
         extra=answer.extra,
     )
 

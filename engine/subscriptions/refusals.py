@@ -40,10 +40,10 @@ class Refused(CallerError):
     """Admission said no to a publish, and would say it again. `code` is the status; `actual` is, of a conflict, the
     conversation sequence that would have fitted; `extra` the limit in question."""
 
-    def __init__(self, status: int, words: str, *, actual: int = 0, extra: int = 0) -> None:
+    def __init__(self, status: int, words: str, *, actual: int = 0, extra: int = 0, hint: str = "") -> None:
         row = STATUSES[status]
         self.code, self.actual, self.extra = row.name, actual, extra
-        super().__init__(words, hint=row.hint)
+        super().__init__(words, hint=hint or row.hint)
 
 
 # A service has no counter: what makes its repeat harmless is its key, where it has given one.
@@ -56,10 +56,10 @@ _KEYED: Final = {
 class NotNow(EngineUnable):
     """A publish was refused for a passing reason; the same with the same key later. `extra`: a pause in ms, or 0."""
 
-    def __init__(self, status: int, words: str, *, extra: int = 0) -> None:
+    def __init__(self, status: int, words: str, *, extra: int = 0, hint: str = "") -> None:
         row = STATUSES[status]
         self.code, self.extra = row.name, extra
-        super().__init__(words, hint=_KEYED.get(status, row.hint))
+        super().__init__(words, hint=hint or _KEYED.get(status, row.hint))
 
 
 class NotAllowed(CallerError):
@@ -88,11 +88,16 @@ _KINDS: Final[dict[str, type[EngineError]]] = {
 _TOKENS: Final = ("bad_token", "token_expired", "token_revoked", "not_allowed")
 
 
-def refusal(status: int, words: str, *, actual: int = 0, extra: int = 0) -> Refused | NotNow:
-    """The exception for a status that isn't `appended` or `repeat`."""
+def refusal(status: int, words: str, *, actual: int = 0, extra: int = 0, hint: str = "") -> Refused | NotNow:
+    """The exception for a status that isn't `appended` or `repeat`. `hint`: a better one than the table's."""
     if STATUSES[status].retryable:
-        return NotNow(status, words, extra=extra)
-    return Refused(status, words, actual=actual, extra=extra)
+        return NotNow(status, words, extra=extra, hint=hint)
+    return Refused(status, words, actual=actual, extra=extra, hint=hint)
+
+
+def conflict_words(expected: int, actual: int) -> str:
+    """Why a publish that expected something was refused."""
+    return f"expected was {expected}, the last conversation sequence is {actual}"
 
 
 def error_of(code: str, words: str, *, hint: str = "", retryable: bool = False, actual: int = 0) -> EngineError:
@@ -101,7 +106,7 @@ def error_of(code: str, words: str, *, hint: str = "", retryable: bool = False, 
     if kind := _KINDS.get(code):
         return kind(words, hint=hint)
     if status := STATUS_BY_NAME.get(code):
-        return refusal(status.number, words, actual=actual)
+        return refusal(status.number, words, actual=actual, hint=hint)
     if code in _TOKENS:
         return NotAllowed(code, words, hint=hint)
     unknown: EngineError = EngineUnable(words, hint=hint) if retryable else CallerError(words, hint=hint)

@@ -10,6 +10,7 @@ Invariants: everything that is refused or fails leaves as a problem, 404 and 405
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from gateway.api.ports import Backend, WhoMay
 from gateway.api.stream import serve as serve_stream
 
 log = structlog.get_logger("gonets.api")
+ADDRESS_CHARACTERS_MAX: Final = 200
 _CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 503: "unavailable"}
 
 
@@ -36,7 +38,7 @@ def make_app(backend: Backend, who_may: WhoMay, options: Api) -> Litestar:
     handlers: list[ControllerRouterHandler] = [_route(door, operation) for operation in OPERATIONS]
     app = Litestar(
         [*handlers, *_documents(), _stream(door)],
-        exception_handlers={Exception: _failed},
+        exception_handlers={Exception: partial(_failed, options)},
         on_startup=[door.open],
         on_shutdown=[door.close],
         openapi_config=None,
@@ -89,12 +91,29 @@ def _document(path: str, content: bytes, media_type: str, headers: dict[str, str
     return route(path, http_method=["GET"], status_code=200)(show)
 
 
-def _failed(_request: Ask, error: Exception) -> Answer:
+def _said(code: str, options: Api, request: Ask, detail: str, headers: dict[str, str]) -> tuple[str, str]:
+    """Detail and hint of what the framework refuses, whose words name nothing."""
+    asked = f"{request.scope.get('method', 'GET')} {request.scope['path'][:ADDRESS_CHARACTERS_MAX]!r}"
+    if code == "not_found":
+        return f"{asked}: there is no such address", "/v1/docs lists them"
+    if code == "method_not_allowed":
+        allowed = next(iter(headers.values()), "")
+        return f"{asked}: the address takes {allowed or 'another method'}", "/v1/docs lists the methods of each"
+    if code == "body_too_large":
+        return (
+            f"the body has more than api.body_bytes_max = {options.body_bytes_max:,} bytes",
+            "send it in parts, or have the option raised",
+        )
+    return detail, ""
+
+
+def _failed(options: Api, request: Ask, error: Exception) -> Answer:
     """What a client is told of any error."""
     if isinstance(error, HTTPException):
-        code = _CODES.get(error.status_code, "bad_request" if error.status_code < 500 else "internal")
-        problem = problems.make(code, error.detail)
         headers = {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
+        code = _CODES.get(error.status_code, "bad_request" if error.status_code < 500 else "internal")
+        detail, hint = _said(code, options, request, error.detail, headers)
+        problem = problems.make(code, detail, hint=hint)
     else:
         problem, headers = problems.problem_of(error)
         if problem.status == 500:

@@ -31,7 +31,7 @@ def list_all(
     if as_json:
         console.print_json(found)
         return
-    columns = ("name", "kind", "cursor", "behind", "in flight", "oldest s", "parked", "consumers", "")
+    columns = ("name", "kind", "cursor", "behind", "in flight", "oldest s", "parked", "consumers", "state")
     rows = [
         (
             row["name"],
@@ -42,7 +42,7 @@ def list_all(
             f"{row['oldest_unacked_s']:.1f}",
             row["parked"],
             len(row["consumers"]),
-            "paused" if row["paused"] else "",
+            "paused" if row["paused"] else "running",
         )
         for row in found["subscriptions"]
     ]
@@ -111,12 +111,14 @@ def resume(
 def reset(
     name: Name,
     *,
-    to: Annotated[str, Parameter(help="first, last, a sequence, or a time such as 2026-11-25T10:00Z")],
+    to: Annotated[
+        str, Parameter(help="first, last, a sequence (goes on behind it), or a time such as 2026-11-25T10:00Z")
+    ],
     where: Where = HERE,
     as_json: console.AsJson = False,
 ) -> None:
     """Moves the cursor, forward or back; what is in flight is fenced."""
-    found = _verb("POST", (name, "reset"), where, {"start": start_of(to)})
+    found = _verb("POST", (name, "reset"), where, {"start": start_of(to, "--to")})
     _show(found, as_json, f"{name} goes on behind {found['cursor']}, {found['lag_events']} events behind the log")
 
 

@@ -21,6 +21,7 @@ from gateway.development import SERVICE, TEAM, NoToken, services_token
 T = TypeVar("T")
 DOOR: Final = "http://127.0.0.1:8802"  # where `make run` opens it
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+SEQUENCE_DIGITS_MAX: Final = 18
 
 Url = Annotated[str | None, Parameter(help="the backends' door (default: by server.api)", env_var="GONETS_API_URL")]
 Token = Annotated[
@@ -29,6 +30,10 @@ Token = Annotated[
 Team = Annotated[str, Parameter(help="of the development token: subscriptions are a team's")]
 Service = Annotated[int, Parameter(help="of the development token: the user that events are sent as")]
 Name = Annotated[str, Parameter(help="of the subscription")]
+ALLOW: Final = (
+    "; narrow what is asked with --type or --conversation-kind, or name the words of a token that allows it: `gonets"
+    " token --service N --team TEAM --scope read:* audit subscriptions publish:*`"
+)
 Many = Parameter(consume_multiple=True, negative="")
 
 
@@ -90,21 +95,27 @@ def run(work: Callable[[Caller], Coroutine[Any, Any, T]], where: Where) -> T:
     try:
         return asyncio.run(with_caller())
     except (Refused, Away) as error:
-        console.fail(str(error))
+        allow = ALLOW if isinstance(error, Refused) and error.code == "forbidden" else ""
+        console.fail(f"{error}{allow}")
 
 
-def start_of(text: str) -> dict[str, Any]:
+def start_of(text: str, option: str = "--start") -> dict[str, Any]:
     """As the door takes it."""
     if text == "first":
         return {"first": True}
     if text == "last":
         return {}
-    if text.isdigit():
+    if text.isascii() and text.isdecimal() and len(text) <= SEQUENCE_DIGITS_MAX:
         return {"sequence": int(text)}
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        console.fail(f"--start {text!r}: must be first, last, a sequence, or a time such as 2026-11-25T10:00Z")
-    if moment.tzinfo is None:
-        moment = moment.astimezone()
+        if moment.tzinfo is None:
+            moment = moment.astimezone()
+    except (ValueError, OverflowError):
+        console.fail(
+            f"{option} {text[:80]!r}: must be first, last, the sequence of the event before the first wanted one, or a"
+            " time such as 2026-11-25T10:00Z (without a zone: this machine's)"
+        )
+    if moment < EPOCH:
+        console.fail(f"{option} {text!r}: a time must be of 1970 or later")
     return {"time": int((moment - EPOCH).total_seconds() * 1_000_000)}

@@ -18,10 +18,11 @@ from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
-from engine import ENGINE_ITSELF, console
+from engine import ENGINE_ITSELF, console, schema
 from gateway.api.caller import Away, Caller, Refused
 from gateway.api.cli_common import HERE_AS_SERVICE, AsService, Many, Name, run, start_of
 
+PAYLOAD_BYTES_MAX: Final = schema.PAYLOAD_BYTES_MAX
 PULL_EVENTS: Final = 500
 PULL_WAIT_S: Final = 20
 RETRY_MIN_S, RETRY_MAX_S = 0.2, 5.0
@@ -33,7 +34,12 @@ LEFT: Final = frozenset({"unknown_consumer", "fenced"})  # the server has begun 
 
 
 def publish(
-    text: Annotated[str, Parameter(help="the payload; - reads it from stdin")],
+    text: Annotated[
+        str,
+        Parameter(
+            help="the payload, at most 65,536 bytes; - reads it from stdin to its end", allow_leading_hyphen=True
+        ),
+    ],
     *,
     conversation: Annotated[int | None, Parameter(help="into this conversation")] = None,
     to: Annotated[int | None, Parameter(help="or to this person")] = None,
@@ -46,7 +52,11 @@ def publish(
     """Publishes one event as a service, and prints its receipt, which comes after the sync."""
     if (to is None) == (conversation is None):
         console.fail("say either --to USER or --conversation ID")
-    payload = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
+    if text.startswith("-") and text != "-":  # a lone hyphen can only be had with all others
+        console.fail(f"{text[:80]!r} is no option of publish; as the payload it comes from stdin: publish -")
+    payload = sys.stdin.buffer.read(PAYLOAD_BYTES_MAX + 1) if text == "-" else os.fsencode(text)
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        console.fail(f"the payload has more than {PAYLOAD_BYTES_MAX:,} bytes; send larger things by reference")
     body: dict[str, Any] = {"type": type, "data_base64": base64.b64encode(payload).decode(), "key": key}
     for name, value in (("conversation", conversation), ("person", to), ("expected", expected)):
         if value is not None:

@@ -106,7 +106,8 @@ async def publish_events(call: Call) -> Answer:
     events, is_batch = await _events_of(call)
     if len(events) > call.door.options.batch_events_max:
         raise bad(
-            f"a batch of {len(events)} events; at most api.batch_events_max = {call.door.options.batch_events_max}"
+            f"a batch of {len(events):,} events; at most api.batch_events_max = {call.door.options.batch_events_max:,}",
+            hint="send it in parts, or have the option raised",
         )
     call.door.quotas.charge_publishes(call.service.team, len(events), sum(len(payload) for _, payload in events))
     key = header_key(call)

@@ -50,7 +50,7 @@ class Call(NamedTuple):
         for offer in offers:
             if {"", "*/*", f"{offer.split('/')[0]}/*"}.intersection(wanted):
                 return offer
-        raise Refusal("not_acceptable", f"Accept names none of {', '.join(offers)}")
+        raise Refusal("not_acceptable", f"Accept {', '.join(wanted)[:80]!r} names none of {', '.join(offers)}")
 
     @property
     def content_type(self) -> str:

@@ -130,7 +130,7 @@ def make(
     retryable: bool = False,
     retry_after_s: float = 0.0,
     limit: str = "",
-    actual: int = 0,
+    actual: int | None = None,
     first_available: int = 0,
 ) -> Problem:
     """A problem by its code."""
@@ -145,7 +145,7 @@ def make(
         hint=hint or UNSET,
         limit=limit or UNSET,
         retry_after_s=retry_after_s or UNSET,
-        actual=actual or UNSET,
+        actual=UNSET if actual is None else actual,
         first_available=first_available or UNSET,
     )
 
@@ -197,7 +197,7 @@ def _of_engine(error: EngineError) -> Problem:
         hint=error.hint,
         retryable=error.retryable,
         retry_after_s=(extra / 1_000 if extra else RETRY_AFTER_S) if waits else 0.0,
-        actual=_number(error, "actual"),
+        actual=_number(error, "actual") if code == "conflict" else None,
         first_available=_number(error, "first_available"),
     )
 

@@ -86,7 +86,10 @@ def may_read(scope: Scope, filter: Filter) -> str:
         elif not (any(covers(prefix, wanted) for prefix in scope.read) or (scope.audit and _is_system(wanted))):
             return f"the token's scope allows no reading of {wanted!r}: it needs read:{wanted}"
     if not scope.audit and _reaches_system(filter):
-        return "the filter lets the record of what was done through: name kinds without system, or get the scope audit"
+        return (
+            "the filter lets the record of what was done through, which takes the scope `audit`: name types, or kinds"
+            " without system (dialog, group, channel)"
+        )
     if scope.is_limited:
         beyond = sorted(set(filter.conversations) - scope.conversations)
         if not filter.conversations or beyond:

@@ -58,7 +58,9 @@ class NewEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         | UnsetType
     ) = UNSET
     data_base64: (
-        Annotated[str, Meta(max_length=87_400, description="the payload as bytes, in base64, instead of data")]
+        Annotated[
+            str, Meta(max_length=87_400, description="the payload, at most 65,536 bytes, in base64; instead of data")
+        ]
         | UnsetType
     ) = UNSET
     key: KeyText = ""

@@ -49,6 +49,9 @@ def test_an_expected_sequence_that_is_not_so_is_refused_with_the_actual_one(site
     assert site.ask("POST", "/v1/events", {**body, "expected": 1}).status == 201
     refused = site.ask("POST", "/v1/events", {**body, "expected": 1})
     assert refused.status == 409 and problem(refused) == "conflict" and refused.json["actual"] == 2
+    assert "expected was 1, the last conversation sequence is 2" in refused.json["detail"]
+    empty = site.ask("POST", "/v1/events", {"type": "order.paid", "person": 8, "data": 1, "expected": 3})
+    assert problem(empty) == "conflict" and empty.json["actual"] == 0
 
 
 def test_events_of_a_batch_have_each_their_own_fate_in_their_order(site: ApiSite) -> None:
@@ -131,6 +134,7 @@ def test_other_content_and_too_much_of_it_are_refused(site: ApiSite) -> None:
         "POST", "/v1/events", b" " * (site.options.body_bytes_max + 1), headers={"Content-Type": "application/json"}
     )
     assert large.status == 413 and problem(large) == "body_too_large"
+    assert f"api.body_bytes_max = {site.options.body_bytes_max:,}" in large.json["detail"] and large.json["hint"]
     many = site.ask("POST", "/v1/events", [{"type": "x", "conversation": 1}] * 1_001)
     assert many.status == 400 and "batch_events_max" in many.json["detail"]
 
@@ -169,6 +173,9 @@ def test_whatever_goes_wrong_is_a_problem(site: ApiSite, method: str, path: str,
     assert (answer.status, problem(answer)) == (status, code), answer.body
     if status == 405:
         assert "POST" in answer.headers["allow"]
+        assert "PATCH '/v1/events': the address takes " in answer.json["detail"] and "POST" in answer.json["detail"]
+    if code == "not_found":
+        assert "GET '/v1/nothing'" in answer.json["detail"] and "/v1/docs" in answer.json["hint"]
 
 
 def test_what_would_not_be_looked_at_is_refused(site: ApiSite) -> None:

@@ -53,13 +53,16 @@ ONLY_WHERE_CONFIGURED = {
 }
 
 
-def gonets(*arguments: object, timeout_s: float = 30, **environment: str) -> subprocess.CompletedProcess[str]:
+def gonets(
+    *arguments: object, timeout_s: float = 30, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """One run of the command line."""
     return subprocess.run(
         [sys.executable, str(ROOT / "gonets.py"), *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
+        input=stdin,
         timeout=timeout_s,
         env={**os.environ, **environment},
         cwd=ROOT,

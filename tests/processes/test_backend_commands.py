@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from base64 import b64decode, urlsafe_b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,10 @@ def test_a_published_event_comes_to_its_subscription_once(server: GatewayProcess
     second = found(server, "publish", "again", "--conversation", receipt["conversation"])
     (event,) = events(server, "once", 1)
     assert int(event["sequence"]) == second["sequence"], "it goes on where it was acked"
+    piped = gonets("publish", "-", "--to", 71, "--url", server.api, "--data", server.data, stdin="piped in\n")
+    assert piped.returncode == 0, piped.stderr
+    (event,) = events(server, "once", 1)
+    assert b64decode(event["data_base64"]) == b"piped in\n"
     line = run(server, "publish", "for people", "--to", 71).stdout
     assert line.startswith("appended: conversation ") and " in the log" in line
 
@@ -76,6 +81,8 @@ def test_a_subscription_from_its_beginning_to_its_end(server: GatewayProcess) ->
     assert len(events(server, name, 2)) == 2
     found(server, "subscriptions", "reset", name, "--to", "first")
     assert [int(event["sequence"]) for event in events(server, name, 3)] == [row["sequence"] for row in receipts]
+    listed = run(server, "subscriptions", "list").stdout
+    assert "state" in listed and "running" in listed
     assert "cursor: " in run(server, "subscriptions", "show", name).stdout
     assert found(server, "subscriptions", "parked", name) == {"parked": []}
     assert found(server, "subscriptions", "delete", name) == {"name": name, "deleted": True}
@@ -102,7 +109,13 @@ def test_a_token_of_a_service_says_what_it_may(server: GatewayProcess) -> None:
     found(server, "publish", "hello", "--to", 74, "--token", token)
     refused = run(server, "publish", "x", "--type", "other.type", "--to", 74, "--token", token)
     one_line(refused, "forbidden", "publish:other.type")
-    one_line(run(server, "subscribe", "mine", "--token", token), "forbidden", "subscriptions")
+    one_line(run(server, "subscribe", "mine", "--token", token), "forbidden", "subscriptions", "gonets token")
+    plain = ["token", "--service", 5, "--team", "mail", "--scope", "read:*", "subscriptions", "--data", server.data]
+    made = json.loads(gonets(*plain, "--json").stdout)
+    claims = made["token"].split(".")[1]
+    assert made["jti"] == json.loads(urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["jti"], "to revoke it by"
+    refused = run(server, "subscribe", "mine", "--token", made["token"])
+    one_line(refused, "forbidden", "`audit`", "--type", "--scope read:* audit")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +127,15 @@ def test_a_token_of_a_service_says_what_it_may(server: GatewayProcess) -> None:
         (["publish", "x", "--to", 1, "--token", "bad"], ["bad_token"]),
         (["subscribe", "Bad Name"], ["name"]),
         (["subscribe", "x", "--start", "yesterday"], ["--start 'yesterday'", "first, last"]),
+        (
+            ["subscriptions", "reset", "x", "--to", "yesterday"],
+            ["--to 'yesterday'", "first, last", "2026-11-25T10:00Z"],
+        ),
+        (["subscriptions", "reset", "x", "--to", "1960-01-01"], ["--to '1960-01-01'", "1970"]),
+        (["subscribe", "x", "--start", "2200-01-01"], ["bad_argument", "2200-01-01", "at most 60 s ahead"]),
+        (["subscribe", "x", "--start", 10**9], ["beyond_end", "start sequence 1000000000", "the log ends at"]),
+        (["publish", "--tto", "--to", 1], ["'--tto' is no option", "publish -"]),
+        (["publish", "x" * 65_537, "--to", 1], ["65,536 bytes", "by reference"]),
         (["subscribe", "x", "--count", 0], ["--count 0", "at least 1"]),
         (["subscriptions", "show", "nowhere"], ["unknown_subscription", "nowhere"]),
         (["subscriptions", "parked", "x", "--replay", 1, "--drop", 1], ["one of --replay"]),

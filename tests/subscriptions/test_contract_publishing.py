@@ -81,6 +81,7 @@ async def test_a_publish_may_name_what_it_expects(world: World) -> None:
     await world.publisher.publish("message", b"fits", conversation=conversation, expected=1)
     error = await refusal(world, "message", conversation=conversation, expected=1)
     assert (error.code, getattr(error, "actual", None)) == ("conflict", 2)
+    assert "expected was 1, the last conversation sequence is 2" in error.detail
     await world.publisher.publish("message", b"fits again", conversation=conversation, expected=2)
 
 

@@ -55,6 +55,9 @@ async def test_it_begins_where_it_is_told(world: World) -> None:
             await world.source.create("far", "ordered", start=far, filter=MESSAGES)
         with pytest.raises(BadArgument, match=f"start time {far.time}, .*; at most 60 s ahead"):
             await (await world.source.subscription("now")).reset(far)
+    for seconds in (receipt.time // 10**6, receipt.time // 1_000):
+        with pytest.raises(BadArgument, match=f"start time {seconds}: must be µs since 1970, UTC"):
+            await world.source.create("far", "ordered", start=Start(time=seconds), filter=MESSAGES)
     assert "far" not in [standing.definition.name for standing in await world.source.subscriptions()]
 
 

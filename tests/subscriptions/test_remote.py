@@ -38,6 +38,8 @@ def test_codes_are_the_exceptions_of_the_process() -> None:
     conflict = error_of("conflict", "x", actual=7)
     assert isinstance(conflict, Refused) and (conflict.code, conflict.actual) == ("conflict", 7)
     assert isinstance(error_of("overloaded", "x"), NotNow)
+    for code in ("conflict", "overloaded", "fenced", "bad_token", "new_in_2030"):
+        assert error_of(code, "x", hint="what the server says").hint == "what the server says", code
     assert isinstance(error_of("token_expired", "x"), NotAllowed)
     unknown = error_of("new_in_2030", "x", retryable=True)
     assert isinstance(unknown, EngineUnable) and unknown.code == "new_in_2030" and unknown.retryable

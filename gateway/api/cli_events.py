@@ -12,6 +12,7 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import sys
 from collections.abc import Awaitable
 from typing import Annotated, Any, Final, Literal
@@ -117,7 +118,7 @@ def subscribe(
     consuming = _Consuming(name, consumer, created, any(wanted.values()), count, as_json)
     try:
         run(consuming.run, where)
-    except KeyboardInterrupt:  # the way to end it
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the ways to end it
         raise SystemExit(0) from None
 
 
@@ -139,7 +140,10 @@ class _Consuming:
         self._is_known = False  # the subscription
 
     async def run(self, caller: Caller) -> None:
-        """Until so many are printed, or Ctrl-C."""
+        """Until so many are printed, Ctrl-C or SIGTERM; then it leaves, so that others have its share at once."""
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         pause_s, is_told, was_there = RETRY_MIN_S, False, False
         while True:
             try:

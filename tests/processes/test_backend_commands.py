@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from base64 import b64decode, urlsafe_b64decode
 from collections.abc import Iterator
@@ -183,6 +184,22 @@ def test_who_is_away_is_asked_of_whoever_holds_the_sessions(server: GatewayProce
     assert {line["away"] for line in lines if line["sender"] == str(sender)} == {str(away)}
     assert consumer.stop() == 0
     device.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_consumer_that_is_told_to_end_leaves_its_share(
+    server: GatewayProcess, tmp_path: Path, number: signal.Signals
+) -> None:
+    """While it waits for events: nobody has to wait until it counts as gone."""
+    name = f"ends-{number.name.lower()}"
+    consumer = Consumer(server, name, tmp_path, "--start", "first", "--type", "message")
+
+    def consumers() -> list[str]:
+        return [one for row in listed(server) if row["name"] == name for one in row["consumers"]]
+
+    until(lambda: len(consumers()) == 1, "the consumer")
+    assert consumer.stop(number) == 0, consumer.said()
+    assert consumers() == [] and "Traceback" not in consumer.said()
 
 
 def listed(server: GatewayProcess) -> list[dict[str, Any]]:

@@ -24,7 +24,8 @@ def consumer_of_readme() -> str:
 
 
 def test_it_prints_what_is_published(tmp_path: Path) -> None:
-    """Before and after it began; it ends with Ctrl-C, and a second run goes on where it was."""
+    """Before and after it began; it ends in order, as a service manager or Ctrl-C ends it, and a second run goes on
+    where it was."""
     program = consumer_of_readme()
     assert len([line for line in program.splitlines() if line.strip()]) <= LINES_MAX
     (tmp_path / "first.py").write_text(program)
@@ -37,7 +38,7 @@ def test_it_prints_what_is_published(tmp_path: Path) -> None:
                 "GONETS_SERVICE_TOKEN": "counts",
                 "PYTHONPATH": str(ROOT),
             }
-            for text in ("first", "second"):
+            for text, number in (("first", signal.SIGTERM), ("second", signal.SIGINT)):
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-u", str(tmp_path / "first.py"), env=environment, stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE)  # fmt: skip
@@ -51,8 +52,9 @@ def test_it_prints_what_is_published(tmp_path: Path) -> None:
                 assert line.decode().split()[:2] == [str(sequence), str(conversation)] and text in line.decode()
                 while (await source.subscriptions())[0].cursor < sequence:
                     await asyncio.sleep(0.05)
-                process.send_signal(signal.SIGINT)
-                await asyncio.wait_for(process.communicate(), 20)
+                process.send_signal(number)
+                _, errors = await asyncio.wait_for(process.communicate(), 20)
+                assert process.returncode == 0 and not errors, errors
                 while (await source.subscriptions())[0].consumers:
                     await asyncio.sleep(0.05)
 

@@ -111,10 +111,10 @@ class Consumer:
         self.process.kill()
         self.process.wait()
 
-    def stop(self) -> int:
-        """Ctrl-C; the exit code."""
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ctrl-C, or another signal; the exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(number)
         return self.process.wait(DEADLINE_S)
 
 

@@ -149,11 +149,11 @@ cdef class PeerLoad(PeerLoop):
 
     def run(self, double seconds, *, double warmup_s=0.0, double drain_s=10.0, uint32_t recipients=0,
             double rate_per_s=0.0, uint64_t limit=0, double stall_s=2.0):
-        """Publishes: warms up, measures for some seconds (less if limit messages are sent and settled), drains. Each message goes to so many recipients (0: nobody
-        listens); rate_per_s makes it an open loop of Poisson arrivals, else the next pack leaves when everybody has the
-        last one (nobody listens: each publisher's when it is answered), or nothing has come for stall_s, which
-        also ends the draining."""
-        cdef uint64_t begun = now_ns(), cpu
+        """Publishes: warms up, measures for some seconds (less if limit messages are sent and settled), drains, and
+        counts what else has come by then. Each message goes to so many recipients (0: nobody listens); rate_per_s makes
+        it an open loop of Poisson arrivals, else the next pack leaves when everybody has the last one (nobody listens:
+        each publisher's when it is answered), or nothing has come for stall_s, which also ends the draining."""
+        cdef uint64_t begun = now_ns(), cpu, until_ns
         cdef uint32_t i
         if not self.publishers:
             raise ValueError("nobody publishes: publisher() first")
@@ -181,7 +181,10 @@ cdef class PeerLoad(PeerLoop):
         self.sent_to, self.answered_to, self.deliveries_to = self.sent, self.answered, self.deliveries
         self.measuring = self.publishing = False
         self.progress_ns = now_ns()
-        self._run(now_ns() + <uint64_t>(drain_s * 1e9), 0, True)
+        until_ns = now_ns() + <uint64_t>(drain_s * 1e9)
+        self._run(until_ns, 0, True)
+        with nogil:  # no Python objects: the arrays belong to self, which the caller holds
+            self._look(until_ns)
 
     def command(self, uint32_t connection, const uint8_t[::1] data):
         """Sends some bytes outside of all counts."""

@@ -90,6 +90,7 @@ cdef class PeerLoop:
     cdef uint64_t random
     # counts
     cdef uint64_t sent, packs, answered, refused, deliveries, given_up
+    cdef uint64_t given_up_to   # the last index of which anything was
     cdef uint64_t corrupted, disordered, strays, broken, reads, sends, bytes_in
     cdef uint64_t last_sent_ns
     cdef uint64_t window_from_ns, window_to_ns, busy_ns
@@ -125,4 +126,5 @@ cdef class PeerLoop:
     cdef int _step(self, uint64_t wait_ns) except -1 nogil
     cdef int _turn(self, uint64_t until_ns, uint64_t wanted, bint until_settled) except -1 nogil
     cdef bint _settled(self) noexcept nogil
+    cdef int _look(self, uint64_t until_ns) except -1 nogil
     cdef int _run(self, uint64_t until_ns, uint64_t wanted, bint until_settled) except -1

@@ -248,6 +248,8 @@ cdef class PeerLoop:
         if index <= c.last_index:
             self.disordered += 1
             return 0
+        if index <= self.given_up_to and self.given_up:
+            self.given_up -= 1              # late and not lost
         c.last_index = index
         c.deliveries += 1
         self.deliveries += 1
@@ -372,7 +374,7 @@ cdef class PeerLoop:
         if self.deliveries + self.given_up < due or self.at[k].owed:
             if now - self.progress_ns < self.stall_ns:
                 return 0
-            self.given_up = due - self.deliveries
+            self.given_up, self.given_up_to = due - self.deliveries, self.sent
             self.progress_ns = now
         if self.at[k].life == S_LIVE:
             self._publish(k, now)
@@ -440,8 +442,22 @@ cdef class PeerLoop:
                 next_ns = min(until_ns, self.due_ns)
             elif self.publishing and self.recipients:
                 self._closed_loop(now)
+                if not self.publishing:
+                    continue                # that was the last pack: perhaps all is settled
+                next_ns = min(until_ns, self.progress_ns + self.stall_ns)
+            elif until_settled and not self.publishing:
+                next_ns = min(until_ns, self.progress_ns + self.stall_ns)
             now = now_ns()
             self._step(min(next_ns - now, <uint64_t>SLICE_NS) if next_ns > now else 0)
+
+    cdef int _look(self, uint64_t until_ns) except -1 nogil:
+        """Reads what has come already. The last delivery settles a run, and a double that the server sent before it
+        may lie unread on another connection."""
+        cdef uint64_t seen = self.bytes_in + 1
+        while self.bytes_in != seen and not self.dead and now_ns() < until_ns:
+            seen = self.bytes_in
+            self._step(0)
+        return 0
 
     cdef int _run(self, uint64_t until_ns, uint64_t wanted, bint until_settled) except -1:
         cdef uint64_t slice_ns, now

@@ -282,6 +282,8 @@ class NaiveServer:
                 for key, _ in waiting.select(0.02):
                     if key.fileobj is self.listening:
                         accepted, _ = self.listening.accept()
+                        # What is sent first arrives first, on whichever connection.
+                        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                         waiting.register(accepted, selectors.EVENT_READ)
                         buffers[accepted] = b""
                         continue

@@ -125,6 +125,7 @@ class LocalConsumer:
         self._subscriptions, self._live = subscriptions, live
         self.name = name
         self.generation = generation
+        self._by = subscriptions.poster.acting()
 
     async def take(self, *, events_max: int = 1_000, wait_s: float = 30.0) -> list[StoredEvent]:
         """As ports.py says."""
@@ -200,7 +201,7 @@ class LocalConsumer:
             _refuse([sequence], self.name)
         else:
             machine.ack(self.generation, _sequences([sequence]))
-            self._live.park(record, deliveries, reason)
+            self._live.park(record, deliveries, reason, self._by)
             await self._answered()
 
     async def leave(self) -> None:

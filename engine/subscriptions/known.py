@@ -14,8 +14,15 @@ from engine.state.view import View
 Presence = Callable[[Sequence[int]], Awaitable[set[int]]]
 """Of these users, those that have no live session."""
 
-Post = Callable[[str, dict[str, Any]], Awaitable[int]]
-"""Publishes a system event, its type and its payload as plain values; its sequence, once it is in the log, synced."""
+
+class Poster(Protocol):
+    """Writes events of the system conversation."""
+
+    def acting(self) -> int:
+        """The service on whose behalf this task acts; ENGINE_ITSELF where none asked."""
+
+    async def post(self, type: str, fields: dict[str, Any], by: int) -> int:
+        """One event of this sender, its payload as plain values; its sequence, once it is in the log, synced."""
 
 
 class Conversations(Protocol):

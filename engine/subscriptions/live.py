@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from msgspec import structs
 
 from engine import schema
-from engine.conversations import KIND_BY_NAME
+from engine.conversations import ENGINE_ITSELF, KIND_BY_NAME
 from engine.errors import Trimmed
 from engine.subscriptions.competing import competing_from
 from engine.subscriptions.definition import AWAY_MAX, Definition
@@ -324,8 +324,8 @@ class Live:
         assert record is not None  # it was picked out of this block
         self.park(record, parked.deliveries, f"delivered {parked.deliveries} times without an ack")
 
-    def park(self, record: bytes, deliveries: int, reason: str) -> None:
-        """Puts an event aside, which the machine holds for acked."""
+    def park(self, record: bytes, deliveries: int, reason: str, by: int = ENGINE_ITSELF) -> None:
+        """Puts an event aside for a service, or by the engine's own rule; the machine holds it for acked."""
         event = decode(record)
         row = ParkedRow(
             event=ParkedEvent(
@@ -335,7 +335,8 @@ class Live:
                 deliveries=deliveries,
                 reason=reason[: schema.REASON_CHARACTERS_MAX],
                 time=self._context.time_us(),
-            )
+            ),
+            by=by,
         )
         self._replaying.discard(event.sequence)
         self.machine.parked += not self._rows_of([event.sequence])  # after a reset it may be parked already

@@ -41,7 +41,7 @@ from engine.subscriptions.definition import (
 from engine.subscriptions.feed import Feed, Found
 from engine.subscriptions.floor import Floor
 from engine.subscriptions.handles import LocalSubscription
-from engine.subscriptions.known import Conversations, Post, Presence
+from engine.subscriptions.known import Conversations, Poster, Presence
 from engine.subscriptions.live import Context, Live, Tally
 from engine.subscriptions.places import after_restore, cursor_of, position_of, system_events
 from engine.subscriptions.ports import (
@@ -76,13 +76,20 @@ class Subscriptions:
     """See the module. Use `Subscriptions.open`; one loop."""
 
     def __init__(
-        self, data: Path, store: Store, feed: Feed, conversations: Conversations, post: Post, away: Presence, shard: int
+        self,
+        data: Path,
+        store: Store,
+        feed: Feed,
+        conversations: Conversations,
+        poster: Poster,
+        away: Presence,
+        shard: int,
     ) -> None:
         self.feed = feed
         self.kinds = KindTable()
         self.lives: dict[str, Live] = {}
         self.random: Callable[[], float] = random.random
-        self._store, self._post = store, post
+        self._store, self.poster = store, poster
         self._watch = Watch(feed.last)
         self._conversations = conversations
         shared = feed, store, self.kinds, conversations, away
@@ -113,7 +120,7 @@ class Subscriptions:
         *,
         new_reader: Callable[[], Reader],
         conversations: Conversations,
-        post: Post,
+        poster: Poster,
         away: Presence,
         shard: int,
         epochs: list[tuple[int, int]],
@@ -125,7 +132,7 @@ class Subscriptions:
         try:
             if cut := after_restore(store, epochs):
                 _log.warning("the log was restored: %d rows of subscriptions were cut back to it", cut)
-            made = cls(data, store, feed, conversations, post, away, shard)
+            made = cls(data, store, feed, conversations, poster, away, shard)
             await made._begin()
         except BaseException:
             feed.close()
@@ -318,7 +325,7 @@ class Subscriptions:
                 event = row.event
                 payload = schema.SubscriptionParked(live.name, event.sequence, event.deliveries, event.reason)
                 if event.type != schema.SUBSCRIPTION_PARKED:  # else who parks all it gets would feed itself for ever
-                    await self._post(schema.SUBSCRIPTION_PARKED, msgspec.to_builtins(payload))
+                    await self.poster.post(schema.SUBSCRIPTION_PARKED, msgspec.to_builtins(payload), row.by)
                 live.untold.pop(0)
                 live.told(row)
                 await self.synced(live)
@@ -471,7 +478,7 @@ class Subscriptions:
 
     async def act(self, type_name: str, payload: schema.SystemPayload) -> None:
         """Posts an administrative event, and returns when it has taken effect, on the disk too."""
-        sequence = await self._post(type_name, msgspec.to_builtins(payload))
+        sequence = await self.poster.post(type_name, msgspec.to_builtins(payload), self.poster.acting())
         self.wake()
         while self.feed.last < sequence:
             if self.failure is not None:

@@ -15,13 +15,11 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from engine import errors, schema
-from engine.conversations import ENGINE_ITSELF
 from engine.errors import BadArgument
 from engine.subscriptions.clock import Clock, SystemClock
 from engine.subscriptions.definition import (
@@ -156,7 +154,7 @@ class _Source:
             "settings": msgspec.to_builtins(settings),
         }
         created = self._note("subscription.created", fields)
-        memory.groups[name] = Group(definition, created, memory.log, partial(memory.log.note, ENGINE_ITSELF))
+        memory.groups[name] = Group(definition, created, memory.log)
         return _Subscription(memory, self._team, self._user, name)
 
     async def subscription(self, name: str) -> _Subscription:
@@ -214,7 +212,7 @@ class _Subscription:
             check_count("in_flight_max", in_flight_max, 1_000_000)
         group = self._group()
         name = check_name(consumer) if consumer else f"consumer-{group.generation + 1}"
-        member = group.join(name, in_flight_max, self._now_us())
+        member = group.join(name, self._user, in_flight_max, self._now_us())
         self._memory.log.ring()
         return _Consumer(self._memory, group, member)
 

@@ -14,11 +14,12 @@ alone, so that a crash is counted for what crashed. Cost: a walk over all entrie
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
+from engine.conversations import ENGINE_ITSELF
 from engine.errors import BadArgument, Trimmed
 from engine.subscriptions.definition import Definition
 from engine.subscriptions.memory_log import MemoryLog
@@ -28,17 +29,16 @@ SHARES: Final = 256
 RECORD_BYTES: Final = 100  # of a packed record beside type and payload, from above
 _WORD: Final = (1 << 64) - 1
 
-Note = Callable[[str, dict[str, Any]], int]
-"""Writes an event of the engine's own."""
-
 
 class Member:
-    """A consumer from join to leave. `heard_us`: when it last called; one that is inside `take` isn't silent."""
+    """A consumer of a service from join to leave. `heard_us`: when it last called; one that is inside `take` isn't
+    silent."""
 
-    __slots__ = ("alone", "generation", "gone", "heard_us", "in_flight_max", "name", "taking")
+    __slots__ = ("alone", "generation", "gone", "heard_us", "in_flight_max", "name", "taking", "user")
 
-    def __init__(self, name: str, generation: int, in_flight_max: int, now_us: int) -> None:
-        self.name, self.generation, self.in_flight_max, self.heard_us = name, generation, in_flight_max, now_us
+    def __init__(self, name: str, user: int, generation: int, in_flight_max: int, now_us: int) -> None:
+        self.name, self.user, self.generation = name, user, generation
+        self.in_flight_max, self.heard_us = in_flight_max, now_us
         self.taking = False
         self.alone = False  # what it holds was delivered often: nothing beside it
         self.gone = ""  # why it is fenced
@@ -56,10 +56,10 @@ class _Entry:
 class Group:
     """A subscription's machine."""
 
-    def __init__(self, definition: Definition, created: int, log: MemoryLog, note: Note) -> None:
+    def __init__(self, definition: Definition, created: int, log: MemoryLog) -> None:
         self.definition, self.created, self.paused = definition, created, False
         self.members: list[Member] = []
-        self._log, self._note = log, note
+        self._log = log
         self._ordered = definition.kind == "ordered"
         self._timeout_us = round(definition.settings.ack_timeout_s * 1e6)
         most = definition.settings.deliveries_max
@@ -75,7 +75,7 @@ class Group:
 
     # Joining and leaving.
 
-    def join(self, name: str, in_flight_max: int | None, now_us: int) -> Member:
+    def join(self, name: str, user: int, in_flight_max: int | None, now_us: int) -> Member:
         """A new generation; one of the same name is fenced."""
         for member in self.members:
             if member.name == name:
@@ -83,7 +83,7 @@ class Group:
                 break
         self.generation += 1
         most = self.definition.settings.in_flight_max
-        member = Member(name, self.generation, min(most, in_flight_max or most), now_us)
+        member = Member(name, user, self.generation, min(most, in_flight_max or most), now_us)
         self.members.append(member)
         self._share_out()
         return member
@@ -264,7 +264,7 @@ class Group:
 
     def park(self, member: Member, sequence: int, reason: str, now_us: int) -> None:
         """Put aside."""
-        self._park(self._one(member, sequence, now_us), reason)
+        self._park(self._one(member, sequence, now_us), reason, member.user)
 
     def _one(self, member: Member, sequence: int, now_us: int) -> _Entry:
         self._answering(member, now_us)
@@ -305,13 +305,13 @@ class Group:
 
     # Parked events, and the whole.
 
-    def _park(self, entry: _Entry, reason: str) -> None:
+    def _park(self, entry: _Entry, reason: str, by: int = ENGINE_ITSELF) -> None:
         sequence, event = entry.event.sequence, entry.event
         self._entries.pop(sequence, None)
         self._replays.pop(sequence, None)
         fields = {"name": self.definition.name, "sequence": sequence, "deliveries": entry.deliveries, "reason": reason}
         if event.type != "subscription.parked":  # else who parks all it gets would feed itself for ever
-            self._note("subscription.parked", fields)
+            self._log.note(by, "subscription.parked", fields)
         parked = ParkedEvent(
             sequence=sequence,
             conversation=event.conversation,

@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from engine import private
+from engine.conversations import ENGINE_ITSELF
 from engine.errors import EngineUnable, StateDamaged
 from engine.lmdbfile import open_beside
 from engine.subscriptions.definition import Definition
@@ -53,10 +54,11 @@ class DefinitionRow(Struct, frozen=True, kw_only=True):
 
 
 class ParkedRow(Struct, frozen=True, kw_only=True):
-    """A parked event. `told`: its `subscription.parked` is in the log; `replaying`: it is to be delivered again, and
-    stays until it is acked."""
+    """A parked event. `by`: the service whose consumer put it aside. `told`: its `subscription.parked` is in the log.
+    `replaying`: it is to be delivered again, and stays until it is acked."""
 
     event: ParkedEvent
+    by: int = ENGINE_ITSELF
     told: bool = False
     replaying: bool = False
 

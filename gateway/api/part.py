@@ -90,7 +90,7 @@ class Part:
             Path(self.config.server.data),
             new_reader=self._engine.log.reader,
             conversations=ViewConversations(self._view),
-            post=self._post,
+            poster=self,
             away=self.presence.away,
             shard=self._engine.log.shard,
             epochs=self._engine.log.epochs,
@@ -128,8 +128,13 @@ class Part:
             await self.subscriptions.close()
         self.publishing.close()
 
-    async def _post(self, type: str, fields: dict[str, Any]) -> int:
-        return await self.publishing.post(_acting.get(), type, fields)
+    def acting(self) -> int:
+        """For subscriptions: the service of this task, as `source` has noted it."""
+        return _acting.get()
+
+    async def post(self, type: str, fields: dict[str, Any], by: int) -> int:
+        """For subscriptions: an event of the system conversation."""
+        return await self.publishing.post(by, type, fields)
 
     async def _tell(self, type: str, fields: dict[str, Any], key: str) -> int:
         return await self.publishing.post(ENGINE_ITSELF, type, fields, key=key)

@@ -287,6 +287,21 @@ async def test_what_is_done_to_it_is_told(world: World) -> None:
     assert acts[1][1]["sequences"] == published[:1] and acts[2][1]["sequences"] == published[1:]
     assert acts[5][1]["position"] == 0
     assert standing.created == events[0].sequence
-    assert {event.sender for event in events if event.type != "subscription.parked"} == {SERVICE}
-    assert {event.sender for event in events if event.type == "subscription.parked"} == {ENGINE_ITSELF}
+    assert {event.sender for event in events} == {SERVICE}
     assert len({event.conversation for event in events}) == 1
+
+
+@contract
+async def test_what_the_engine_parks_by_its_rule_is_told_as_its_own(world: World) -> None:
+    """No service asked for it."""
+    conversation = await group(world)
+    subscription = await subscribe(world, "rule", "competing", settings=Settings(deliveries_max=1))
+    (published,) = await publish(world, conversation, 1)
+    consumer = await subscription.join()
+    (event,) = await taken(consumer, 1)
+    await consumer.retry(event.sequence, delay_s=0)
+    assert await consumer.take(wait_s=world.look_s) == []
+    await asyncio.sleep(1.5 * world.look_s)
+    record = Filter(types=("subscription.parked",), kinds=("system",))
+    (told,) = [event async for event in world.source.read(after=0, filter=record)]
+    assert told.sender == ENGINE_ITSELF and msgspec.msgpack.decode(told.payload)["sequence"] == published

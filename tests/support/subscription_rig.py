@@ -68,11 +68,15 @@ class EventRig:
         while self.subscriptions.feed.last < self.log.last_sequence:
             await asyncio.sleep(0.002)
 
-    async def post(self, type_name: str, fields: dict[str, Any]) -> int:
+    def acting(self) -> int:
+        """As the host's: always the same service."""
+        return 99
+
+    async def post(self, type_name: str, fields: dict[str, Any], by: int) -> int:
         """As the host's: a system event, in the log when this returns."""
         await asyncio.sleep(0)
         self.posted.append(type_name)
-        return self.append((system_conversation(0), type_name, 99, msgspec.msgpack.encode(fields)))
+        return self.append((system_conversation(0), type_name, by, msgspec.msgpack.encode(fields)))
 
     async def away(self, users: Sequence[int]) -> set[int]:
         """Those that are."""
@@ -107,7 +111,7 @@ class EventRig:
             self.data,
             new_reader=self.log.reader,
             conversations=self,
-            post=self.post,
+            poster=self,
             away=self.away,
             shard=0,
             epochs=self.log.epochs,

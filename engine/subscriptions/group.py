@@ -195,7 +195,10 @@ class Group(ABC):
         """The consumer. Raises Fenced."""
         consumer = self._consumers.get(generation)
         if consumer is None:
-            raise Fenced(f"generation {generation} is over")
+            raise Fenced(
+                f"generation {generation} is over: it left, another of its name joined, or it was silent or late for"
+                f" ack_timeout_s = {self._timeout_us / 1e6:g}"
+            )
         return consumer
 
     def consumers(self) -> list[str]:

@@ -50,20 +50,20 @@ class Pulled(Struct, kw_only=True):
 async def join(call: Call, path: SubscriptionPath, body: shapes.NewConsumer) -> shapes.ConsumerView:
     """Join as a consumer that pulls.
 
-    It lives as long as it sends something every now and then; one of the same name is fenced.
+    It lives as long as it sends something within `idle_s_max`, the first pull too: that is api.consumer_idle_s or the
+    subscription's ack_timeout_s, whichever is less. One of the same name is fenced.
     """
     door, team = call.door, call.service.team
-    subscription, filter = await opened(door, call.service, path.name)
+    subscription, definition = await opened(door, call.service, path.name)
     door.quotas.consumer_joins(team)
     try:
         consumer = await subscription.join(body.name, in_flight_max=body.in_flight_max)
     except BaseException:
         door.quotas.consumer_left(team)
         raise
-    door.consumers.add(path.name, filter, consumer, call.service)
-    return shapes.ConsumerView(
-        name=consumer.name, generation=consumer.generation, idle_s_max=float(door.consumers.idle_s)
-    )
+    door.consumers.add(path.name, definition.filter, consumer, call.service)
+    idle_s_max = min(float(door.consumers.idle_s), definition.settings.ack_timeout_s)  # the second is the engine's
+    return shapes.ConsumerView(name=consumer.name, generation=consumer.generation, idle_s_max=idle_s_max)
 
 
 @operation("DELETE", "/v1/subscriptions/{name}/consumers/{consumer}", tag=TAG, status=204, problems=(404, 409))

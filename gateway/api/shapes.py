@@ -262,8 +262,13 @@ class ConsumerView(Struct, frozen=True, kw_only=True):
 
     name: str
     generation: int
-    idle_s_max: float
-    """Silent for longer, it has left."""
+    idle_s_max: Annotated[
+        float,
+        Meta(
+            description="silent for longer, before its first pull too, it has left: api.consumer_idle_s or the"
+            " subscription's ack_timeout_s, whichever is less"
+        ),
+    ]
 
 
 class Pull(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

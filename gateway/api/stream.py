@@ -68,8 +68,8 @@ async def serve(door: Door, socket: Socket) -> None:
             held.enter_context(door.quotas.stream(service.team))  # before it joins: what follows takes its time
             name, asked = _asked(socket)
             protocol = _protocol(socket)
-            subscription, filter = await opened(door, service, name)
-            if filter.recipient_away and protocol == PACKED:
+            subscription, definition = await opened(door, service, name)
+            if definition.filter.recipient_away and protocol == PACKED:
                 raise bad(f"the filter asks who is away, which packed records don't say: use {TEXT}")
             consumer = await subscription.join(asked.name, in_flight_max=asked.in_flight_max)
         except (Refusal, EngineError) as error:

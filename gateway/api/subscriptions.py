@@ -11,7 +11,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from engine import Filter, Standing, Subscription
+from engine import Definition, Standing, Subscription
 from gateway.api import shapes
 from gateway.api.door import Door, time_of
 from gateway.api.filters import filter_of, filter_shape, settings_of, settings_shape, start_of
@@ -134,12 +134,12 @@ async def drop_parked(call: Call, path: SubscriptionPath, body: shapes.SequenceL
     return shapes.Counted(count=await subscription.drop(body.sequences))
 
 
-async def opened(door: Door, service: Service, name: str) -> tuple[Subscription, Filter]:
-    """A subscription whose events the service may read, and what it wants."""
+async def opened(door: Door, service: Service, name: str) -> tuple[Subscription, Definition]:
+    """A subscription whose events the service may read, and what it is."""
     subscription = await door.source(service).subscription(name)
-    filter = (await subscription.standing()).definition.filter
-    forbidden(may_read(service.scope, filter))
-    return subscription, filter
+    definition = (await subscription.standing()).definition
+    forbidden(may_read(service.scope, definition.filter))
+    return subscription, definition
 
 
 async def _administered(call: Call, name: str, size_bytes: int = 0) -> Subscription:

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from engine import Api, Filter, Subscription
+from engine import Api, Definition, Subscription
 from ext.record import encode
 from gateway.api import wire
 from gateway.api.door import Door
@@ -296,7 +296,7 @@ def test_two_who_come_at_once_do_not_both_get_the_last_place(tmp_path: Path, mon
     """Between the question and the answer others come: the one that is refused is told so, and fences nobody."""
     arrived: list[str] = []
 
-    async def slow(door: Door, service: Service, name: str) -> tuple[Subscription, Filter]:
+    async def slow(door: Door, service: Service, name: str) -> tuple[Subscription, Definition]:
         arrived.append(name)
         until_s = time.monotonic() + 1
         while len(arrived) < 2 and time.monotonic() < until_s:

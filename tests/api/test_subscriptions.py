@@ -170,6 +170,20 @@ def test_who_leaves_or_falls_silent_gives_back_what_it_has(tmp_path: Path) -> No
         assert {sequence for sequence, _ in Puller(site, "three").pull(wait_s=5)} >= given
 
 
+def test_the_join_says_how_long_a_consumer_may_be_silent(site: ApiSite) -> None:
+    """What ends it first: the option of pulling, or the subscription's own time, before the first pull too."""
+    site.publish(site.group(7))
+    for name, ack_timeout_s, idle_s_max in (("short", 1, 1.0), ("long", 3_600, float(site.options.consumer_idle_s))):
+        site.subscribe(name, settings={"ack_timeout_s": ack_timeout_s})
+        joined = site.ask("POST", f"/v1/subscriptions/{name}/consumers", {"name": "one"}).json
+        assert joined["idle_s_max"] == idle_s_max
+    deadline = time.monotonic() + 10
+    while "one" in site.ask("GET", "/v1/subscriptions/short").json["consumers"]:
+        assert time.monotonic() < deadline, "silence did not end it"
+        time.sleep(0.1)
+    assert site.ask("GET", "/v1/subscriptions/long").json["consumers"] == ["one"]
+
+
 @pytest.mark.parametrize("kind", ["ordered", "competing"])
 def test_events_of_one_conversation_are_retried_together(site: ApiSite, kind: str) -> None:
     """Where order counts, the first one's retry takes the others along."""

@@ -18,7 +18,7 @@ import asyncio
 import base64
 import re
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from types import NoneType, TracebackType
 from typing import Any, Final, Self
@@ -133,8 +133,15 @@ class BackendClient:
         """It and its cursor, parked events too."""
         await self._link.ask("DELETE", _path(name), NoneType, repeatable=False)
 
-    async def read(self, *, after: int, filter: Filter = EVERYTHING, live: bool = False) -> AsyncIterator[StoredEvent]:
-        """Events behind a sequence, to the end of the log, or on and on."""
+    async def read(
+        self,
+        *,
+        after: int,
+        filter: Filter = EVERYTHING,
+        live: bool = False,
+        on_reached: Callable[[int], None] | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """Events behind a sequence, to the end of the log, or on and on. `on_reached` hears the ends of pages."""
         query = _filter_query(filter)
         last = str(_checked(after))
         while True:
@@ -144,6 +151,8 @@ class BackendClient:
             for event in page.events:
                 yield stored_event(event)
             last = page.next
+            if on_reached is not None:
+                on_reached(int(last.rpartition(":")[2]))
             if page.at_end:
                 break
         while live:

@@ -46,6 +46,7 @@ from engine.subscriptions.live import Context, Live, Tally
 from engine.subscriptions.places import after_restore, cursor_of, position_of, system_events
 from engine.subscriptions.ports import (
     LimitReached,
+    OnReached,
     ParkedEvent,
     Standing,
     StoredEvent,
@@ -392,10 +393,16 @@ class Subscriptions:
         self._row(name)
         await self.act(schema.SUBSCRIPTION_DELETED, schema.SubscriptionDeleted(name))
 
-    async def read(self, *, after: int, filter: Filter = EVERYTHING, live: bool = False) -> AsyncIterator[StoredEvent]:
+    def read(
+        self,
+        *,
+        after: int,
+        filter: Filter = EVERYTHING,
+        live: bool = False,
+        on_reached: OnReached | None = None,
+    ) -> AsyncIterator[StoredEvent]:
         """As ports.py says."""
-        async for event in read_on(self._context, after, filter, live, self._moved):
-            yield event
+        return read_on(self._context, after, filter, live, self._moved, on_reached or (lambda position: None))
 
     # ---- for handles -----------------------------------------------------------------------------------------------
 

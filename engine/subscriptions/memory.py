@@ -40,6 +40,7 @@ from engine.subscriptions.memory_group import Group, Member, check_count
 from engine.subscriptions.memory_log import MemoryLog
 from engine.subscriptions.ports import (
     EventSource,
+    OnReached,
     Packed,
     ParkedEvent,
     Publisher,
@@ -175,7 +176,14 @@ class _Source:
         group.fence_all("the subscription was deleted", self._memory.clock.monotonic_us())
         self._note("subscription.deleted", {"name": name})
 
-    async def read(self, *, after: int, filter: Filter = EVERYTHING, live: bool = False) -> AsyncIterator[StoredEvent]:
+    async def read(
+        self,
+        *,
+        after: int,
+        filter: Filter = EVERYTHING,
+        live: bool = False,
+        on_reached: OnReached | None = None,
+    ) -> AsyncIterator[StoredEvent]:
         """Events behind a sequence."""
         log = self._memory.log
         check_end(log.check(after), log.last)
@@ -186,6 +194,8 @@ class _Source:
                 away = log.away(event) if filter.recipient_away else ()
                 if log.wants(filter, event) and (away or not filter.recipient_away):
                     yield event._replace(away=away)
+                if on_reached is not None:
+                    on_reached(after)
             if not live:
                 return
             await changed

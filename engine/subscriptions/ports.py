@@ -10,13 +10,15 @@ counts for nothing and raises Fenced.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
 from engine.errors import BadArgument, CallerError, EngineUnable
 from engine.subscriptions.definition import AT_LAST, DEFAULTS, EVERYTHING, Definition, Filter, Kind, Settings, Start
+
+OnReached = Callable[[int], None]
 
 
 class UnknownSubscription(CallerError):
@@ -251,8 +253,17 @@ class EventSource(Protocol):
     async def delete(self, name: str) -> None:
         """It and its cursor, parked events too. Raises UnknownSubscription."""
 
-    def read(self, *, after: int, filter: Filter = EVERYTHING, live: bool = False) -> AsyncIterator[StoredEvent]:
-        """Events behind a sequence, to the end of the log, or on and on. Raises Trimmed, BeyondEnd."""
+    def read(
+        self,
+        *,
+        after: int,
+        filter: Filter = EVERYTHING,
+        live: bool = False,
+        on_reached: OnReached | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """Events behind a sequence, to the end of the log, or on and on. `on_reached` hears now and then up to where
+        all that is wanted has been given: with a rare filter that is far behind the last event. Raises Trimmed,
+        BeyondEnd."""
 
 
 class Publisher(Protocol):

@@ -13,14 +13,19 @@ from typing import Final
 from engine.errors import BadArgument, Trimmed
 from engine.subscriptions.definition import Definition, Filter, checked
 from engine.subscriptions.live import NO_KIND, Context, selection_of
-from engine.subscriptions.ports import StoredEvent, check_end
+from engine.subscriptions.ports import OnReached, StoredEvent, check_end
 from ext.picks import Picks
 
 EVENTS_MAX: Final = 1_000  # decoded at once
 
 
 async def read_on(
-    context: Context, after: int, wanted: Filter, live: bool, moved: set[asyncio.Future[None]]
+    context: Context,
+    after: int,
+    wanted: Filter,
+    live: bool,
+    moved: set[asyncio.Future[None]],
+    on_reached: OnReached,
 ) -> AsyncIterator[StoredEvent]:
     """Events behind a sequence. `moved`: futures that are resolved when the log has gone on. Raises BadArgument,
     BeyondEnd, Trimmed, LogDamaged."""
@@ -53,6 +58,7 @@ async def read_on(
             continue
         if wanted.is_narrow:
             skipped, after = feed.skip(selection, after, feed.last)
+            on_reached(after)
             if skipped is None:
                 await asyncio.sleep(0)
                 continue
@@ -64,6 +70,7 @@ async def read_on(
         for event in picks.decoded(StoredEvent):
             yield event
         after = max(after, reached)
+        on_reached(after)
         if lacking:
             context.kinds.put(lacking, context.conversations.kind_of(lacking) or NO_KIND)
         await asyncio.sleep(0)

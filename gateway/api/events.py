@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -29,6 +30,7 @@ from gateway.api.sse import SSE, stream
 
 TAG = "events"
 PAYLOAD_BYTES_MAX = 65_536
+PAGE_S = 5.0  # then a page ends with what it has, and the next one goes on
 PAGE_BYTES_MAX = 4 << 20  # of payloads; what goes beyond comes with the next page
 _ENCODER = msgspec.json.Encoder()
 
@@ -201,6 +203,8 @@ async def _fate(call: Call, event: shapes.NewEvent, payload: bytes, key: str) ->
 async def read_events(call: Call, query: EventsQuery) -> Answer:
     """Read a page of events, or all that comes.
 
+    A page may have fewer events than `limit`, or none, before the log's end: it ends at 4 MiB of payloads or after
+    5 s, and the next one goes on at `next`.
     With `Accept: text/event-stream` the answer is an endless stream of server-sent events whose data are CloudEvents;
     it goes on behind the header Last-Event-ID, which goes before `after`. Else it is a page, as an object or as a
     CloudEvents batch. Behind a position that is no longer kept the answer is 410 with the first one that is; behind one
@@ -216,9 +220,11 @@ async def read_events(call: Call, query: EventsQuery) -> Answer:
     call.door.quotas.check_reads(call.service.team)
     limit = min(query.limit, call.door.options.page_events_max)
     end = call.door.backend.place().sequence
-    events, at_end = await call.while_connected(_page(source.read(after=after, filter=filter), limit))
-    last_read = events[-1].sequence if events else after
-    next = max(last_read, end) if at_end else last_read  # what the filter passed over is not looked at again
+    found = PageRead(after)
+    coming = source.read(after=after, filter=filter, on_reached=found.reached)
+    await call.while_connected(found.fill(coming, limit))
+    events, at_end = found.events, found.at_end
+    next = max(found.position, end) if at_end else found.position  # what the filter passed over isn't looked at again
     shown = [cloud_event(call.door, event) for event in events]
     if media == BATCH:
         headers = {"link": f'</v1/events?after={next}>; rel="next"'}
@@ -230,16 +236,30 @@ async def read_events(call: Call, query: EventsQuery) -> Answer:
     return Response(content=data, media_type=media, headers=headers)
 
 
-async def _page(events: AsyncIterator[StoredEvent], limit: int) -> tuple[list[StoredEvent], bool]:
-    """So many events, fewer if they are large, or all there are (True)."""
-    found: list[StoredEvent] = []
-    held_bytes = 0
-    async for event in events:
-        found.append(event)
-        held_bytes += len(event.payload)
-        if len(found) >= limit or held_bytes >= PAGE_BYTES_MAX:
-            return found, False
-    return found, True
+class PageRead:
+    """A page as it fills, and up to where it has come: a rare filter brings nothing from much of the log."""
+
+    def __init__(self, after: int) -> None:
+        self.position = after
+        self.events: list[StoredEvent] = []
+        self.at_end = False
+
+    def reached(self, position: int) -> None:
+        """All that is wanted up to there has come."""
+        self.position = max(self.position, position)
+
+    async def fill(self, events: AsyncIterator[StoredEvent], limit: int, page_s: float = PAGE_S) -> None:
+        """So many events, fewer if they are large or the time is over, or all there are."""
+        held_bytes = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(page_s):
+                async for event in events:
+                    self.events.append(event)
+                    self.reached(event.sequence)
+                    held_bytes += len(event.payload)
+                    if len(self.events) >= limit or held_bytes >= PAGE_BYTES_MAX:
+                        return
+                self.at_end = True
 
 
 def _id(text: str) -> str:
@@ -269,10 +289,11 @@ async def show_event(call: Call, path: EventPath) -> Answer:
         raise absent
     source = call.door.source(call.service)
     try:
-        events, _ = await _page(source.read(after=sequence - 1), 1)
+        event = await anext(aiter(source.read(after=sequence - 1)), None)
     except BeyondEnd:
         raise absent from None
-    event = events[0] if events and events[0].sequence == sequence else None
+    if event is not None and event.sequence != sequence:
+        event = None
     if event is None or may_read(call.service.scope, Filter(types=(event.type,), conversations=(event.conversation,))):
         raise absent
     call.door.quotas.charge_reads(call.service.team, 1, len(event.payload))

@@ -13,10 +13,11 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socket import socket
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from litestar import Litestar
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from engine import Api
 from gateway.api.bodies import BoundedBodies
@@ -41,7 +42,7 @@ class ApiServer:
                 BoundedBodies(app),
                 loop="none",
                 http=PatientProtocol,
-                ws="websockets-sansio",
+                ws=_Answering,
                 lifespan="on",
                 log_config=None,
                 log_level="error",  # what is warned of are requests that are none, and anybody can send those
@@ -79,6 +80,17 @@ class ApiServer:
             await self._running
         if self._stalls is not None:
             self._stalls.cancel()
+
+
+class _Answering(WebSocketsSansIOProtocol):
+    """WebSocket; a handshake that is answered over HTTP (`websocket.http.response`) is an end as any other: uvicorn
+    would take it for one that was forgotten, and say so as an error."""
+
+    async def send(self, message: Any) -> None:
+        """What the application says."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
 
 
 class _Quiet(uvicorn.Server):

@@ -9,7 +9,7 @@ allow it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Literal
 
 from engine import (
@@ -64,6 +64,13 @@ class TeamSource:
         await self.subscription(name)
         await self._subscriptions.delete(name)
 
-    def read(self, *, after: int, filter: Filter = EVERYTHING, live: bool = False) -> AsyncIterator[StoredEvent]:
+    def read(
+        self,
+        *,
+        after: int,
+        filter: Filter = EVERYTHING,
+        live: bool = False,
+        on_reached: Callable[[int], None] | None = None,
+    ) -> AsyncIterator[StoredEvent]:
         """As the port says."""
-        return self._subscriptions.read(after=after, filter=filter, live=live)
+        return self._subscriptions.read(after=after, filter=filter, live=live, on_reached=on_reached)

@@ -255,7 +255,13 @@ def test_a_server_that_ends_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_before_the_handshake_is_a_problem_over_http(
-    site: ApiSite, query: str, protocol: str, scope: str | None, status: int, code: str
+    site: ApiSite,
+    caplog: pytest.LogCaptureFixture,
+    query: str,
+    protocol: str,
+    scope: str | None,
+    status: int,
+    code: str,
 ) -> None:
     site.subscribe()
     with pytest.raises(InvalidStatus) as refused:
@@ -264,6 +270,8 @@ def test_what_is_wrong_before_the_handshake_is_a_problem_over_http(
     answer = refused.value.response
     assert answer.status_code == status and answer.headers["content-type"] == "application/problem+json"
     assert json.loads(answer.body or b"{}")["code"] == code
+    assert site.ask("GET", "/v1/subscriptions").status == 200  # by then the server has said what it had to say
+    assert not [record for record in caplog.records if "handshake" in record.getMessage()], "anybody can be refused"
 
 
 def test_who_is_away_is_said_in_json_only(site: ApiSite) -> None:

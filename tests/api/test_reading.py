@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 from contextlib import closing
+
+import pytest
 
 from engine import StoredEvent
 from gateway.api.cloudevents import binary
+from gateway.api.events import PageRead
 from tests.api.test_publishing import problem
 from tests.support.api_site import ApiSite
 
@@ -56,6 +60,37 @@ def test_pages_give_every_event_once_and_end_where_the_log_does(site: ApiSite) -
     more = site.publish(conversation)
     page = site.ask("GET", f"/v1/events?after={after}&types=order").json
     assert [int(event["sequence"]) for event in page["events"]] == more
+
+
+def test_a_page_ends_when_its_time_is_over_and_the_next_goes_on_there() -> None:
+    """A filter that wants little of a long log: without a place to go on from each page would begin anew."""
+
+    async def read(page: PageRead, one: StoredEvent) -> AsyncIterator[StoredEvent]:
+        yield one
+        page.reached(4_000)
+        await asyncio.sleep(60)
+
+    async def story() -> None:
+        event = StoredEvent(9, 1, 1, 0, 0, 900, 0, 0, "order", b"")
+        page = PageRead(5)
+        await page.fill(read(page, event), 100, page_s=0.05)
+        assert (page.events, page.position, page.at_end) == ([event], 4_000, False)
+        page = PageRead(5)
+        await page.fill(read(page, event), 1, page_s=30)
+        assert (page.events, page.position, page.at_end) == ([event], 9, False), "the limit came first"
+
+    asyncio.run(story())
+
+
+def test_a_page_that_ends_early_is_answered_with_its_place(site: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = site.publish(site.group(7), 3)
+
+    async def fill(page: PageRead, events: AsyncIterator[StoredEvent], limit: int) -> None:
+        page.reached(published[1])
+
+    monkeypatch.setattr(PageRead, "fill", fill)
+    page = site.ask("GET", "/v1/events?types=rare").json
+    assert page == {"events": [], "next": f"0-1:{published[1]}", "at_end": False}
 
 
 def test_an_event_leaves_as_a_cloudevent(site: ApiSite) -> None:

@@ -155,6 +155,20 @@ async def test_reading_goes_on_from_a_sequence(world: World) -> None:
 
 
 @contract
+async def test_reading_says_how_far_it_has_come(world: World) -> None:
+    """Also where a filter lets little through; never beyond an event that has still to come."""
+    conversation = await group(world)
+    published = await publish(world, conversation, 5)
+    for filter in (MESSAGES, Filter(types=("rare",))):
+        reached, given = [0], [0]
+        async for event in world.source.read(after=0, filter=filter, on_reached=reached.append):
+            assert reached[-1] < event.sequence
+            given.append(event.sequence)
+        assert reached == sorted(reached) and reached[-1] >= published[-1]
+        assert given == ([0, *published] if filter is MESSAGES else [0])
+
+
+@contract
 async def test_reading_live_goes_on_and_on(world: World) -> None:
     """What is published while it waits comes too."""
     conversation = await group(world)

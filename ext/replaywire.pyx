@@ -1,12 +1,11 @@
 """Native WebSocket clients that remember what they received, so that millions of deliveries can be verified.
 
-Used by bench/replay.py alone. Sockets, frames, and the comparison of each delivery with the first one of the same
-event are native; Python is told of each turn in notes: what it must look at itself (welcomes, receipts, the first
-frame of each event in each encoding, frames that differ) and nothing else. Judging is Python's: here nothing is
-dropped, mended or put in order.
+Used by bench/replay.py alone. Sockets and frames; what a frame brings is kept and compared by ext/replayheard. Python
+is told of each turn in notes: what it must look at itself (welcomes, receipts, the first frame of each event in each
+encoding, frames that differ) and nothing else.
 
-Invariants: a delivery is recorded exactly when its frame is complete; slots are never reused before forget().
-Cost: one recv for all that is ready on a socket, one hash look-up, one memcmp and 8 bytes per delivery.
+Invariants: nothing is read of a connection that was abandoned; a frame that isn't whole waits until it is.
+Cost: one recv for all that is ready on a socket.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -18,6 +17,8 @@ from ext.c_load cimport (
     EAGAIN, EINTR, EPOLL_CLOEXEC, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, MSG_NOSIGNAL, close, connect_from, epoll_create1,
     epoll_event, errno, load_be64, mask_bytes, now_ns, recv, send, socket_error, wait_ns, watch)
 from ext.c_replay cimport reset_on_close, unwatch
+from ext.replayheard cimport (
+    NOTE_BROKEN, NOTE_CLOSED, NOTE_DIFFERS, NOTE_FIRST, NOTE_MESSAGE, NOTE_OPENED, ReplayHeard)
 
 OPENED, MESSAGE, FIRST = <int>NOTE_OPENED, <int>NOTE_MESSAGE, <int>NOTE_FIRST
 DIFFERS, CLOSED, BROKEN = <int>NOTE_DIFFERS, <int>NOTE_CLOSED, <int>NOTE_BROKEN
@@ -27,30 +28,18 @@ cdef enum:
     READY = 512                 # sockets that one epoll_wait may name
     NOTES_PAUSE_BYTES = 4 << 20 # notes after which a turn ends early
     MASKED = 0x80
-    SLOTS_FIRST = 1 << 12
 
 # The key of the handshake is the RFC's own example, hence the answer is a constant.
 cdef bytes ACCEPT_BYTES = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 cdef const uint8_t *ACCEPT = ACCEPT_BYTES
 cdef bytes SWITCHING_BYTES = b"HTTP/1.1 101"
 cdef const uint8_t *SWITCHING = SWITCHING_BYTES
-cdef bytes JSON_EVENT_BYTES = b'{"op":"event","sequence":'
-cdef const uint8_t *JSON_EVENT = JSON_EVENT_BYTES
-cdef uint32_t JSON_EVENT_SIZE = 25
 cdef bytes TOO_LARGE_BYTES = b"a message larger than 1 MiB"
 cdef bytes FRAGMENT_BYTES = b"a masked, reserved or fragmented frame"
 cdef bytes NO_UPGRADE_BYTES = b"an HTTP head of more than 1 MiB"
 cdef const uint8_t *TOO_LARGE = TOO_LARGE_BYTES
 cdef const uint8_t *FRAGMENT = FRAGMENT_BYTES
 cdef const uint8_t *NO_UPGRADE = NO_UPGRADE_BYTES
-
-cdef uint64_t LATE_US_MAX = <uint64_t>0xFFFFFFFF
-cdef uint64_t MIX = <uint64_t>0x9E3779B9 << 32 | 0x7F4A7C15
-
-
-cdef inline uint32_t place(uint64_t sequence, uint32_t mask) noexcept nogil:
-    """Where the look-up of a sequence begins: pure arithmetic."""
-    return <uint32_t>(sequence * MIX >> 32) & mask
 
 
 cdef int keep(uint8_t **to, uint32_t *size, uint32_t *room, const uint8_t *data, uint32_t more) except -1 nogil:
@@ -72,20 +61,17 @@ cdef int keep(uint8_t **to, uint32_t *size, uint32_t *room, const uint8_t *data,
     return 0
 
 
-cdef class ReplayWire:
+cdef class ReplayWire(ReplayHeard):
     def __cinit__(self, uint32_t devices_max):
-        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)  # before anything raises: 0 would be somebody's, and closed
-        if not 1 <= devices_max <= 1_000_000:
-            raise ValueError(f"devices_max is {devices_max}; it must be 1 to 1,000,000")
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise OSError(errno, "epoll_create1 failed")
-        self.devices_max = devices_max
+        self.has_epoll = True  # the other half may have raised before: 0 would be somebody's, and closed
         self.at = <Device *>calloc(devices_max, sizeof(Device))
         self.input = <uint8_t *>malloc(INPUT_BYTES)
         self.random = now_ns() | 1
         if self.at == NULL or self.input == NULL:
             raise MemoryError(f"no memory for {devices_max} devices")
-        self._grow_table()
 
     def __dealloc__(self):
         cdef uint32_t k
@@ -95,25 +81,16 @@ cdef class ReplayWire:
                     close(self.at[k].fd)
                 free(self.at[k].rest)
                 free(self.at[k].out)
-                free(self.at[k].slots)
-                free(self.at[k].late_us)
-        for k in range(self.slot_count):
-            free(self.slots[k].frame[0])
-            free(self.slots[k].frame[1])
         for k in range(self.deaf_count):
             close(self.deaf[k])
         free(self.at)
-        free(self.slots)
-        free(self.table)
         free(self.input)
         free(self.deaf)
-        free(self.notes)
-        if self.epoll_fd >= 0:
+        if self.has_epoll:
             close(self.epoll_fd)
 
     cdef Device *_known(self, uint32_t k) except NULL:
-        if k >= self.devices_max:
-            raise ValueError(f"device {k} is unknown; there are {self.devices_max}")
+        self.check(k)
         return &self.at[k]
 
     # ---- life ----------------------------------------------------------------------------------------------------
@@ -129,7 +106,8 @@ cdef class ReplayWire:
         d.fd = connect_from(source, where, port)
         if d.fd < 0:
             raise OSError(errno, f"can't connect to {address}:{port}")
-        d.life, d.encoding, d.blocked = W_CONNECTING, encoding, 1
+        d.life, d.blocked = W_CONNECTING, 1
+        self.of[device].encoding = encoding
         d.generation += 1
         d.rest_size = d.out_sent = d.out_size = 0
         keep(&d.out, &d.out_size, &d.out_room, upgrade, len(upgrade))
@@ -175,28 +153,10 @@ cdef class ReplayWire:
     def is_open(self, uint32_t device):
         return self._known(device).life == W_OPEN
 
-    cdef int _note(self, uint32_t kind, uint32_t k, uint32_t slot, const uint8_t *data, uint32_t size) except -1 nogil:
-        cdef size_t wanted = self.notes_size + sizeof(NoteHead) + size
-        cdef NoteHead head
-        cdef uint8_t *moved
-        if wanted > self.notes_room:
-            wanted += wanted // 2 + 4096
-            moved = <uint8_t *>realloc(self.notes, wanted)
-            if moved == NULL:
-                with gil:
-                    raise MemoryError("no memory for notes")
-            self.notes, self.notes_room = moved, wanted
-        head.kind, head.device, head.slot, head.size = kind, k, slot, size
-        memcpy(self.notes + self.notes_size, &head, sizeof(NoteHead))
-        if size:
-            memcpy(self.notes + self.notes_size + sizeof(NoteHead), data, size)
-        self.notes_size += sizeof(NoteHead) + size
-        return 0
-
     cdef int _die(self, uint32_t k, uint32_t kind, const uint8_t *data, uint32_t size) except -1 nogil:
         close(self.at[k].fd)
         self.at[k].life = W_NONE
-        return self._note(kind, k, 0, data, size)
+        return self.note(kind, k, 0, data, size)
 
     # ---- sending -------------------------------------------------------------------------------------------------
 
@@ -283,18 +243,10 @@ cdef class ReplayWire:
 
     def poll(self, uint32_t wait_us):
         """One turn: waits for sockets, reads all that are ready; the notes as (kind, device, slot, bytes)."""
-        cdef NoteHead head
-        cdef size_t at = 0
         self.notes_size = 0
         with nogil:  # no Python objects: devices, slots and notes are C memory of this object
             self._turn(<uint64_t>wait_us * 1000)
-        found = []
-        while at < self.notes_size:
-            memcpy(&head, self.notes + at, sizeof(NoteHead))
-            at += sizeof(NoteHead)
-            found.append((head.kind, head.device, head.slot, self.notes[at:at + head.size]))
-            at += head.size
-        return found
+        return self.told()
 
     cdef int _turn(self, uint64_t wait) except -1 nogil:
         cdef epoll_event ready[READY]
@@ -385,7 +337,7 @@ cdef class ReplayWire:
             self._die(k, NOTE_BROKEN, data, end if end < 200 else 200)
             return -1
         self.at[k].life = W_OPEN
-        self._note(NOTE_OPENED, k, 0, NULL, 0)
+        self.note(NOTE_OPENED, k, 0, NULL, 0)
         return end
 
     cdef int64_t _frames(self, uint32_t k, const uint8_t *data, uint32_t size, uint64_t now) except -2 nogil:
@@ -416,7 +368,7 @@ cdef class ReplayWire:
             if size - at - head < length:
                 break
             if opcode <= 2:
-                self._message(k, data + at + head, <uint32_t>length, now)
+                self.message(k, data + at + head, <uint32_t>length, now)
             elif opcode == 8:
                 self._die(k, NOTE_CLOSED, data + at + head, <uint32_t>length)
                 return -1
@@ -424,159 +376,3 @@ cdef class ReplayWire:
                 self._frame(k, 10, data + at + head, <uint32_t>length)
             at += head + <uint32_t>length
         return at
-
-    cdef int _message(self, uint32_t k, const uint8_t *body, uint32_t size, uint64_t now) except -1 nogil:
-        """An event in the form that both encodings fix is recorded here; everything else is Python's."""
-        cdef uint64_t sequence = 0
-        cdef uint32_t i
-        if self.at[k].encoding == 0:
-            if size >= 12 and body[0] == 0x92 and body[1] == 1 and 0x9a <= body[2] <= 0x9f and body[3] == 0xcf:
-                return self._event(k, load_be64(body + 4), body, size, now)
-        elif size > JSON_EVENT_SIZE + 1 and memcmp(body, JSON_EVENT, JSON_EVENT_SIZE) == 0:
-            i = JSON_EVENT_SIZE
-            while i < size and i < JSON_EVENT_SIZE + 17 and 48 <= body[i] <= 57:
-                sequence = sequence * 10 + (body[i] - 48)
-                i += 1
-            if i > JSON_EVENT_SIZE and i < size and (body[i] == 44 or body[i] == 125):
-                return self._event(k, sequence, body, size, now)
-        return self._note(NOTE_MESSAGE, k, 0, body, size)
-
-    def event(self, uint32_t device, uint64_t sequence, bytes frame):
-        """Records an event whose frame has another form than the usual one; Python took it apart."""
-        self.notes_size = 0
-        self._known(device)
-        self._event(device, sequence, frame, len(frame), now_ns())
-
-    cdef int _event(self, uint32_t k, uint64_t sequence, const uint8_t *body, uint32_t size, uint64_t now) except -1 nogil:
-        cdef Device *d = &self.at[k]
-        cdef uint8_t e = d.encoding
-        cdef uint32_t room
-        cdef uint32_t *moved
-        cdef uint64_t late
-        cdef uint32_t slot = <uint32_t>self._slot(sequence, now)
-        cdef Slot *s = &self.slots[slot]
-        self.deliveries += 1
-        if s.frame[e] == NULL:
-            s.frame[e] = <uint8_t *>malloc(size + 1)
-            if s.frame[e] == NULL:
-                with gil:
-                    raise MemoryError("no memory for a frame")
-            memcpy(s.frame[e], body, size)
-            s.size[e], s.copies[e] = size, 1
-            self._note(NOTE_FIRST, k, slot, NULL, 0)
-        elif s.size[e] == size and memcmp(s.frame[e], body, size) == 0:
-            s.copies[e] += 1
-        else:
-            self._note(NOTE_DIFFERS, k, slot, body, size)
-        if d.count == d.room:
-            room = d.room * 2 + 64
-            moved = <uint32_t *>realloc(d.slots, room * 4)
-            if moved != NULL:
-                d.slots = moved
-                moved = <uint32_t *>realloc(d.late_us, room * 4)
-            if moved == NULL:
-                with gil:
-                    raise MemoryError("no memory for deliveries")
-            d.late_us, d.room = moved, room
-        late = (now - s.first_ns) // 1000
-        d.slots[d.count] = slot
-        d.late_us[d.count] = <uint32_t>(late if late < LATE_US_MAX else LATE_US_MAX)
-        d.count += 1
-        if sequence > d.position:
-            d.position = sequence
-        return 0
-
-    cdef int64_t _slot(self, uint64_t sequence, uint64_t now) except -1 nogil:
-        cdef uint32_t at = place(sequence, self.table_mask)
-        cdef Slot *s
-        while self.table[at]:
-            if self.slots[self.table[at] - 1].sequence == sequence:
-                return self.table[at] - 1
-            at = (at + 1) & self.table_mask
-        if self.slot_count == self.slot_room:
-            self._grow_table()
-            return self._slot(sequence, now)
-        s = &self.slots[self.slot_count]
-        s.sequence, s.first_ns = sequence, now
-        s.frame[0] = s.frame[1] = NULL
-        s.size[0] = s.size[1] = s.copies[0] = s.copies[1] = 0
-        self.slot_count += 1
-        self.table[at] = self.slot_count
-        return self.slot_count - 1
-
-    cdef int _grow_table(self) except -1 nogil:
-        """Twice the slots, and a table four times as large as those: at most a quarter full."""
-        cdef uint32_t room = self.slot_room * 2 if self.slot_room else SLOTS_FIRST
-        cdef uint32_t mask = room * 4 - 1, k, at
-        cdef Slot *slots = <Slot *>realloc(self.slots, room * sizeof(Slot))
-        cdef uint32_t *table = NULL
-        if slots != NULL:
-            self.slots = slots
-            table = <uint32_t *>calloc(<size_t>mask + 1, 4)
-        if table == NULL:
-            with gil:
-                raise MemoryError(f"no memory for {room} events")
-        for k in range(self.slot_count):
-            at = place(slots[k].sequence, mask)
-            while table[at]:
-                at = (at + 1) & mask
-            table[at] = k + 1
-        free(self.table)
-        self.table, self.table_mask, self.slot_room = table, mask, room
-        return 0
-
-    # ---- what was received ---------------------------------------------------------------------------------------
-
-    def position(self, uint32_t device):
-        """The highest sequence that the device has received, 0 if none."""
-        return self._known(device).position
-
-    def frame(self, uint32_t slot, int encoding):
-        """The message that first brought the event in this encoding; empty if none did."""
-        if slot >= self.slot_count or not 0 <= encoding <= 1:
-            raise ValueError(f"slot {slot} of {self.slot_count}, encoding {encoding}")
-        if self.slots[slot].frame[encoding] == NULL:
-            return b""
-        return self.slots[slot].frame[encoding][:self.slots[slot].size[encoding]]
-
-    def copies(self, uint32_t slot, int encoding):
-        """How many deliveries had exactly those bytes."""
-        if slot >= self.slot_count or not 0 <= encoding <= 1:
-            raise ValueError(f"slot {slot} of {self.slot_count}, encoding {encoding}")
-        return self.slots[slot].copies[encoding]
-
-    def events(self):
-        """(sequence, time of the first delivery in ns) of each slot, 8 bytes each, in machine order."""
-        cdef uint32_t k
-        cdef bytes out = bytes(16 * self.slot_count)
-        cdef char *to = out
-        for k in range(self.slot_count):
-            memcpy(to + 16 * k, &self.slots[k].sequence, 16)
-        return out
-
-    def received_count(self, uint32_t device):
-        return self._known(device).count
-
-    def received(self, uint32_t device):
-        """Slots in order of arrival, and how many µs after the first delivery; 4 bytes each, in machine order."""
-        cdef Device *d = self._known(device)
-        if d.count == 0:
-            return b"", b""
-        return (<char *>d.slots)[:4 * d.count], (<char *>d.late_us)[:4 * d.count]
-
-    def forget(self):
-        """Drops all events and deliveries; positions stay."""
-        cdef uint32_t k
-        for k in range(self.slot_count):
-            free(self.slots[k].frame[0])
-            free(self.slots[k].frame[1])
-        for k in range(self.devices_max):
-            free(self.at[k].slots)
-            free(self.at[k].late_us)
-            self.at[k].slots = self.at[k].late_us = NULL
-            self.at[k].count = self.at[k].room = 0
-        free(self.slots)
-        free(self.table)
-        self.slots, self.table = NULL, NULL
-        self.slot_count = self.slot_room = 0
-        self._grow_table()

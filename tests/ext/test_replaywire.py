@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import struct
@@ -204,6 +205,10 @@ def test_many_events_and_forgetting(server: Server) -> None:
 
 
 def test_bad_arguments() -> None:
+    kept = os.fstat(0)
+    with pytest.raises(ValueError, match="devices_max is 0"):
+        ReplayWire(0)
+    assert os.fstat(0) == kept, "what was never opened is not closed"
     with pytest.raises(ValueError, match="devices_max"):
         ReplayWire(0)
     wire = ReplayWire(1)

@@ -10,6 +10,7 @@ Cost: one transform of 2^17 steps, some milliseconds, for each distribution.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,17 @@ Waves = NDArray[np.complex128]
 STEPS = 1 << 17
 
 
+@dataclass(frozen=True)
 class Lattice:
-    """The steps on which everything is counted."""
+    """The steps on which everything is counted; equal ones are one key of what is kept."""
 
-    def __init__(self, horizon_s: float, steps: int = STEPS) -> None:
-        self.steps = steps
-        self.step_s = horizon_s / steps
+    horizon_s: float
+    steps: int = STEPS
+
+    @property
+    def step_s(self) -> float:
+        """Of one."""
+        return self.horizon_s / self.steps
 
     def at(self, times_s: Floats, shares: Floats) -> Floats:
         """Given values with their probabilities; each is divided over its two neighbours, so that the mean is kept."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -169,19 +170,28 @@ def _overrun(busy: float) -> Prediction:
     return Prediction(busy, *[math.inf] * 10)
 
 
-def commit_waves(tier: Tier, lattice: Lattice) -> tuple[Waves, float]:
-    """Transform of the time at a shard, and its mean.
+@lru_cache(maxsize=16)
+def even_waves(after_s: float, more_s: float, lattice: Lattice) -> Waves:
+    """Transform of a time of after_s to after_s + more_s, each alike."""
+    times_s = after_s + np.linspace(0, more_s, 64 if more_s else 1)
+    return lattice.waves(lattice.at(times_s, np.full(len(times_s), 1 / len(times_s))))
+
+
+@lru_cache(maxsize=8)  # plans of other nodes, of the same shards, ask for the same
+def commit_waves(
+    rate: float, fixed_s: float, each: float, sync_variation: float, lattice: Lattice
+) -> tuple[Waves, float]:
+    """Transform of the time at a shard to which so many events come a second, and its mean.
 
     With probability u = T × commits/s a commit is under way, of t: its rest, then a sync and p λ t for what has come
     during t; else a sync and p. The variance of t is that of a sync and of what came: (V + p² λ T) ÷ (1 − (p λ)²).
     """
-    rate, each = tier.events_per_s / tier.shards, tier.commit_event_s
-    took, commits = commit_cycle(rate, tier.commit_fixed_s, each)
+    took, commits = commit_cycle(rate, fixed_s, each)
     under_way, grows = min(took * commits, 1.0), each * rate
-    square = (tier.commit_fixed_s * tier.sync_variation) ** 2
+    square = (fixed_s * sync_variation) ** 2
     variation = math.sqrt((square + each * each * rate * took) / (1 - grows * grows)) / took
-    sync = lattice.waves(lattice.lognormal(tier.commit_fixed_s, tier.sync_variation))
-    alone = lattice.waves(lattice.at(np.array([each]), np.ones(1)))
+    sync = lattice.waves(lattice.lognormal(fixed_s, sync_variation))
+    alone = even_waves(each, 0.0, lattice)
     waves = sync * ((1 - under_way) * alone + under_way * lattice.waves(lattice.met(took, variation, grows)))
     return waves, lattice.mean_s(lattice.turned(waves))
 
@@ -190,20 +200,23 @@ def predict(tier: Tier, horizon_s: float, slice_s: float = 0.0) -> Prediction:
     """The distribution of the whole, and the parts; `slice_s`: of a notice that is under way at every worker."""
     jobs = jobs_of(tier)
     busy = jobs.busy * (1 - tier.own_share) + tier.own_share
-    took, commits = commit_cycle(tier.events_per_s / tier.shards, tier.commit_fixed_s, tier.commit_event_s)
+    shard_rate = tier.events_per_s / tier.shards
+    took, commits = commit_cycle(shard_rate, tier.commit_fixed_s, tier.commit_event_s)
     if jobs.busy >= 0.999 or tier.own_share >= 0.999 or not math.isfinite(took):
         return _overrun(busy)
     lattice = Lattice(horizon_s)
     wait = lattice.wait(jobs.busy, lattice.at(jobs.times_s, jobs.rates / jobs.rate))
-    commit, commit_mean_s = commit_waves(tier, lattice)
+    commit, commit_mean_s = commit_waves(
+        shard_rate, tier.commit_fixed_s, tier.commit_event_s, tier.sync_variation, lattice
+    )
     above = np.concatenate([[1.0], 1.0 - np.cumsum(jobs.batch_shares)[:-1]])  # a place in a batch: P(batch ≥ place)
     places = lattice.at(jobs.times_s[3:], above / above.sum())
-    way = lattice.at(np.array([jobs.times_s[0] + tier.round_trip_s]), np.ones(1))
-    even = np.full(64, 1 / 64)
-    looks = lattice.waves(lattice.at(np.linspace(0, tier.wake_s, 64), even))
-    slices = lattice.waves(lattice.at(np.linspace(0, slice_s, 64), even))
-    wait = wait * slices * (1 - tier.looking + tier.looking * looks)
-    whole = lattice.turned(wait * wait * commit * lattice.waves(places) * lattice.waves(way))
+    way = even_waves(float(jobs.times_s[0]) + tier.round_trip_s, 0.0, lattice)
+    looks = even_waves(0.0, tier.wake_s, lattice)
+    wait = wait * (1 - tier.looking + tier.looking * looks)
+    if slice_s:
+        wait = wait * even_waves(0.0, slice_s, lattice)
+    whole = lattice.turned(wait * wait * commit * lattice.waves(places) * way)
     if lattice.beyond(whole) > 1e-4:
         return _overrun(busy)
     square = float(jobs.rates @ jobs.times_s**2) / jobs.rate
@@ -219,7 +232,7 @@ def predict(tier: Tier, horizon_s: float, slice_s: float = 0.0) -> Prediction:
         commit_s=commit_mean_s,
         commits_per_s=commits,
         worker_queue=_in_queue(jobs, mean, above),
-        shard_queue=in_system(tier.events_per_s / tier.shards, commit_mean_s),
+        shard_queue=in_system(shard_rate, commit_mean_s),
     )
 
 

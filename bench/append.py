@@ -30,6 +30,8 @@ RUNS: Final = 5
 SEGMENT_BYTES: Final = 1 << 30
 BATCH: Final = 1_000
 TARGET_OF_LIMIT: Final = 0.75
+SAVE_INTERVAL_S: Final = 10.0
+SMOKE_SAVE_INTERVAL_S: Final = 0.2  # each commit size waits for two savings
 RUN_EVENTS_MAX: Final = 1_000_000
 RUN_BYTES_MAX: Final = 600 << 20
 BLOCK_BYTES_MAX: Final = 1 << 20
@@ -181,14 +183,14 @@ def _side_by_side(
 def cases(smoke: bool, folder: Path | None = None) -> list[report.Case]:
     """All commit sizes. `folder`: where to write; it should be on the disk that is judged."""
     dialogs = 1_000 if smoke else 1_000_000
-    with _both(dialogs, RECORD_BYTES, 0.2 if smoke else 10.0, folder) as (ours, bare, place):
+    with _both(dialogs, RECORD_BYTES, smoke, folder) as (ours, bare, place):
         return [
             _side_by_side(ours, bare, place, each, events, RECORD_BYTES, RUNS).case()
             for each, events in (SMOKE_SIZES if smoke else SIZES).items()
         ]
 
 
-def run(workload: Workload, folder: Path | None = None) -> list[Measure]:
+def run(workload: Workload, folder: Path | None = None, *, smoke: bool = False) -> list[Measure]:
     """A workload of kind `append`: its records, over its conversations, so many a commit."""
     records = workload.records
     if workload.kind != "append" or records is None:
@@ -198,15 +200,14 @@ def run(workload: Workload, folder: Path | None = None) -> list[Measure]:
     each = min(records.per_commit, BLOCK_BYTES_MAX // (record_bytes + 8))  # what goes into one commit at most
     events = max(events // each, 1) * each
     runs = max(RUNS, -(-records.count // events))
-    with _both(records.conversations, record_bytes, 10.0, folder) as (ours, bare, place):
+    with _both(records.conversations, record_bytes, smoke, folder) as (ours, bare, place):
         return [_side_by_side(ours, bare, place, each, events, record_bytes, runs).measure()]
 
 
 @contextmanager
-def _both(
-    dialogs: int, record_bytes: int, save_interval_s: float, folder: Path | None
-) -> Iterator[tuple[Ours, Bare, Path]]:
+def _both(dialogs: int, record_bytes: int, smoke: bool, folder: Path | None) -> Iterator[tuple[Ours, Bare, Path]]:
     """The two sides in a folder that is removed."""
+    save_interval_s = SMOKE_SAVE_INTERVAL_S if smoke else SAVE_INTERVAL_S
     place = Path(tempfile.mkdtemp(prefix="gonets-append-", dir=folder or "/var/tmp"))
     try:
         ours, bare = Ours(place / "data", dialogs, max(dialogs // 10, 200), save_interval_s, record_bytes), Bare(place)

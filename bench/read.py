@@ -240,9 +240,9 @@ def cases(smoke: bool, folder: Path | None = None) -> list[report.Case]:
         return [found.case() for found in _all(filled, SMOKE_RUNS if smoke else RUNS)]
 
 
-def run(workload: Workload, folder: Path | None = None) -> list[Measure]:
+def run(workload: Workload, folder: Path | None = None, *, smoke: bool = False) -> list[Measure]:
     """A workload of kind `read`: its records, read in every way."""
     if workload.kind != "read" or workload.records is None:
         raise ValueError(f"workload {workload.name}: its kind is {workload.kind!r}; this runs those of kind 'read'")
     with _filled(workload.records, folder) as filled:
-        return [found.measure() for found in _all(filled, RUNS)]
+        return [found.measure() for found in _all(filled, SMOKE_RUNS if smoke else RUNS)]

@@ -30,6 +30,7 @@ RUNS_MAX: Final = 100
 RATE_REACHED_SHARE: Final = 0.98
 WITHOUT_SOCKETS: Final = ("append", "read")  # kinds; each is measured by the file of its name
 SMOKE_RECORDS: Final = 20_000
+SMOKE_CONVERSATIONS: Final = 1_000
 
 
 def sized(
@@ -38,7 +39,11 @@ def sized(
     """As the options ask; at smoke size as small as it goes, where they don't."""
     warmup_s = None
     if smoke and workload.records is not None:
-        records = msgspec.structs.replace(workload.records, count=min(workload.records.count, SMOKE_RECORDS))
+        records = msgspec.structs.replace(
+            workload.records,
+            count=min(workload.records.count, SMOKE_RECORDS),
+            conversations=min(workload.records.conversations, SMOKE_CONVERSATIONS),
+        )
         return msgspec.structs.replace(workload, records=records)
     if smoke:
         sessions = min(SMOKE_SESSIONS, workload.sessions.count) if sessions is None else sessions
@@ -52,8 +57,8 @@ def sized(
 class Runs:
     """All runs of one command."""
 
-    def __init__(self, workload: Workload, options: Options, count: int) -> None:
-        self.workload, self.options, self.count = workload, options, count
+    def __init__(self, workload: Workload, options: Options, count: int, *, smoke: bool = False) -> None:
+        self.workload, self.options, self.count, self.smoke = workload, options, count, smoke
         self.runs: list[schema.Run] = []
         self.measures: list[schema.Measure] = []
         self.target = schema.Target(url=options.target or "", started_here=options.target is None)
@@ -63,7 +68,7 @@ class Runs:
         if self.workload.kind in WITHOUT_SOCKETS:
             progress.phase(self.workload.kind)
             measured = importlib.import_module(f"bench.{self.workload.kind}").run
-            self.measures = measured(self.workload, self.options.folder)
+            self.measures = measured(self.workload, self.options.folder, smoke=self.smoke)
             return
         for number in range(1, self.count + 1):
             if self.count > 1:
@@ -158,7 +163,7 @@ def run(
     except (BenchError, WorkloadError, ReportPathError) as error:
         print(f"gonets: bench: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    conduct(Runs(found, options, runs), reporting)
+    conduct(Runs(found, options, runs, smoke=smoke), reporting)
 
 
 def _check(workload: Workload, runs: int, target: str | None, kill_worker: bool, folder: Path | None) -> None:

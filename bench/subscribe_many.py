@@ -22,22 +22,23 @@ from engine import Consumer, Filter, StoredEvent, Subscription
 from gateway import BackendClient
 
 PERSON: Final = 77
-SETTLED_S: Final = 2.0  # after the last has joined, in which all come to the tail
 WAIT_S: Final = 30.0
 SPARE_DESCRIPTORS: Final = 500
 ABREAST: Final = 100  # requests at once while all are made
 
 
 class Crowd(NamedTuple):
-    """How many subscriptions, how many of them have a consumer, how many events are published."""
+    """How many subscriptions, how many of them have a consumer, how many events are published; and how long after the
+    last has joined, while all come to the tail."""
 
     subscriptions: int
     consumed: int
     events: int
+    settled_s: float
 
 
-CROWDS: Final = {"smoke": Crowd(40, 20, 10), "short": Crowd(2_000, 1_000, 100)}
-FULL: Final = Crowd(10_000, 4_500, 300)
+CROWDS: Final = {"smoke": Crowd(40, 20, 10, 0.2), "short": Crowd(2_000, 1_000, 100, 2.0)}
+FULL: Final = Crowd(10_000, 4_500, 300, 2.0)
 RUNS_MAX: Final = 3  # each makes ten thousand anew
 
 Answer = TypeVar("Answer")
@@ -103,7 +104,7 @@ async def _through(server: Child, issuer: Issuer, crowd: Crowd) -> Seen:
         consumers = await _joined(made[: crowd.consumed])
         made_s = time.perf_counter() - begin
         waiting = [asyncio.ensure_future(consumer.take(wait_s=WAIT_S)) for consumer in consumers]
-        await asyncio.sleep(SETTLED_S)
+        await asyncio.sleep(crowd.settled_s)
         cpu_s, times_s = server.cpu_s(), list[float]()
         for number in range(crowd.events):
             at = number * 37 % crowd.consumed

@@ -12,6 +12,7 @@ from bench.simulate import run_seed
 from bench.simulation.run import Failure
 from tests.support.sanitizers import sanitizers
 
+SEEDS, STEPS = 60, 3_000  # of test_mutants.py too
 ROOT = Path(__file__).resolve().parent.parent.parent
 MUST_BE_SEEN = (  # a simulation in which these don't happen shows nothing
     "advice",
@@ -52,8 +53,8 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_seeds_pass_and_see_everything() -> None:
     """Nothing is wrong, and nothing that should happen was missing."""
     counts: dict[str, int] = {}
-    for seed in range(1, 61):
-        for name, count in run_seed(seed, 3_000).counts.items():
+    for seed in range(1, SEEDS + 1):
+        for name, count in run_seed(seed, STEPS).counts.items():
             counts[name] = counts.get(name, 0) + count
     missing = [name for name in MUST_BE_SEEN if not counts.get(name)]
     assert not missing, counts

@@ -195,10 +195,7 @@ class Group(ABC):
         """The consumer. Raises Fenced."""
         consumer = self._consumers.get(generation)
         if consumer is None:
-            raise Fenced(
-                f"generation {generation} is over: it left, another of its name joined, or it was silent or late for"
-                f" ack_timeout_s = {self._timeout_us / 1e6:g}"
-            )
+            raise _over(generation, self._timeout_us)
         return consumer
 
     def consumers(self) -> list[str]:
@@ -484,3 +481,10 @@ class Group(ABC):
             if not again.replayed:
                 self.take_again(sequence)
         self.counts.clear()
+
+
+def _over(generation: int, timeout_us: int) -> Fenced:
+    return Fenced(
+        f"generation {generation} is over: it left, another of its name joined, or it was silent or late for"
+        f" ack_timeout_s = {timeout_us / 1e6:g}"
+    )

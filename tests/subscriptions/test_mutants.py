@@ -47,7 +47,7 @@ MUTANTS = (
     ),
     Mutant(
         GROUP,
-        '            raise Fenced(f"generation {generation} is over")\n',
+        "            raise _over(generation, self._timeout_us)\n",
         "            consumer = GroupConsumer(generation, '', 1, 0)\n",
         "a consumer that is over is heard",
     ),

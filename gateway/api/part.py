@@ -140,17 +140,20 @@ class Part:
         return await self.publishing.post(ENGINE_ITSELF, type, fields, key=key)
 
     async def _keep_telling(self, audit: Audit) -> None:
-        """What operators do becomes events, about a second later."""
+        """What operators do becomes events, about a second later. Nothing but its end ends it: nobody would notice."""
         was_told = True
         while True:
             try:
                 await audit.turn()
-                was_told = True
-            except (EngineError, OSError) as error:
+                untold, was_told = audit.untold, True
+            except Exception as error:
+                untold = max(1, audit.untold)  # it may not know of all
                 if was_told:  # once, not once a second
-                    log.error("what operators did can't be told yet", untold=audit.untold, reason=str(error))
+                    mistake = None if isinstance(error, EngineError | OSError) else error
+                    reason = str(error)
+                    log.error("what operators did can't be told yet", untold=untold, reason=reason, exc_info=mistake)
                 was_told = False
-            self.figures.untold_acts = audit.untold
+            self.figures.untold_acts = untold
             await asyncio.sleep(SECOND_S)
 
     # ---- the engine's wake-up --------------------------------------------------------------------------------------

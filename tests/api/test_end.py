@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine import InForce, Revocations
 from engine.engine import Engine
 from engine.options import Config, Server
 from gateway.api.caller import Away, Caller
@@ -22,7 +23,9 @@ EVENT = {"type": "message", "person": 7, "data": "hello", "key": "once"}
 
 
 @asynccontextmanager
-async def served(data: Path, submit: Callable[[bytes], bool] | None = None) -> AsyncIterator[tuple[Part, Caller]]:
+async def served(
+    data: Path, submit: Callable[[bytes], bool] | None = None, in_force: Callable[[], InForce] = nothing_in_force
+) -> AsyncIterator[tuple[Part, Caller]]:
     """A door on an engine, and somebody who knocks; the door is the test's to close."""
     parts: list[Part] = []
 
@@ -33,7 +36,7 @@ async def served(data: Path, submit: Callable[[bytes], bool] | None = None) -> A
     engine = Engine.open(data, on_answers=woken, on_committed=lambda _: woken(None))
     try:
         config = Config(server=Server(data=str(data)))
-        part = Part(config, engine, submit or engine.sequencer.submit, AnyTeam(), nothing_in_force)
+        part = Part(config, engine, submit or engine.sequencer.submit, AnyTeam(), in_force)
         parts.append(part)
         await part.open(Sessions())
         bound = socket.create_server(("127.0.0.1", 0))
@@ -56,6 +59,29 @@ def test_a_publish_that_nobody_answers_any_more_may_be_said_again(tmp_path: Path
             await part.close()
             with pytest.raises(Away, match=r"unavailable.*the same publish with the same key later"):
                 await publishing
+
+    asyncio.run(story())
+
+
+def test_the_record_of_what_operators_do_outlives_any_mistake(tmp_path: Path) -> None:
+    """What is in force can't be said for a moment: it is counted, and told when it can."""
+    asks = 0
+
+    def in_force() -> InForce:
+        nonlocal asks
+        asks += 1
+        if asks == 2:
+            raise KeyError("a mistake of ours")
+        return InForce(keys=None, revocations=Revocations(str(asks > 2)), options={})
+
+    async def story() -> None:
+        async with served(tmp_path, in_force=in_force) as (part, _):
+            async with asyncio.timeout(20):
+                while not part.figures.untold_acts:
+                    await asyncio.sleep(0.01)
+                while part.figures.untold_acts or not part.place().sequence:
+                    await asyncio.sleep(0.01)
+            await part.close()
 
     asyncio.run(story())
 

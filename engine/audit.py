@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from engine import schema
-from engine.errors import EngineUnable
+from engine.errors import CallerError, EngineUnable
 from engine.log.acts import FOLDER, forget_act, noted_acts, put_aside, read_act, unreadable_acts
 from engine.log.files import write_json
 from engine.log.place import make_directory
@@ -30,6 +30,7 @@ from engine.log.place import make_directory
 TOLD: Final = "told.json"
 VALUE_CHARACTERS_MAX: Final = 200  # ASCII
 KIDS_CHARACTERS_MAX: Final = 64
+UNTOLD_MAX: Final = 100  # events of what is in force, while the log takes none
 
 Key = tuple[str, str, str]
 Tell = Callable[[str, dict[str, Any], str], Awaitable[int]]
@@ -87,28 +88,47 @@ class Audit:
             self._told = Told(keys=now.keys, revocations=now.revocations, options=now.options)
 
     async def turn(self) -> None:
-        """Tells what there is to tell. Raises EngineError, OSError: then the rest is still to be told."""
-        changed = _changed(self._told, self._in_force())
-        if changed is not None or not self._is_stored:
-            await asyncio.to_thread(self._store, changed or self._told)
-        notes = noted_acts(self._data)
-        self.untold = len(notes) + len(self._told.untold) + unreadable_acts(self._data)
+        """Tells what there is to tell. Raises EngineError, OSError: then the rest is still to be told, by what comes
+        later nothing is held up but by a log that takes nothing."""
+        trouble: Exception | None = None
+        try:
+            await self._compare()
+        except OSError as error:
+            trouble = error
+        notes, unreadable = await asyncio.to_thread(lambda: (noted_acts(self._data), unreadable_acts(self._data)))
+        self.untold = len(notes) + len(self._told.untold) + unreadable
         for path in notes:
             try:
-                note = read_act(path)
-            except FileNotFoundError:
-                continue
-            except ValueError:
-                put_aside(path)
-                continue
-            await self._tell(note.type, note.fields, f"act {path.name}")
-            await asyncio.to_thread(forget_act, path)
-            self.untold -= 1
+                self.untold -= await self._tell_note(path)
+            except (CallerError, OSError) as error:
+                trouble = trouble or error
         while self._told.untold:
             first, *rest = self._told.untold
             await self._tell(first.type, first.fields, first.key)
             await asyncio.to_thread(self._store, msgspec.structs.replace(self._told, untold=rest))
             self.untold -= 1
+        if trouble is not None:
+            raise trouble
+
+    async def _compare(self) -> None:
+        """Stores what is to be told of what is in force. Raises OSError."""
+        is_full = len(self._told.untold) >= UNTOLD_MAX  # once there is room, all that has changed by then is one event
+        changed = None if is_full else _changed(self._told, self._in_force())
+        if changed is not None or not self._is_stored:
+            await asyncio.to_thread(self._store, changed or self._told)
+
+    async def _tell_note(self, path: Path) -> bool:
+        """Whether it is told, and gone. Raises EngineError, OSError."""
+        try:
+            note = await asyncio.to_thread(read_act, path)
+        except FileNotFoundError:
+            return True
+        except ValueError:
+            await asyncio.to_thread(put_aside, path)
+            return False
+        await self._tell(note.type, note.fields, f"act {path.name}")
+        await asyncio.to_thread(forget_act, path)
+        return True
 
     def _store(self, told: Told) -> None:
         make_directory(self._data / FOLDER)
@@ -120,7 +140,9 @@ def _read(path: Path) -> Told | None:
     """None where nothing is known: what is in force is then told anew. Raises EngineUnable."""
     try:
         told = msgspec.json.decode(path.read_bytes(), type=Told)
-    except (FileNotFoundError, ValueError, RecursionError):
+        for one in told.untold:
+            msgspec.convert(one.fields, type=schema.SCHEMA[one.type])
+    except (FileNotFoundError, ValueError, KeyError, RecursionError):
         return None
     except OSError as error:
         raise EngineUnable(

@@ -33,9 +33,12 @@ def make_folder(path: Path) -> None:
         path.mkdir(DIRECTORY_MODE, exist_ok=True)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """As Path.write_bytes."""
+def write_file(path: Path, data: bytes, *, like: Path | None = None) -> None:
+    """As Path.write_bytes. `like`: root gives the file to whom this path belongs, who must be able to read it."""
     with open(path, "wb", opener=opener) as file:
+        if like is not None and not os.geteuid():
+            status = like.stat()
+            os.fchown(file.fileno(), status.st_uid, status.st_gid)
         file.write(data)
 
 

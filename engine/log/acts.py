@@ -11,6 +11,7 @@ after that is told too; a note is taken away after its event is in the log. Cost
 from __future__ import annotations
 
 import os
+import stat
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,7 @@ BAD_SUFFIX: Final = ".unreadable"
 LOGIN_UID: Final = Path("/proc/self/loginuid")
 NO_LOGIN: Final = 2**32 - 1
 FORMAT_VERSION: Final = 1
+NOTE_BYTES_MAX: Final = 64 << 10  # the longest that a command writes has 2 KB
 
 
 class Note(Struct, frozen=True, kw_only=True):
@@ -40,19 +42,23 @@ class Note(Struct, frozen=True, kw_only=True):
 
 
 def note_act(data: Path, type: str, **fields: Any) -> None:
-    """Notes an act of whoever runs this process. On a read-only file system, where nothing changes, it does nothing.
-    Raises EngineUnable where the note can't be written: then the act must not be done."""
+    """Notes an act of whoever runs this process; root's note belongs to the data directory's user, or no server could
+    read it. On a read-only file system, where nothing changes, it does nothing. Raises EngineUnable where the note
+    can't be written: then the act must not be done."""
     if is_read_only(data):
         return
     fields = {"time": time.time_ns() // 1_000, "uid": os.getuid(), "login_uid": _login_uid(), **fields}
     note = Note(type=type, fields=msgspec.to_builtins(msgspec.convert(fields, type=schema.SCHEMA[type])))
     try:
-        make_directory(data / FOLDER)
-        write_json(data / FOLDER / f"{time.time_ns():020d}-{os.getpid()}{SUFFIX}", note)
-    except PermissionError as error:
+        if make_directory(data / FOLDER) and not os.geteuid():
+            status = data.stat()
+            os.chown(data / FOLDER, status.st_uid, status.st_gid, follow_symlinks=False)
+        write_json(data / FOLDER / f"{time.time_ns():020d}-{os.getpid()}{SUFFIX}", note, like=data)
+    except OSError as error:
+        words = (error.strerror or str(error)).lower()
         raise EngineUnable(
-            f"{data / FOLDER} can't be written: permission denied; what is done here is noted there first",
-            hint="run this as the user of the server",
+            f"{data / FOLDER} can't be written: {words}; what is done here is noted there first",
+            hint="run this as the user of the server" if isinstance(error, PermissionError) else "mend that first",
         ) from error
 
 
@@ -79,7 +85,11 @@ def put_aside(path: Path) -> None:
 
 
 def read_act(path: Path) -> Note:
-    """A note. Raises OSError, or ValueError for one that can't be read."""
+    """A note. Raises OSError, or ValueError for one that can't be read: a directory, a pipe, or whatever else lies in
+    its place must not hold up the others."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > NOTE_BYTES_MAX:
+        raise ValueError(f"{path.name} is no file of at most {NOTE_BYTES_MAX} bytes")
     try:
         note = msgspec.json.decode(path.read_bytes(), type=Note)
     except RecursionError:

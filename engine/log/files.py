@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,12 +99,17 @@ def name_file(making: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """A small file of JSON, new or in the place of the old one."""
+def write_json(path: Path, value: Any, *, like: Path | None = None) -> None:
+    """A small file of JSON, new or in the place of the old one. `like`: see private.write_file."""
     making = path.with_name(f"{path.name}.{os.getpid()}{MAKING_SUFFIX}")
-    private.write_file(making, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
-    sync_path(making)
-    name_file(making, path)
+    try:
+        private.write_file(making, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n", like=like)
+        sync_path(making)
+        name_file(making, path)
+    except OSError:
+        with suppress(OSError):
+            making.unlink()  # no other process would write over it
+        raise
 
 
 def remove_directory(path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from engine import Audit, Config, InForce, Revocations, schema
-from engine.audit import Told
+from engine.audit import UNTOLD_MAX, Told
 from engine.errors import EngineUnable
 from engine.log.acts import FOLDER, Note, note_act, noted_acts
 from engine.options import Auth, Server
@@ -28,6 +28,9 @@ from tests.support.tokens import Issuer
 
 DER, INFO = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
 DEEP = b'{"untold": [{"type": "", "key": "", "fields": {"a": ' + b"[" * 100_000
+UNFIT = tuple(
+    b'{"untold": [{"type": "%b", "fields": {"changed": 1}, "key": "k"}]}' % name for name in (b"x", b"admin.options")
+)
 NOTHING = InForce(keys=None, revocations=Revocations(), options={})
 
 
@@ -90,7 +93,7 @@ def test_a_new_log_has_nothing_to_tell_and_the_first_change_names_what_was(tmp_p
 def test_where_nothing_is_known_of_what_was_told_all_is_told(tmp_path: Path) -> None:
     """After a restore, or when the file has been removed or damaged."""
     now = InForce(keys=[("a", "EdDSA", "1")], revocations=Revocations("x", 1), options={"a.b": "1"})
-    for damage in (None, b"", b"{", b'{"format": 2}', b'{"untold": "x"}', DEEP):
+    for damage in (None, b"", b"{", b'{"format": 2}', b'{"untold": "x"}', *UNFIT, DEEP):
         (tmp_path / FOLDER).mkdir(exist_ok=True)
         if damage is not None:
             (tmp_path / FOLDER / "told.json").write_bytes(damage)
@@ -154,6 +157,48 @@ def test_what_the_log_refuses_is_counted_and_told_later(tmp_path: Path) -> None:
     left.unlink()
     turn(audit)
     assert audit.untold == 0
+
+
+def test_what_cannot_be_told_holds_up_nothing_else(tmp_path: Path) -> None:
+    """U4. A note that nobody may read or name, and what is in force while its file can't be written."""
+    log, now = NaiveLog(), [NOTHING]
+    audit = Audit(tmp_path, log.tell, lambda: now[0], is_new=True)
+    turn(audit)
+    long = tmp_path / FOLDER / ("0" * 250 + ".json")  # no room for the name that puts it aside
+    long.write_text("{")
+    note_act(tmp_path, schema.ADMIN_DUMPED, first=1, last=9)
+    now[0] = structs.replace(NOTHING, revocations=Revocations("x"))
+    with pytest.raises(OSError, match="too long"):
+        turn(audit)
+    assert [name for name, _ in log.events] == ["admin.dumped", "admin.revocations"] and audit.untold == 1
+    long.unlink()
+    (tmp_path / FOLDER / "told.json").unlink()
+    (tmp_path / FOLDER / "told.json").mkdir()
+    note_act(tmp_path, schema.ADMIN_DUMPED, first=2, last=9)
+    now[0] = NOTHING
+    with pytest.raises(OSError, match="directory"):
+        turn(audit)
+    assert [fields["first"] for fields in log.told("admin.dumped")] == [1, 2]
+    (tmp_path / FOLDER / "told.json").rmdir()
+    turn(audit)
+    assert log.told("admin.revocations")[-1]["before"] == "x" and audit.untold == 0
+
+
+def test_what_a_log_does_not_take_is_bounded(tmp_path: Path) -> None:
+    """A list of revocations that changes each second while the disk is full: the last of what waits is the sum."""
+    log, now = NaiveLog(), [NOTHING]
+    audit = Audit(tmp_path, log.tell, lambda: now[0], is_new=True)
+    for number in range(2 * UNTOLD_MAX):
+        now[0] = structs.replace(NOTHING, revocations=Revocations(str(number)))
+        log.trouble = "refused"
+        with pytest.raises(EngineUnable):
+            turn(audit)
+    assert audit.untold == UNTOLD_MAX
+    turn(audit)
+    turn(audit)
+    said = log.told("admin.revocations")
+    assert len(said) == UNTOLD_MAX + 1 and said[-1]["sha256"] == str(2 * UNTOLD_MAX - 1)
+    assert said[-1]["before"] == said[-2]["sha256"]
 
 
 STEPS = st.lists(

@@ -5,18 +5,30 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine import schema
-from engine.log.acts import FOLDER, forget_act, note_act, noted_acts, put_aside, read_act, unreadable_acts
+from engine.errors import EngineUnable
+from engine.log.acts import (
+    FOLDER,
+    NOTE_BYTES_MAX,
+    forget_act,
+    note_act,
+    noted_acts,
+    put_aside,
+    read_act,
+    unreadable_acts,
+)
 from engine.log.readers import note_reader
 from tests.support.grown_log import firsts, grow
 from tests.support.killed import copy
 from tests.support.log_command import NOBODY, log_command
 from tests.support.log_rig import hashes
+from tests.support.small_disk import mounted
 
 
 @pytest.fixture(name="log", scope="module")
@@ -118,6 +130,30 @@ def test_who_may_not_note_it_does_not_do_it(data: Path, tmp_path: Path) -> None:
     assert hashes(data) == was
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_a_note_of_root_belongs_to_the_user_of_the_server(tmp_path: Path) -> None:
+    """Who makes a backup as root must not keep the server from reading what it is to tell."""
+    os.chown(tmp_path, NOBODY, NOBODY)
+    for first in (1, 2):
+        note_act(tmp_path, schema.ADMIN_DUMPED, first=first, last=9)
+    for path in (tmp_path / FOLDER, *noted_acts(tmp_path)):
+        assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
+    assert read_act(noted_acts(tmp_path)[0]).fields["uid"] == 0
+
+
+def test_a_note_that_finds_no_room_leaves_nothing(tmp_path: Path) -> None:
+    """And says what it is that can't be written."""
+    with mounted(tmp_path / "disk", 1) as data:
+        note_act(data, schema.ADMIN_DUMPED, first=1, last=9)
+        with open(data / "fill", "wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        was = sorted((data / FOLDER).iterdir())
+        with pytest.raises(EngineUnable, match=r"acts can't be written: no space left on device; .* there first"):
+            note_act(data, schema.ADMIN_DUMPED, first=2, last=9)
+        assert sorted((data / FOLDER).iterdir()) == was
+
+
 def test_a_note_is_whole_or_none(tmp_path: Path) -> None:
     """What is being written is no note; one that can't be read is put aside for people, and counted."""
     note_act(tmp_path, schema.ADMIN_DUMPED, first=1, last=2)
@@ -140,6 +176,16 @@ def test_a_note_is_whole_or_none(tmp_path: Path) -> None:
     ):
         one.write_bytes(wrong)
         with pytest.raises(ValueError, match=r"\S"):
+            read_act(one)
+    for make in (
+        lambda: one.write_bytes(b" " * (NOTE_BYTES_MAX + 1)),
+        lambda: one.symlink_to(two),
+        lambda: os.mkfifo(one),  # which nobody writes to
+        one.mkdir,
+    ):
+        one.unlink()
+        make()
+        with pytest.raises(ValueError, match="is no file of at most"):
             read_act(one)
     put_aside(one)
     assert noted_acts(tmp_path) == [two] and unreadable_acts(tmp_path) == 1

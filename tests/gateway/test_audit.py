@@ -289,6 +289,22 @@ def test_what_a_server_judges_by(tmp_path: Path) -> None:
     assert found.options["auth.leeway_s"] == "7"
 
 
+def test_what_lets_one_in_is_told_by_its_hash(tmp_path: Path) -> None:
+    """The query of a URL, a signed one's say; the next one is another."""
+    issuer = Issuer()
+    config = Config(auth=Auth(keys=str(issuer.write(tmp_path / "keys.json"))))
+    trust = Trust(config, tmp_path)
+    trust.open()
+    said = []
+    for query in ("?signature=geheim", "?signature=secret", ""):
+        auth = structs.replace(config.auth, revoked=f"https://issuer.example/revoked.json{query}")
+        options = Judging(trust, lambda auth=auth: structs.replace(config, auth=auth))().options  # type: ignore[misc]
+        said.append(json.loads(options["auth.revoked"]))
+    assert len(set(said)) == 3 and said[-1] == "https://issuer.example/revoked.json"
+    assert all(one.startswith("https://issuer.example/revoked.json?sha256=") for one in said[:2])
+    assert "geheim" not in str(said) and "secret" not in str(said)
+
+
 def test_the_page_says_what_there_is() -> None:
     """Every event, the files' fields, the invariants."""
     text = (Path(__file__).resolve().parents[2] / "engine" / "AUDIT.md").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from engine.engine import Engine
 from engine.options import Config, Server
 from gateway.api.caller import Away, Caller
 from gateway.api.part import Part
+from gateway.listener import bind
 from tests.subscriptions.engine_worlds import Sessions
 from tests.subscriptions.worlds import AnyTeam, nothing_in_force
 
@@ -39,7 +39,7 @@ async def served(
         part = Part(config, engine, submit or engine.sequencer.submit, AnyTeam(), in_force)
         parts.append(part)
         await part.open(Sessions())
-        bound = socket.create_server(("127.0.0.1", 0))
+        bound = bind("server.api", "127.0.0.1:0")
         address = f"http://127.0.0.1:{bound.getsockname()[1]}"
         await part.serve(bound)
         async with Caller(address, "team") as caller:

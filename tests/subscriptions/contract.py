@@ -32,6 +32,8 @@ class World(Protocol):
     """Acts as SERVICE."""
     look_s: float
     """For so long a consumer waits that is to see what there is now: what is in the log is on its way to it."""
+    real_time: bool
+    """Time passes by itself, so that checks can wait beside each other."""
 
     def source_of(self, team: str) -> EventSource:
         """As another team sees it."""
@@ -69,14 +71,28 @@ def contract(check: Check) -> Callable[[OpenWorld], None]:
 
 
 def for_both_kinds(check: Callable[[World, Kind], Awaitable[None]]) -> Callable[[OpenWorld], None]:
-    """A test that runs a check for an ordered and for a competing subscription."""
+    """A test that runs a check for an ordered and for a competing subscription, at the same time where that goes."""
 
     async def both(world: World) -> None:
+        if world.real_time:
+            await asyncio.gather(*(check(world, kind) for kind in KINDS))
+            return
         for kind in KINDS:
             await check(world, kind)
 
     both.__name__, both.__doc__, both.__module__ = check.__name__, check.__doc__, check.__module__
     return contract(both)
+
+
+def for_each_kind(check: Callable[[World, Kind], Awaitable[None]]) -> Callable[[OpenWorld], None]:
+    """The same, one after the other: of checks that change the world."""
+
+    async def each(world: World) -> None:
+        for kind in KINDS:
+            await check(world, kind)
+
+    each.__name__, each.__doc__, each.__module__ = check.__name__, check.__doc__, check.__module__
+    return contract(each)
 
 
 async def group(world: World, members: Sequence[int] = ()) -> int:

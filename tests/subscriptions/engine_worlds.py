@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from engine.options import Config, Server
 from engine.options_api import Api
 from engine.subscriptions.ports import EventSource
 from gateway.api.part import Part
+from gateway.listener import bind
 from tests.subscriptions.contract import OTHER, World
 from tests.subscriptions.worlds import AnyTeam, Clients, nothing_in_force
 
@@ -59,7 +59,7 @@ class Host:
         parts.append(self.part)
         await self.part.open(self.sessions)
         if served:
-            bound = socket.create_server(("127.0.0.1", self.port))
+            bound = bind("server.api", f"127.0.0.1:{self.port}")
             self.port = bound.getsockname()[1]
             await self.part.serve(bound)
 
@@ -86,6 +86,7 @@ class EngineWorld:
     """Subscriptions and publishes in the process."""
 
     look_s = 0.3
+    real_time = True
 
     def __init__(self, host: Host) -> None:
         self._host = host

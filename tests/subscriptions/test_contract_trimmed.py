@@ -8,7 +8,7 @@ from engine.errors import Trimmed
 from engine.subscriptions.definition import Kind, Start
 from engine.subscriptions.loop import ConsumerLoop
 from engine.subscriptions.ports import StoredEvent
-from tests.subscriptions.contract import FIRST, MESSAGES, World, contract, for_both_kinds, group, subscribe, taken
+from tests.subscriptions.contract import FIRST, MESSAGES, World, contract, for_each_kind, group, subscribe, taken
 
 LARGE = bytes(60_000)
 COUNT = 12
@@ -28,7 +28,7 @@ async def first_said(asking: Awaitable[object]) -> int:
     raise AssertionError(f"not refused, but {found!r}")
 
 
-@for_both_kinds
+@for_each_kind
 async def test_a_subscription_that_was_left_behind_says_where_the_log_begins(world: World, kind: Kind) -> None:
     """To a consumer, and to a ConsumerLoop, which ends with it; a reset goes on there, and skips nothing from there."""
     conversation = await group(world)
@@ -52,7 +52,7 @@ async def test_a_subscription_that_was_left_behind_says_where_the_log_begins(wor
     await consumer.leave()
 
 
-@for_both_kinds
+@for_each_kind
 async def test_nothing_begins_before_the_log(world: World, kind: Kind) -> None:
     """Neither a new subscription nor a reset; each is told what it could have."""
     conversation = await group(world)

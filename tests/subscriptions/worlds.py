@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 
@@ -21,6 +20,7 @@ from gateway.api.scopes import parse_scope
 from gateway.api.serve import ApiServer
 from gateway.auth import Identity
 from gateway.backend import BackendClient
+from gateway.listener import bind
 from tests.subscriptions.contract import SERVICE, World
 
 SCOPE = "read:* publish:* subscriptions audit"
@@ -30,6 +30,7 @@ class MemoryWorld:
     """The double, its clock moved by hand."""
 
     look_s = 0.0
+    real_time = False
 
     def __init__(self) -> None:
         self.clock = HandClock()
@@ -126,6 +127,7 @@ class Clients:
     """Remote clients of a door, one a team."""
 
     look_s = 0.3
+    real_time = True
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -179,7 +181,7 @@ async def remote_world() -> AsyncIterator[RemoteWorld]:
     """The remote client of a door whose engine is the double."""
     memory = EngineInMemory()
     options = Api(subscriptions_max=1_000)
-    with socket.create_server(("127.0.0.1", 0)) as bound:
+    with bind("server.api", "127.0.0.1:0") as bound:
         server = ApiServer(make_app(MemoryBackend(memory), AnyTeam(), options), options)
         await server.start([bound])
         world = RemoteWorld(f"http://127.0.0.1:{bound.getsockname()[1]}", memory)

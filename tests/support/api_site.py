@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import socket
 import threading
 from collections.abc import Coroutine, Set
 from pathlib import Path
@@ -24,6 +23,7 @@ from gateway.api.ports import Place, Service
 from gateway.api.serve import ApiServer
 from gateway.api.tokens import Tokens
 from gateway.auth import KeySet, Verifier
+from gateway.listener import bind
 from gateway.revocation import Revoked
 from tests.support.tokens import AUDIENCE, Issuer
 
@@ -134,7 +134,7 @@ class ApiSite:
             verifier = Verifier(self._keys, AUDIENCE, "", 0)
             who_may = Tokens(lambda: verifier, lambda: self.revoked)
             self.app = make_app(self.backend, who_may, self.options)
-            listening = socket.create_server(("127.0.0.1", 0))
+            listening = bind("server.api", "127.0.0.1:0")
             self.port = listening.getsockname()[1]
             server = ApiServer(self.app, self.options)
             await server.start([listening])

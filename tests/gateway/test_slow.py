@@ -86,7 +86,7 @@ def test_a_slow_reader_costs_no_more_than_an_idle_one_and_misses_nothing(tmp_pat
         began = time.monotonic()
         while len(slow.events) < MESSAGES:
             assert slow.read(65_536), "the connection ended"
-        assert time.monotonic() - began < 0.03 * MESSAGES, "a page waits for no tick of a timer (64 ms)"
+        assert time.monotonic() - began < 0.05 * MESSAGES, "a page waits for no tick of a timer (64 ms)"
         assert [event[0] for event in slow.events] == sequences
         dialog = sender.write("publish", user=3, text="and live again")
         while slow.events[-1][0] != dialog["sequence"]:

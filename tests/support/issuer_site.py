@@ -22,7 +22,7 @@ class IssuerSite:
         self.body: bytes | str = b""
         self.status = 200
         self.headers: dict[str, str] = {}
-        self.delay_s = 0.0
+        self.held = False  # answers nothing until it is released
         self.drip = False  # a byte now and then, without end
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -35,7 +35,8 @@ class IssuerSite:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
-        await asyncio.sleep(self.delay_s)
+        while self.held:
+            await asyncio.sleep(0.01)
         if self.drip:
             answer = web.StreamResponse()
             await answer.prepare(request)

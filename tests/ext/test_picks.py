@@ -81,7 +81,6 @@ def test_what_was_picked_comes_out_in_every_form(one: list[Row], other: list[Row
     assert start == sum(sequence < FIRST + len(one) for sequence in asked)
     assert picks.add(next_block, sequences, start) == sum(sequence < last for sequence in asked)
     del block, next_block
-    gc.collect()
     wanted = [fields[i] for i in indexes]
     assert len(picks) == len(wanted) and picks.bytes == sum(len(records[i]) for i in indexes)
     assert list(picks.sequences()) == [event.sequence for event in wanted]

@@ -1,7 +1,7 @@
 """One seed of the simulation of subscriptions, from its steps to the judgement; as a program, all of them.
 
-`python -m tests.support.subscription_seeds` ends at the first seed that finds a fault, with exit code 1 and its name:
-what the tests of mutants run over a program that is broken on purpose.
+`python -m tests.support.subscription_seeds [SEEDS]` ends at the first seed that finds a fault, with exit code 1 and its
+name: what the tests of mutants run over a program that is broken on purpose.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ def tried(path: Path, kind: str, seed: int, types: tuple[str, ...] = ()) -> str:
 
 def main() -> None:
     """All seeds of both kinds, with a filter and without."""
+    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS
     with tempfile.TemporaryDirectory() as folder:
-        for seed, kind, types in product(range(SEEDS), ("ordered", "competing"), FILTERS):
+        for seed, kind, types in product(range(seeds), ("ordered", "competing"), FILTERS):
             try:
                 print(tried(Path(folder) / f"{kind}{seed}{len(types)}", kind, seed, types), flush=True)
             except Exception as error:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import Final
 
@@ -101,8 +102,17 @@ class ConsumerLoop:
             "running_events": 0 if lanes is None else len(lanes.running),
         }
 
-    async def run(self) -> None:
-        """Until `stop`. Raises what joining again can't mend: no such subscription, a token without the scope."""
+    async def run(self, *, stop_at: Iterable[int] = ()) -> None:
+        """Until `stop`, or until one of the signals `stop_at` comes to the process (main thread only). Raises what
+        joining again can't mend: no such subscription, a token without the scope."""
+        on = asyncio.get_running_loop()
+        with ExitStack() as handled:
+            for number in stop_at:
+                on.add_signal_handler(number, self.stop)
+                handled.callback(on.remove_signal_handler, number)
+            await self._run()
+
+    async def _run(self) -> None:
         pause_s = JOIN_PAUSE_S_MIN
         while not self._stopping.is_set():
             taken = self.counters.taken_events

@@ -13,7 +13,7 @@ from tests.subscriptions.contract import group, publish
 from tests.subscriptions.worlds import remote_world
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LINES_MAX = 12
+LINES_MAX = 10
 
 
 def consumer_of_readme() -> str:

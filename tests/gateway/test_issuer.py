@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import ssl
 import time
@@ -198,8 +199,9 @@ def revoke(path: Path, **lists: object) -> None:
 
 
 def test_what_a_list_may_say() -> None:
-    found = parse_revoked(b'{"tokens": ["a"], "users": {"7": 100}, "devices": {"8/2": 50}}')
-    assert found == Revoked(frozenset({"a"}), {7: 100}, {(8, 2): 50}) and found.entries == 3
+    document = b'{"tokens": ["a"], "users": {"7": 100}, "devices": {"8/2": 50}}'
+    found, digest = parse_revoked(document), hashlib.sha256(document).hexdigest()
+    assert found == Revoked(frozenset({"a"}), {7: 100}, {(8, 2): 50}, digest) and found.entries == 3
     identity = auth.Identity(7, 0, None, 99, "x")
     assert found.covers(identity, 1) and not found.covers(identity._replace(issued_s=100), 1)
     assert found.covers(auth.Identity(1, 0, None, 5, "a"), 1) and not found.covers(auth.Identity(1, 0, None, 5, ""), 1)
